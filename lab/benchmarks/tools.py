@@ -1,7 +1,6 @@
 """Tool calls and JSON over emulated links: seconds, bytes and tokens a round, beside the same with less.
 
     sudo .venv/bin/python -m lab.benchmarks.tools --links wifi 4g satellite --questions 40
-    .venv/bin/python -m lab.benchmarks.tools --links loopback --calls 1000
 
 Agents have four tools each, which all of their prompts describe, and go on from their earlier calls. `json` asks the
 same by a schema alone. Sides: an edge node as it comes; one that drafts without llguidance; streaming; streaming from a
@@ -9,8 +8,6 @@ worker that decides each token by a forward of its own, however many ids the gra
 shares are); and llama.cpp's server, where ``llama-server`` is installed or `--server` says how to start one. All but
 the last write the same text; that one makes no calls where the target's template knows no tools. Flags are those of
 `flexspec bench` (lab/README.md).
-
-With `--calls` so many calls are made by OpenAI's client instead, over all tools, and their arguments validated.
 """
 
 import asyncio
@@ -18,7 +15,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -36,7 +33,7 @@ from lab.bench.tables import shown
 from lab.bench.testbed import bench_testbed
 from lab.benchmarks import _common
 from lab.benchmarks.answers import llama_server
-from lab.benchmarks.tool_calls import validate, why_invalid
+from lab.frameworks.validity import Answer, faults
 from lab.testbed.link.profiles import LinkPlan
 
 UNFORCED = "unforced"
@@ -77,21 +74,23 @@ class Workload(Asked):
     def body(self, text: str, number: int) -> dict[str, Any]:
         """A request of the chat endpoint; number 0 warms up."""
         at = max(0, number - 1)
-        tools, tool = self.wanted[at]
-        body = Asked.body(self, text, number)
+        body = {**Asked.body(self, text, number), **self._form(at)}
         if self.kind == JSON:
-            content = f"{tool.description} Answer with the arguments in JSON.\n{text}"
-            named = {"name": tool.name, "strict": True, "schema": tool.parameters}
-            given = {"type": "json_schema", "json_schema": named}
-            return {**body, "messages": [{"role": "user", "content": content}], "response_format": given}
-        messages = [{"role": "system", "content": _SYSTEM}, *self._history(at), *body["messages"]]
+            content = f"{self.wanted[at][1].description} Answer with the arguments in JSON.\n{text}"
+            return {**body, "messages": [{"role": "user", "content": content}]}
         return {
             **body,
-            "messages": messages,
-            "tools": [each.function for each in tools],
-            "tool_choice": "required",
+            "messages": [{"role": "system", "content": _SYSTEM}, *self._history(at), *body["messages"]],
             "parallel_tool_calls": False,
         }
+
+    def _form(self, at: int) -> dict[str, Any]:
+        """Fields that say what an answer is to be."""
+        tools, tool = self.wanted[at]
+        if self.kind == CALLS:
+            return {"tools": [each.function for each in tools], "tool_choice": "required"}
+        named = {"name": tool.name, "strict": True, "schema": tool.parameters}
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
 
     def _history(self, at: int) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
@@ -113,10 +112,10 @@ class Workload(Asked):
         """Share of answers that are a call of one of the tools, or JSON, by its schema; others are cut, or free."""
         good = 0
         for sample in samples:
-            tools, tool = self.wanted[sample.question]
             name, brace, rest = sample.text.partition("{")
-            call = (name, brace + rest) if self.kind == CALLS else (tool.name, sample.text)
-            good += not why_invalid("", [call], tools)
+            called = Answer(calls=[(name, brace + rest)] if brace else [])
+            answer = called if self.kind == CALLS else Answer(sample.text)
+            good += not any(faults(self._form(sample.question), answer))
         return good / len(samples)
 
 
@@ -195,15 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     parser = flags.build_parser()
     parser.prog, parser.description = "python -m lab.benchmarks.tools", (__doc__ or "").partition("\n")[0]
-    parser.add_argument("--calls", type=int, metavar="N", help="validate N calls by OpenAI's client instead")
     parser.set_defaults(tokens=512)
     options = parser.parse_args(argv)
     flags.check(options)
-    if options.calls:
-        worker, device = flags.worker_flags(options), drafting(flags.devices(options))
-        found = asyncio.run(validate(options.calls, 4, options.tokens, worker, device, _common.say))
-        _common.finish("tools", asdict(found), quick=options.quick)
-        return int(bool(found.invalid))
     results = {}
     with tempfile.TemporaryDirectory(prefix="flexspec-tools-") as scratch:
         options.server = options.server or llama_server(options.target, Path(scratch))

@@ -49,13 +49,14 @@ def judge(exchange: Exchange) -> Judged:
     if exchange.status != HTTPStatus.OK or path not in _READERS:
         return Judged()
     answers = list(_READERS[path](exchange.answer))
-    found = [fault for answer in answers if not answer.cut for fault in _faults(asked, answer)]
+    found = [fault for answer in answers if not answer.cut for fault in faults(asked, answer)]
     calls = sum(len(answer.calls) for answer in answers)
     cut = any(answer.cut for answer in answers)
     return Judged(tuple(found if answers else ["no answer"]), cut, bool(asked.get("tools")), calls)
 
 
-def _faults(asked: dict[str, Any], answer: Answer) -> Iterator[str]:
+def faults(asked: dict[str, Any], answer: Answer) -> Iterator[str]:
+    """Why an answer is not what a request asked for."""
     tools = {tool["name"]: tool.get("parameters") for tool in map(_function, asked.get("tools") or ())}
     for name, arguments in answer.calls:
         if name not in tools:

@@ -1,4 +1,4 @@
-"""The parts of `lab.benchmarks.tools`: what agents are asked with, and verdicts of calls that can be bad."""
+"""The parts of `lab.benchmarks.tools`: what agents are asked with, and which answers are valid."""
 
 import json
 
@@ -6,16 +6,13 @@ import pytest
 
 from edge_node.api.requests import chat_request
 from flexspec_mq.models.text import Turn
-from lab.bench.calls import read_tools
 from lab.bench.figures import Sample
 from lab.bench.measuring import Answered
 from lab.bench.options import build_parser
 from lab.bench.strategies import STREAMING
-from lab.benchmarks.tool_calls import why_invalid
 from lab.benchmarks.tools import CALLS, JSON, workload
 
 OPTIONS = build_parser().parse_args(["--tokens", "99"])
-TOOLS = read_tools()[:2]
 GOOD = json.dumps({"name": "lamp", "domain": ["light"]})
 
 
@@ -51,21 +48,3 @@ def test_answers_by_schemas_are_asked_for_without_tools() -> None:
     request = chat_request(asked.body(asked.questions[3].text, 4))
     assert request.asked.tools is None
     assert request.asked.grammar is not None
-
-
-@pytest.mark.parametrize(
-    ("reason", "calls", "why"),
-    [
-        ("tool_calls", [("HassTurnOn", GOOD)], ""),
-        ("tool_calls", [("HassTurnOn", GOOD), ("HassTurnOn", "{}")], "name"),
-        ("tool_calls", [("HassTurnOn", GOOD[:-1])], "delimiter"),
-        ("tool_calls", [("get_weather", GOOD)], "no tool"),
-        ("stop", [], "calls nothing"),
-    ],
-)
-def test_a_call_is_judged_by_its_tool_and_arguments(
-    reason: str, calls: list[tuple[str, str]], why: str
-) -> None:
-    found = why_invalid(reason, calls, TOOLS)
-    assert why in found
-    assert bool(found) is bool(why)
