@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edge_node.energy import TextEnergy
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.energy.model import Spent
-from flexspec_mq.protocol.effects import Commit, Finish
+from flexspec_mq.protocol.effects import Commit, Finish, Provisional
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.edge.session import EdgeSession
     from flexspec_mq.telemetry import TextSpan
+
+
+Shown = Commit | Provisional | Finish
+"""Parts of a text, and its end, as its reader is told of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class GenerationRequest:
         engine: name and version of the reader of grammars at the version's workers.
         compiled: the grammar, where this device can read it too.
         span: span of the text; None where nobody wants it.
+        provisional: whether the draft may write on alone while nobody answers.
     """
 
     prompt: tuple[int, ...]
@@ -67,13 +72,15 @@ class GenerationRequest:
     engine: str = ""
     compiled: CompiledGrammar | None = None
     span: TextSpan | None = None
+    provisional: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """A text being written. Iterate over it to get what is committed, then the finish.
+    """A text being written. Iterate over it to get what is committed, what the draft wrote alone, then the finish.
 
-    The queue is unbounded by design and bounded in fact: it holds at most `limit` tokens and one finish.
+    The queue is unbounded by design and bounded in fact: it holds at most `limit` tokens, those of a few drafts, and
+    one finish.
 
     Attributes:
         session: the protocol's number of it.
@@ -100,7 +107,7 @@ class Generation:
     misled: bool = False
     _began: float | None = None
     _spent: Spent | None = None
-    _events: asyncio.Queue[Commit | Finish] = field(default_factory=asyncio.Queue)
+    _events: asyncio.Queue[Shown] = field(default_factory=asyncio.Queue)
 
     def sent(self, size: int) -> None:
         """Count a message that goes out, of so many bytes of payload."""
@@ -125,7 +132,7 @@ class Generation:
             return self._spent
         return Spent() if self.energy is None else self.energy.spent(time.monotonic())
 
-    def put(self, event: Commit | Finish) -> None:
+    def put(self, event: Shown) -> None:
         """Hand an event to whoever iterates."""
         if isinstance(event, Commit):
             now = time.monotonic()
@@ -134,11 +141,11 @@ class Generation:
             else:
                 self.paced += len(event.tokens)
                 self.seconds = now - self._began
-        else:
+        elif isinstance(event, Finish):
             self._spent = self.spent()
         self._events.put_nowait(event)
 
-    async def event(self, timeout: float) -> Commit | Finish | None:
+    async def event(self, timeout: float) -> Shown | None:
         """The next event; None where none comes for so many seconds."""
         try:
             async with asyncio.timeout(timeout):
@@ -146,8 +153,8 @@ class Generation:
         except TimeoutError:
             return None
 
-    async def __aiter__(self) -> AsyncIterator[Commit | Finish]:
-        """Commits as they come, then one `Finish`."""
+    async def __aiter__(self) -> AsyncIterator[Shown]:
+        """Commits and provisional tokens as they come, then one `Finish`."""
         while True:
             event = await self._events.get()
             yield event

@@ -95,25 +95,35 @@ class LimitOptions:
         Raises:
             UsageError: there is a floor, and no battery tells its charge.
         """
-        return None if self.battery_floor is None else BatteryGauge(Batteries())
+        return None if self.battery_floor is None else BatteryGauge(Batteries(), self.battery_floor / 100)
 
 
 class BatteryGauge:
     """The charge of the batteries, read seldom.
 
+    Args:
+        batteries: batteries of the device.
+        floor: share of a full charge below which the device drafts nothing.
+
     Raises:
         UsageError: none tells it.
     """
 
-    def __init__(self, batteries: Batteries) -> None:
+    def __init__(self, batteries: Batteries, floor: float) -> None:
         if batteries.left() is None:
             raise UsageError(
                 "a battery floor needs a battery, and none tells its charge",
                 hint="leave --battery-floor out, or limit energy with --energy-budget",
             )
         self._batteries = batteries
+        self._floor = floor
         self._at: float | None = None
         self._left: float | None = None
+
+    def low(self, now: float) -> bool:
+        """Whether the device runs on a battery below the floor."""
+        left = self.left(now)
+        return left is not None and left < self._floor
 
     def left(self, now: float) -> float | None:
         """Share of a full charge, 0 to 1; None while something else feeds the device."""

@@ -304,6 +304,7 @@ class EdgeNode:
                 finish_at=request.finish_at,
                 deadline=None if request.timeout is None else now + request.timeout,
                 keyed=self.wire.keyed,
+                alone=partial(self._provisional_tokens, version) if request.provisional else None,
                 patience=request.wait or self.settings.wait or None,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
@@ -335,6 +336,22 @@ class EdgeNode:
         self.directory.changed()
         for status in self.directory.online():
             self.models.warn_of_difference(status)
+
+    @property
+    def may_write_alone(self) -> bool:
+        """Whether there is a draft that may write provisional text."""
+        return self.settings.draft != "none" and self.settings.provisional_tokens > 0
+
+    def _provisional_tokens(self, version: str) -> int:
+        """Tokens that the draft may write alone now: none where a limit of battery or energy says so."""
+        if self._battery is not None and self._battery.low(time.monotonic()):
+            return 0
+        planned = self._estimates.plans().get(version)
+        budgets = () if planned is None else planned.limits
+        over = any(
+            limit.name == "energy_budget" and limit.state in ("exceeded", "out_of_reach") for limit in budgets
+        )
+        return 0 if over else self.settings.provisional_tokens
 
     def _device_reading(self, energy: TextEnergy | None) -> DeviceReading:
         now = time.monotonic()

@@ -65,6 +65,15 @@ class EdgeSettings(DraftSettings):
             default=f"{waiting.PATIENCE:g} for a text that could begin, none for one that cannot",
         ),
     ] = 0.0
+    provisional_tokens: Annotated[
+        int,
+        Setting(
+            help="tokens that the draft may write alone behind a text while nobody answers; 0 forbids it. It writes "
+            "none below battery_floor, nor while an energy budget is exceeded",
+            least=0,
+            most=MAX_DRAFT_TOKENS * MAX_IN_FLIGHT,
+        ),
+    ] = 256
     remember: Annotated[
         bool,
         Setting(

@@ -115,6 +115,10 @@ class PieceDecoder:
         """Whether a stop string was found; nothing is shown any more."""
         return self._filter.hit
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """Decode tokens whose writers are all the same: the text to show, up to a stop string."""
+        return "".join(self._filter.push(self._decoder.push([token])) for token in tokens)
+
     def push(self, commit: Commit) -> list[Piece]:
         """Pieces to show after a commit; neighbouring pieces have different writers."""
         shown = ""

@@ -27,7 +27,7 @@ from edge_node.completion.options import (
 )
 from edge_node.completion.service import Service, Wait
 from edge_node.completion.tracing import note_outcome, text_span
-from edge_node.generation import Generation, GenerationRequest
+from edge_node.generation import Generation, GenerationRequest, Shown
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import Planned, in_words
 from flexspec_mq.controller.plan import Policy
@@ -48,7 +48,7 @@ from flexspec_mq.grammar.place import place_of
 from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.grammar.tools import ToolFormat, ToolUse
 from flexspec_mq.models.text import format_of
-from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
+from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Provisional
 from flexspec_mq.telemetry import TextSpan
 from schemas.node import TextFigures
 from schemas.plan import Plan
@@ -119,11 +119,18 @@ class CompletionGenerator:
         key = options.key or conversation_key(prompt)
         with text_span(self.node, prompt, options) as span:
             tell = told if span is None else partial(_tell_span, span, told)
+            alone = options.offline == "provisional" and self.node.may_write_alone
             service = Service(
-                self.node, options.version, key, options.wait or 0.0, tell, options.timeout or inf
+                self.node,
+                options.version,
+                key,
+                options.wait or 0.0,
+                tell,
+                options.timeout or inf,
+                alone=alone,
             )
             await service.linked()
-            writing = Writing(self, prompt, options, began, service, span)
+            writing = Writing(self, prompt, options, began, service, span, alone=alone)
             await writing.begin()
             try:
                 yield writing
@@ -247,6 +254,8 @@ class Writing:
         began: float,
         service: Service,
         span: TextSpan | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self._by = by
         self._prompt = prompt
@@ -256,6 +265,7 @@ class Writing:
         self._first: float | None = None  # commit
         self._drawn = secrets.randbits(SEED_BITS)
         self._service = service
+        self._alone = alone  # the draft may write while nobody answers
         self._exactness, self._weights = "unknown", ""
         self._misled = False  # it was begun again with what its worker recommends
 
@@ -317,16 +327,24 @@ class Writing:
             default_limit=self._encoded.limit if self._encoded.by_default else None,
         )
 
-    async def pieces(self) -> AsyncGenerator[list[Piece]]:
-        """Pieces to show after each commit, maybe none, and at the end.
+    async def pieces(self) -> AsyncGenerator[list[Piece] | str]:
+        """Pieces to show after each commit, maybe none, and at the end; or all that is provisional behind them.
 
         Raises:
             FlexSpecError: what made the text fail.
         """
-        decoder: PieceDecoder | None = None
+        decoder = beyond = self._decoder()
+        provisional = ""
         async for event in self._events():
-            if decoder is None:  # until something is committed, another target may take the text
-                decoder = PieceDecoder(self._encoded.text.tokenizer, self._options.stops)
+            if not self.tokens:  # until something is committed, another target may take the text
+                decoder = self._decoder()
+            if isinstance(event, Provisional):
+                if event.start == self.tokens:
+                    beyond, provisional = self._decoder(), ""
+                    beyond.text(self.generation.machine.committed[: self.tokens])
+                provisional += beyond.text(event.tokens)
+                yield provisional
+                continue
             if isinstance(event, Commit):
                 if self._first is None:
                     self._first = time.monotonic()
@@ -341,13 +359,21 @@ class Writing:
             if rest := decoder.finish():
                 yield rest
 
-    async def _events(self) -> AsyncIterator[Commit | Finish]:
-        """Commits of the session and its finish, unless nobody serves its version."""
+    def _decoder(self) -> PieceDecoder:
+        return PieceDecoder(self._encoded.text.tokenizer, self._options.stops)
+
+    async def _events(self) -> AsyncIterator[Shown]:
+        """Parts of the session's text and its finish, unless nobody serves its version."""
         begun, heard = False, time.monotonic()
         while True:
             event = await self.generation.event(waiting.SILENT_TEXT if begun else _LOOK)
             if event is None:
-                if not begun and self._service.unserved(self.generation):
+                if self._alone:
+                    if not begun and self._service.settled_alone(self.generation):
+                        self._by.node.cancel(self.generation)
+                        yield Finish(FinishReason.PROVISIONAL)
+                        return
+                elif not begun and self._service.unserved(self.generation):
                     self._by.node.cancel(self.generation)
                     await self._service.wait()
                     await self._open()
@@ -356,10 +382,12 @@ class Writing:
                 continue
             if not begun and self.generation.misled:
                 self._misled = True
+                yield Provisional(0, ())
                 await self._open()
                 continue
-            begun, heard = True, time.monotonic()
-            self._service.goes_on()
+            if not isinstance(event, Provisional):
+                begun, heard = True, time.monotonic()
+                self._service.goes_on()
             yield event
             if isinstance(event, Finish):
                 return
@@ -395,6 +423,7 @@ class Writing:
                 engine=engine,
                 compiled=encoded.compiled,
                 span=self.span,
+                provisional=self._alone,
             )
         )
         _log.info("session %d of version %s begins", self.generation.session, self.version)

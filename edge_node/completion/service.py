@@ -56,6 +56,7 @@ class Service:
         patience: seconds that the request says it waits; 0 where it does not say.
         told: told whom the text waits for, each time that it begins to.
         timeout: seconds for the whole text.
+        alone: whether the draft may write while nobody can be reached.
 
     Attributes:
         target: version that the text opens on; see `resolve`.
@@ -69,6 +70,8 @@ class Service:
         patience: float,
         told: Callable[[Wait], None],
         timeout: float = inf,
+        *,
+        alone: bool = False,
     ) -> None:
         self._node = node
         self._directory = node.directory
@@ -77,19 +80,20 @@ class Service:
         self.target = TargetVersion(model or node.models.default)
         self._told = told
         self._patience = patience
+        self._alone = alone
         self._deadline = time.monotonic() + timeout
         self._until = min(time.monotonic() + patience, self._deadline)
         self._waits_for = ""
         self._unserved_since: float | None = None
 
     async def linked(self) -> None:
-        """Wait for the link to the broker.
+        """Wait for the link to the broker; not for long, where the draft may write alone meanwhile.
 
         Raises:
             LinkDown: there is none, and the request does not say that it waits, or has waited.
         """
         link = self._node.link
-        if await link.wait_up(max(waiting.UNSERVED - link.down_for, waiting.ONE_TRY)):
+        if await link.wait_up(max(waiting.UNSERVED - link.down_for, waiting.ONE_TRY)) or self._alone:
             return
         left = self._until - time.monotonic() if self._patience else 0.0
         if left > 0:
@@ -145,6 +149,10 @@ class Service:
     def _finds(self) -> bool:
         """Whether what the text would open on now has a worker."""
         return self._node.models.is_online(self._look_up())
+
+    def settled_alone(self, generation: Generation) -> bool:
+        """Whether a session that cannot begin, and that nobody said to wait for, has all that its draft can write."""
+        return not self._patience and generation.machine.wrote_alone and self.unserved(generation)
 
     def unserved(self, generation: Generation) -> bool:
         """Whether it is certain that nobody serves a session which has not begun; to be asked again and again.

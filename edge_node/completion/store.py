@@ -33,6 +33,7 @@ _REASONS: dict[FinishReason, EndReason] = {
     FinishReason.EOS: "stop",
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
+    FinishReason.PROVISIONAL: "provisional",
 }
 _log = logging.getLogger(__name__)
 
@@ -236,7 +237,10 @@ class CompletionStore:
                         self._metrics.committed(writing, seen - tokens, now - last, first=not tokens)
                         last, tokens = now, seen
                     text.version, text.form = writing.version, writing.form
-                    text.add(pieces)
+                    if isinstance(pieces, str):
+                        text.unverified(pieces)
+                    else:
+                        text.add(pieces)
             finally:
                 figures = writing.figures()
                 text.figures = lambda: figures

@@ -31,7 +31,7 @@ class HybridDrafter:
     token. The model reads what it did not draft when it is next asked, in one forward.
 
     Sessions whose next tokens are found wait for no forward: they are answered first, alone, and the others are asked
-    again at once.
+    again at once. What people are to read as it is drafted the model writes alone.
 
     Args:
         model: the draft model.
@@ -54,6 +54,9 @@ class HybridDrafter:
         asked: list[int] = []
         for place, request in enumerate(wanted):
             session, pending = self._lookup.session(request)
+            if request.alone:
+                asked.append(place)
+                continue
             run = session.run(request, pending)
             if self._model.fits(request.context):
                 beside[place] = run[0] if run else _allowed(request, session.propose(pending))

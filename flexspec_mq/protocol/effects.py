@@ -25,7 +25,10 @@ _WRITERS: dict[Origin | Literal["worker", "cloud"] | None, Writer] = {
 
 
 class FinishReason(StrEnum):
-    """Why a text ended. Nothing but the text itself is ever `EOS`, `STOP` or `LENGTH`."""
+    """Why a text ended. Nothing but the text itself is ever `EOS`, `STOP` or `LENGTH`.
+
+    `PROVISIONAL`: its patience or time is over, and behind what is committed stands what the draft wrote alone.
+    """
 
     EOS = "eos"
     STOP = "stop"
@@ -33,6 +36,7 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
     FAILED = "failed"
     DEADLINE = "deadline"
+    PROVISIONAL = "provisional"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,20 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class Provisional:
+    """Edge: the draft wrote these while nobody answered. They may be shown as unverified, and are no answer.
+
+    Attributes:
+        start: position of the first one. At the end of what is committed they take the place of all that was
+            provisional before; without tokens nothing is any more.
+        tokens: ids, which stand until a commit differs from them.
+    """
+
+    start: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Edge: the session is over; the last effect that it ever gives, apart from closing zombies.
 
@@ -87,7 +105,7 @@ class Finish:
     error: FlexSpecError | None = None
 
 
-Effect = Send | Commit | Finish
+Effect = Send | Commit | Provisional | Finish
 
 
 @dataclass(frozen=True, slots=True)

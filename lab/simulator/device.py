@@ -132,7 +132,7 @@ class SimulatedDevice:
                 self._tokens += effect.tokens
                 if self.written is not None:
                     self.written.pieces.append((self._clock.now, len(effect.tokens)))
-            else:
+            elif isinstance(effect, Finish):
                 finish = effect
         if finish is not None:
             self._finish(machine, finish)

@@ -57,7 +57,8 @@ def request(rng: random.Random, session: int, now: float, target: FakeTarget) ->
         finish_at=None if stop is None else lambda tokens: len(tokens) if tokens[-1] == stop else None,
         deadline=now + rng.uniform(0.1, 40) if rng.random() < 0.1 else None,
     )
-    base = replace(base, keyed=rng.random() < 0.5)
+    most = rng.choice((5, 40, 200))
+    base = replace(base, keyed=rng.random() < 0.5, alone=rng.choice((None, lambda: most)))
     if target.flips or rng.random() < 0.8:
         return base
     truth, _ = target.text(base)

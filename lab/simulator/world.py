@@ -18,6 +18,7 @@ from flexspec_mq.protocol.effects import (
     Effect,
     Finish,
     Free,
+    Provisional,
     ReleaseToCache,
     Reply,
     Send,
@@ -179,7 +180,7 @@ class Link:
 
 @dataclass
 class Cell:
-    """An edge session with its drafter and what it gave to the user: tokens, and the time of each."""
+    """An edge session with its drafter and what it gave to the user: tokens, the time of each, and unverified ones."""
 
     request: SessionRequest
     machine: EdgeSession
@@ -187,6 +188,7 @@ class Cell:
     draft_time: float
     shown: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    unverified: list[int] = field(default_factory=list)
     finishes: list[Finish] = field(default_factory=list)
     finished_at: float | None = None
     drafting: bool = False
@@ -330,6 +332,12 @@ class World:
                     assert not cell.finishes
                     cell.shown.extend(tokens)
                     cell.times += [self.now] * len(tokens)
+                    cell.unverified = cell.unverified[len(tokens) :]
+                case Provisional(start, tokens):
+                    assert cell.request.alone is not None
+                    kept = cell.unverified[: start - len(cell.shown)]
+                    assert start == len(cell.shown) + len(kept)
+                    cell.unverified = [*kept, *tokens]
                 case Finish():
                     cell.finishes.append(effect)
                     cell.finished_at = self.now

@@ -189,9 +189,9 @@ def supply(root: Path, name: str, **files: object) -> None:
 
 def test_a_battery_is_read_seldom_and_only_while_it_feeds_the_device(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="none tells its charge"):
-        BatteryGauge(Batteries(tmp_path))
+        BatteryGauge(Batteries(tmp_path), 0.2)
     supply(tmp_path, "BAT0", type="Battery", capacity=42, status="Discharging", energy_now=10**7)
-    gauge = BatteryGauge(Batteries(tmp_path))
+    gauge = BatteryGauge(Batteries(tmp_path), 0.2)
     assert gauge.left(100.0) == 0.42
     supply(tmp_path, "BAT0", capacity=41)
     assert gauge.left(109.0) == 0.42

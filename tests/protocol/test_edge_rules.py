@@ -1,14 +1,17 @@
 """The edge machine, one rule at a time."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkDown, LocalProtocolError, RemoteProtocolError, WorkerError
-from flexspec_mq.protocol.edge.session import close_unknown
+from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeState
-from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Send
-from lab.simulator.world import EOS
+from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Provisional, Send
+from lab.simulator.world import EOS, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict
 from tests.protocol.builders import PROMPT, batches, committed, give, sent, session, started, verdict
 
@@ -401,3 +404,88 @@ def test_drafted_tokens_behind_a_wrong_one_count_as_drafted() -> None:
     machine.receive(verdict((), (5, 1)), 0.2)
     drafts = machine.counters.drafts
     assert (drafts.drafts, drafts.drafted, drafts.accepted, machine.counters.judged) == (1, 4, 1, 2)
+
+
+def provisional(effects: Iterable[Effect]) -> list[tuple[int, tuple[int, ...]]]:
+    return [(effect.start, effect.tokens) for effect in effects if isinstance(effect, Provisional)]
+
+
+def alone(**changes: object) -> EdgeSession:
+    """Adopted, three tokens in, and without a link since 0.3; the draft may write six tokens alone."""
+    machine = started(Plan(2, 1), alone=lambda: 6, **changes)
+    machine.receive(verdict((), (7, 8, 9)), 0.2)
+    machine.link_down(0.3)
+    return machine
+
+
+def test_the_draft_writes_on_when_nobody_has_answered_for_a_moment() -> None:
+    machine = alone()
+    give(machine, 1, 2)
+    assert machine.draft_request() is None, "K is the plan's until then"
+    due = machine.next_tick()
+    assert due is not None
+    assert provisional(machine.tick(due - 0.01)) == []
+    assert provisional(machine.tick(due)) == [(3, (1, 2))], "what stands already is shown"
+    wanted = machine.draft_request()
+    assert wanted is not None
+    assert wanted.alone
+    assert provisional(give(machine, DraftToken(3, 0.001), 4, 5, 6, now=due)) == [
+        (5, (3,)), (6, (4,)), (7, (5,)), (8, (6,)),
+    ]  # fmt: skip
+    assert machine.wrote_alone, "six are all that it may"
+    assert machine.committed == (7, 8, 9)
+
+
+def test_what_the_draft_wrote_alone_goes_out_at_once_and_stays_as_far_as_the_target_agrees() -> None:
+    machine = alone()
+    machine.tick(5.0)
+    give(machine, 1, 2, 3, 4, 5, 6, now=5.0)
+    back = machine.link_up(6.0)
+    assert len(sent(back, Poll)) == 1
+    sent_back = batches(machine.receive(verdict((7, 8, 9), ()), 6.1))
+    assert sent_back == [(3, (1, 2, 3, 4, 5, 6))]
+    agreed = machine.receive(verdict((7, 8, 9), (1, 2)), 6.2)
+    assert (committed(agreed), provisional(agreed)) == ((1, 2), [])
+    differs = machine.receive(verdict((7, 8, 9, 1, 2), (3, 99)), 6.3)
+    assert (committed(differs), provisional(differs)) == ((3, 99), [(7, ())])
+    counters = machine.counters
+    assert (counters.provisional, counters.provisional_confirmed) == (6, 3)
+
+
+def test_nothing_is_drafted_behind_a_long_draft_that_nobody_has_looked_at() -> None:
+    machine = alone()
+    machine.tick(5.0)
+    give(machine, 1, 2, 3, now=5.0)
+    machine.link_up(6.0)
+    machine.receive(verdict((7, 8, 9), ()), 6.1)
+    assert machine.draft_request() is None
+    machine.receive(verdict((7, 8, 9), (1, 2, 3, 4)), 6.2)
+    assert machine.draft_request() is not None
+
+
+@pytest.mark.parametrize(("most", "ends"), [(6, FinishReason.PROVISIONAL), (0, FinishReason.FAILED)])
+def test_a_text_whose_patience_is_over_ends_as_provisional_if_the_draft_has_written(
+    most: int, ends: FinishReason
+) -> None:
+    machine = alone(patience=10.0)
+    machine._request = replace(machine._request, alone=lambda: most)
+    machine.tick(5.0)
+    if most:
+        give(machine, 1, 2, now=5.0)
+    (finish,) = [effect for effect in machine.tick(20.0) if isinstance(effect, Finish)]
+    assert finish.reason is ends
+    assert machine.committed == (7, 8, 9)
+
+
+def test_a_text_begins_with_the_draft_alone_where_nobody_can_be_reached() -> None:
+    ident = identity(limit=100)
+    machine = session(Plan(2, 1), alone=lambda: 70, identity=ident)
+    machine.link_down(0.0)
+    machine.start(0.0)
+    machine.tick(3.0)
+    give(machine, *[1] * 70, now=3.0)
+    (opened,) = sent(machine.link_up(4.0) + machine.tick(5.0), Open)
+    assert isinstance(opened.message, Open)
+    assert opened.message.draft == (1,) * 64
+    rest = batches(machine.receive(verdict((), (), worker="w", ident=ident), 5.1))
+    assert rest == [(64, (1,) * 6)]

@@ -92,6 +92,7 @@ class Schedule(RuleBasedStateMachine):
             identity=identity(seed=number, limit=limit, ignore_eos=number % 2 == 0),
             prompt=(number, 7),
             finish_at=lambda tokens: len(tokens) if tokens[-1] == stop else None,
+            alone=(None, lambda: 100, lambda: 5)[number % 3],
         )
         dial = Dial(plan)
         self.dials.append(dial)
@@ -213,6 +214,9 @@ class Schedule(RuleBasedStateMachine):
     def the_text_is_right(self) -> None:
         for cell in self.world.cells:
             self.world.check(cell)
+            text, count = cell.machine._text, len(cell.unverified)
+            stands = text.chain.tokens(text.have, text.have + count)
+            assert cell.finishes or stands == tuple(cell.unverified), "what is shown is what will be verified"
 
     @invariant()
     def nothing_grows_without_bound(self) -> None:
@@ -283,5 +287,6 @@ def test_any_interleaving(machine: type[Schedule]) -> None:
     assert min(edge["judged"] - edge["accepted"], edge["accepted"]) >= EXAMPLES, tally
     assert worker["worker_accepted"] >= EXAMPLES // 4, tally
     assert worker["reopened"] >= 1, tally
+    assert edge["provisional"] > edge["provisional_confirmed"] >= EXAMPLES // 4, tally
     assert worker["inherited"] >= EXAMPLES // 10, tally
     assert finishes["failed"] <= finishes.total() // 10, tally

@@ -9,8 +9,34 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 
 _WORKERS = 64
 _VERSIONS = 64
+_LATELY = 1000
+"""Tokens written alone that count for half, once as many more were judged."""
 REMEMBERED = 600.0
 """Seconds that a worker and its round trip count as known: a device that was away longer may be on another network."""
+
+
+class ProvisionalShare:
+    """How much of what a draft wrote alone the target wrote as well, lately: what is older counts for less.
+
+    Attributes:
+        confirmed: tokens that stayed.
+        drafted: all that were decided, or went with one that was wrong.
+    """
+
+    def __init__(self) -> None:
+        self.confirmed = self.drafted = 0.0
+
+    def judged(self, confirmed: int, replaced: int) -> None:
+        """Count tokens that the target has decided."""
+        drafted = confirmed + replaced
+        left = 1 - drafted / (drafted + _LATELY)
+        self.confirmed = left * self.confirmed + confirmed
+        self.drafted = left * self.drafted + drafted
+
+    @property
+    def share(self) -> float | None:
+        """Share of confirmed tokens, 0 to 1; None before any."""
+        return self.confirmed / self.drafted if self.drafted else None
 
 
 class VersionEstimates:
@@ -18,11 +44,13 @@ class VersionEstimates:
 
     Attributes:
         acceptance: drafts of the device.
+        provisional: what it wrote alone.
         newest: newest plan of its texts; None before any.
     """
 
     def __init__(self) -> None:
         self.acceptance = Acceptance()
+        self.provisional = ProvisionalShare()
         self.newest: Planned | None = None
 
 

@@ -8,6 +8,7 @@ and patience run.
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 from flexspec_mq.controller.estimators.node import NodeEstimates
@@ -31,13 +32,23 @@ from flexspec_mq.protocol.edge.types import (
     SessionRequest,
     Written,
 )
-from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
+from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Provisional, Send
 from flexspec_mq.protocol.table import Rows, TransitionTable
-from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Verdict
+from schemas.messages import (
+    MAX_DRAFT_TOKENS,
+    MAX_IN_FLIGHT,
+    Close,
+    CloseReason,
+    Error,
+    ErrorCode,
+    Fin,
+    Verdict,
+)
 
 _CLOSE_REASONS = {
     FinishReason.CANCELLED: CloseReason.CANCELLED,
     FinishReason.DEADLINE: CloseReason.CANCELLED,
+    FinishReason.PROVISIONAL: CloseReason.CANCELLED,
     FinishReason.FAILED: CloseReason.FAILED,
 }
 _MAX_FAILURES = 5
@@ -120,7 +131,8 @@ class EdgeSession:
         self._text = SessionText(request)
         self._peers = Peers()
         self._others = others
-        self._timers = SessionTimers(self._rtt, rng, request.deadline, request.patience)
+        alone = request.alone is not None
+        self._timers = SessionTimers(self._rtt, rng, request.deadline, request.patience, alone=alone)
         self._sender = Sender(request, self._rtt, self._text)
         self._out: list[Effect] = []
         self._state = EdgeState.NEW
@@ -132,6 +144,10 @@ class EdgeSession:
         self._quiet = False  # nothing has happened that makes anything due to be sent
         self._expecting = False  # the adopted worker owes us an answer
         self._stopped = False  # nothing is drafted at the tip until something new is committed
+        self._alone = 0  # tokens that the draft may write while nobody answers; 0 once somebody has
+        self._alone_to = (
+            0  # position after the last token that it wrote so, or what is committed if that is more
+        )
         self._named = False  # the newest open named the beginning of the prompt, to one worker
         self._asked = False  # polled because of a hole, and nothing new since
         self._failures = 0  # of the text or the worker, in a row
@@ -186,6 +202,11 @@ class EdgeSession:
     def draft_request(self) -> DraftRequest | None:
         """Request for the next draft, or None when enough is drafted for now. Ask again after every call."""
         return self._wanted
+
+    @property
+    def wrote_alone(self) -> bool:
+        """Whether nobody answers, and the draft has written all that it may or can."""
+        return self._alone > 0 and self._wanted is None
 
     @property
     def gives_up_at(self) -> float:
@@ -311,7 +332,7 @@ class EdgeSession:
         if self._stopped or text.capped or self._state not in _LIVE:
             return
         plan = self._plan or self.plan
-        room = self._sender.room(plan)
+        room = self._room(plan)
         if room <= 0:
             return
         if before is None:
@@ -332,7 +353,15 @@ class EdgeSession:
             request.prediction,
             answers=request.answers,
             grammar=request.compiled,
+            alone=bool(self._alone),
         )
+
+    def _room(self, plan: Plan) -> int:
+        """Tokens that are wanted now: none behind a long draft that nobody has looked at yet."""
+        text = self._text
+        if self._alone:
+            return min(self._alone - (text.tip - text.have), text.limit - 1 - text.tip)
+        return 0 if self._alone_to > text.have else self._sender.room(plan)
 
     def _pump(self, now: float) -> None:
         """Send every batch that is due, then run-ahead credit if the worker may be short of it.
@@ -343,6 +372,8 @@ class EdgeSession:
         while True:
             plan = self._plan or self.plan
             drafting = not (plan.draft_length == 0 or self._stopped or text.capped)
+            if self._alone_to > text.have and not self._alone:  # all at once: they have waited for long
+                plan, drafting = replace(plan, draft_length=MAX_DRAFT_TOKENS, in_flight=MAX_IN_FLIGHT), False
             batch = sender.batch(plan, now, drafting=drafting)
             if batch is None:
                 break
@@ -415,10 +446,12 @@ class EdgeSession:
             self._quiet = True
             return
         plan = self._plan or self.plan
-        if text.draft(token, plan.confidence_threshold):
+        if text.draft(token, 0.0 if self._alone else plan.confidence_threshold):
             counters.drafted += 1
             self._stopped = False
             self._quiet = wanted is not None and wanted.most > 1 and not text.capped
+            if self._alone:
+                self._show_alone(start)
         else:
             counters.withheld += 1
             self._control.withheld(self._sender.drafted, token.confidence, now)
@@ -429,8 +462,25 @@ class EdgeSession:
         if (start, digest) == (self._text.tip, self._text.digest):
             self._stopped = True
 
+    def _write_alone(self, now: float) -> None:  # noqa: ARG002  the table's signature
+        self._timers.alone()
+        request = self._request
+        self._alone = request.alone() if request.alone is not None else 0
+        if self._alone:
+            self._stopped = False
+            self._show_alone(self._text.have)
+
+    def _show_alone(self, start: int) -> None:
+        """Tell what the draft has written from there on, for people to read."""
+        text = self._text
+        if start < text.tip:
+            self.counters.provisional += text.tip - max(start, self._alone_to)
+            self._alone_to = text.tip
+            self._out.append(Provisional(start, text.chain.tokens(start, text.tip)))
+
     def _verdict(self, now: float, verdict: Verdict) -> None:
-        self._timers.heard()
+        self._timers.heard(now)
+        self._alone = 0
         self.nobody = False
         may = self._sender.lets_draft
         self._control.echoed(verdict, now)
@@ -517,8 +567,23 @@ class EdgeSession:
         self._failures = self._undone = 0
         self._asked = self._stopped = False
         self._plan = None
+        self._judge_alone(added)
         if added.rolled_back:
             self._sender.rolled_back()
+
+    def _judge_alone(self, added: Committed) -> None:
+        """Count what the draft wrote alone, as far as the target has decided it; a wrong token takes all after it."""
+        have, start = self._text.have, min(added.start, self._alone_to)
+        right = min(added.start + len(added.met) - added.rolled_back, self._alone_to) - start
+        over = added.rolled_back or added.reason is not None
+        replaced = self._alone_to - start - right if over else 0
+        self.counters.provisional_confirmed += right
+        if right or replaced:
+            self._control.version.provisional.judged(right, replaced)
+        if replaced:
+            self._alone_to = have
+            self._out.append(Provisional(have, ()))
+        self._alone_to = max(self._alone_to, have)
 
     def _ask(self, now: float) -> None:
         """Poll because of a hole; once, until something new is committed."""
@@ -533,7 +598,7 @@ class EdgeSession:
             self.counters.ignored += 1
 
     def _busy(self, now: float, error: Error) -> None:
-        self._timers.heard()
+        self._timers.heard(now)
         self.counters.busy += 1
         self.nobody = False
         if error.attempt != self._peers.attempt:
@@ -545,7 +610,7 @@ class EdgeSession:
 
     def _open_in_full(self, now: float, error: Error) -> None:
         """The worker cannot use the name of a prefix: open with the whole prompt, at any worker."""
-        self._timers.heard()
+        self._timers.heard(now)
         if error.attempt == self._peers.attempt and self._named:
             self.counters.misses += 1
             self._open_again(now)
@@ -553,19 +618,19 @@ class EdgeSession:
             self.counters.ignored += 1
 
     def _unknown(self, now: float, error: Error) -> None:
-        self._timers.heard()
+        self._timers.heard(now)
         self.counters.unknown += 1
         if (error.worker, error.attempt) == (self._peers.worker, self._peers.current):
             self._undone += 1
             self._reopen(now, raise_floor=True, hold_back=self._undone > 1)
 
     def _internal(self, now: float, error: Error) -> None:
-        self._timers.heard()
+        self._timers.heard(now)
         if self._concerns_us(error):
             self._fail_attempt(f"worker {error.worker} failed: {error.detail or 'internal error'}", now)
 
-    def _refused(self, now: float, error: Error) -> None:  # noqa: ARG002  the table's signature
-        self._timers.heard()
+    def _refused(self, now: float, error: Error) -> None:
+        self._timers.heard(now)
         if self._concerns_us(error):
             self._finish(FinishReason.FAILED, failures.refused(error))
         else:
@@ -649,13 +714,20 @@ class EdgeSession:
         why = failures.hopeless(
             self.version, linked=self._online, nobody=self.nobody, queued=self._timers.queued
         )
-        self._finish(FinishReason.FAILED, why)
+        self._over(FinishReason.FAILED, why)
 
     def _cancel(self, now: float) -> None:  # noqa: ARG002  the table's signature
         self._finish(FinishReason.CANCELLED)
 
     def _deadline(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        self._finish(FinishReason.DEADLINE)
+        self._over(FinishReason.DEADLINE)
+
+    def _over(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
+        """Nobody is waited for any longer: what the draft wrote alone is all that there will be, if there is any."""
+        if self._alone_to > self._text.have:
+            self._finish(FinishReason.PROVISIONAL)
+        else:
+            self._finish(reason, error)
 
     def _finish(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
         self._state = EdgeState.DONE
@@ -704,6 +776,8 @@ class EdgeSession:
         ((_ACTIVE,), (EdgeEvent.SILENT,), _silent, _LIVE,
          "less polls unanswered than 2, or 1 if there are other workers; else", "poll; open again, floor unchanged"),
         ((_ACTIVE,), (EdgeEvent.STALLED,), _stalled, (_OPENING,), "", "open again, floor unchanged"),
+        (_LIVE, (EdgeEvent.ALONE,), _write_alone, (),
+         "the request lets the draft write alone", "draft on until somebody answers, and show it as provisional"),
         ((_ACTIVE,), (EdgeEvent.LEASE_DUE,), _poll, (), "", "poll"),
         ((_ACTIVE,), (EdgeEvent.GONE,), _gone, (), "linked", "poll; the next silence opens again"),
         (_LIVE, (EdgeEvent.NO_WORKER,), _no_worker, (), "", "remember it for what the user is told"),

@@ -16,16 +16,24 @@ class SessionTimers:
         rng: jitter of opens.
         deadline: the request's.
         patience: the request's; see `SessionRequest`.
+        alone: whether it matters that nobody has answered for a moment.
 
     Attributes:
         unheard: no worker has answered anything since the link came up again.
     """
 
     def __init__(
-        self, rtt: RoundTrip, rng: random.Random, deadline: float | None = None, patience: float | None = None
+        self,
+        rtt: RoundTrip,
+        rng: random.Random,
+        deadline: float | None = None,
+        patience: float | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self._rtt = rtt
         self._rng = rng
+        self._may_be_alone = alone
         self._deadline = inf if deadline is None else deadline
         self._unwritten = waiting.PATIENCE if patience is None else patience
         self._unserved = waiting.QUEUED if patience is None else patience
@@ -43,6 +51,7 @@ class SessionTimers:
         self._left = 0  # workers that were left since the newest token
         self._lease = inf
         self._sent_at = inf
+        self._unheard_from = inf
         self.unheard = False
 
     def next_open(self, now: float) -> float:
@@ -87,10 +96,15 @@ class SessionTimers:
         at = now if nobody else max(now, self._answered_by)
         self._open_at = min(self._open_at, at + self._rng.random() * waiting.LINKED)
 
-    def heard(self) -> None:
+    def heard(self, now: float) -> None:
         """Any answer of any worker."""
         self.unheard = False
         self._backoff = 0
+        self._unheard_from = now
+
+    def alone(self) -> None:
+        """Nobody has answered for a moment, and whoever waits knows."""
+        self._unheard_from = inf
 
     def adopted(self, lease: float | None, now: float) -> None:
         """A worker holds the session for `lease` seconds after our last message; None for as long as it did before."""
@@ -106,7 +120,7 @@ class SessionTimers:
 
     def progressed(self, now: float) -> None:
         """New tokens were committed, by whichever worker."""
-        self._progress_at = self._stall_from = self._token_at = now
+        self._progress_at = self._stall_from = self._token_at = self._unheard_from = now
         self._queued_from = inf
         self._patience = 1
         self._left = 0
@@ -135,7 +149,7 @@ class SessionTimers:
         """Say after every event whether the adopted worker owes us something."""
         if not expecting:
             self._silent_from = self._queued_from = inf
-            self._stall_from = self._progress_at = now
+            self._stall_from = self._progress_at = self._unheard_from = now
         elif self._silent_from == inf:
             self._silent_from = now
             self._polls = 0
@@ -190,6 +204,8 @@ class SessionTimers:
         if state in (EdgeState.NEW, EdgeState.DONE):
             return {}
         times = {EdgeEvent.DEADLINE: self._deadline, EdgeEvent.HOPELESS: self._hopeless_at}
+        if self._may_be_alone:
+            times[EdgeEvent.ALONE] = self._unheard_from + max(waiting.ALONE, 2 * self._rtt.timeout)
         if not online:
             return times
         if state is EdgeState.OPENING:

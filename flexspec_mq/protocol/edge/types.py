@@ -54,6 +54,8 @@ class SessionRequest:
         deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
         keyed: messages are under keys, those of opens to any worker less secret than a worker's own: such opens hold
             nothing but the prompt, and the worker that answers is told the rest.
+        alone: asked when nobody has answered for a moment: how many tokens the draft may then write behind what is
+            committed. None keeps to the plan.
         patience: seconds without a new token, whatever the reason, after which the session fails. None: those of
             `flexspec_mq.waiting`, which are longer while workers say that they have too much to do.
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
@@ -71,6 +73,7 @@ class SessionRequest:
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     deadline: float | None = None
     keyed: bool = False
+    alone: Callable[[], int] | None = None
     patience: float | None = None
     reuse: Reuse | None = None
     prediction: tuple[int, ...] = ()
@@ -128,6 +131,7 @@ class DraftRequest:
         answers: earlier answers that it may repeat; None without any.
         grammar: `CompiledGrammar` of the text; None without one, or where nothing reads it.
         allowed: `AllowedTokens` behind `context`; between drafters, None where all are.
+        alone: the text is read as it is drafted, so that the model alone is to write it.
     """
 
     session: int
@@ -146,6 +150,7 @@ class DraftRequest:
     answers: Callable[[], Any] | None = None
     grammar: Any = None
     allowed: Any = None
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -179,6 +184,8 @@ class EdgeCounters:
         misses: named prefixes that the worker could not use.
         ignored: messages without consequence in the state that they met.
         closes: published.
+        provisional: tokens that stood drafted while nobody answered.
+        provisional_confirmed: tokens among these that the target wrote as well.
     """
 
     opens: int = 0
@@ -208,6 +215,8 @@ class EdgeCounters:
     misses: int = 0
     ignored: int = 0
     closes: int = 0
+    provisional: int = 0
+    provisional_confirmed: int = 0
 
     @property
     def proposed(self) -> int:
@@ -249,6 +258,7 @@ class EdgeEvent(StrEnum):
     OPEN_DUE = "open due"
     SILENT = "silent"
     STALLED = "stalled"
+    ALONE = "nobody answers"
     LEASE_DUE = "lease due"
     HOPELESS = "hopeless"
     DEADLINE = "deadline"

@@ -12,8 +12,8 @@ from schemas.messages import MAX_DRAFT_TOKENS, MAX_VERDICT_TOKENS, Draft, Fin, O
 
 MOST_HELD = 8
 """Batches kept per session until usable; on overflow the one with the lowest `have` goes, then the farthest."""
-_MOST_DRAFTED = 128
-"""Drafted tokens that go into one forward of one session."""
+_MOST_DRAFTED = MOST_HELD * MAX_DRAFT_TOKENS
+"""Drafted tokens that go into one forward of one session: after an outage all that its device wrote alone."""
 
 
 @dataclass(frozen=True, slots=True)
