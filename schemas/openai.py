@@ -396,6 +396,8 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         looked_up: accepted tokens that a lookup in the text itself or in remembered answers had drafted.
         worker_accepted: tokens that the worker had drafted itself, and that were right.
         forced: tokens that the text's grammar left no choice about.
+        provisional: tokens that the draft wrote alone while nobody answered.
+        provisional_confirmed: provisional tokens that the target wrote as well.
         rounds: verdicts that committed something.
         bytes_up: MQTT payload to the worker.
         bytes_down: MQTT payload from the worker.
@@ -420,6 +422,8 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     looked_up: int = 0
     worker_accepted: int = 0
     forced: int = 0
+    provisional: int = 0
+    provisional_confirmed: int = 0
     rounds: int = 0
     bytes_up: int = 0
     bytes_down: int = 0

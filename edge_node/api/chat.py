@@ -17,7 +17,8 @@ from schemas import openai
 
 DONE = b"data: [DONE]\n\n"
 _SUMMED = (
-    "proposed", "drafted", "accepted", "looked_up", "worker_accepted", "forced", "rounds", "bytes_up", "bytes_down",
+    "proposed", "drafted", "accepted", "looked_up", "worker_accepted", "forced", "provisional", "provisional_confirmed",
+    "rounds", "bytes_up", "bytes_down",
 )  # fmt: skip
 """Figures that several texts have together."""
 

@@ -305,6 +305,8 @@ class Writing:
             looked_up=counters.looked_up_accepted,
             worker_accepted=counters.worker_accepted,
             forced=counters.forced,
+            provisional=counters.provisional,
+            provisional_confirmed=counters.provisional_confirmed,
             rounds=counters.rounds,
             rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,
             bytes_up=generation.bytes_up,

@@ -412,7 +412,7 @@ def provisional(effects: Iterable[Effect]) -> list[tuple[int, tuple[int, ...]]]:
 
 def alone(**changes: object) -> EdgeSession:
     """Adopted, three tokens in, and without a link since 0.3; the draft may write six tokens alone."""
-    machine = started(Plan(2, 1), alone=lambda: 6, **changes)
+    machine = started(Plan(2, 1), alone=lambda: 6, **changes)  # type: ignore[arg-type]
     machine.receive(verdict((), (7, 8, 9)), 0.2)
     machine.link_down(0.3)
     return machine
