@@ -31,7 +31,7 @@ class HybridDrafter:
     token. The model reads what it did not draft when it is next asked, in one forward.
 
     Sessions whose next tokens are found wait for no forward: they are answered first, alone, and the others are asked
-    again at once. What people are to read as it is drafted the model writes alone.
+    again at once. Provisional text, which people read as it is drafted, comes from the model alone.
 
     Args:
         model: the draft model.

@@ -44,7 +44,7 @@ class VersionEstimates:
 
     Attributes:
         acceptance: drafts of the device.
-        provisional: what it wrote alone.
+        provisional: share of what it wrote alone that was confirmed.
         newest: newest plan of its texts; None before any.
     """
 
