@@ -5,11 +5,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.edge_node.outbox.power import Recording, everything, nothing_more, recorded, some
+from tests.edge_node.outbox.power import Recording, everything, memory_folder, nothing_more, recorded, some
 
 ROWS = 40
 
@@ -29,10 +28,8 @@ def _history(file: Path, synchronous: str) -> Recording:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder where a sync takes no time: thousands of rebuilt files are opened."""
-    memory = Path("/dev/shm")  # noqa: S108  a name of the system's
-    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as path:
-        yield Path(path)
+    with memory_folder() as path:
+        yield path
 
 
 def _after(recording: Recording, cut: int, folder: Path, rng: random.Random) -> list[list[int]]:
