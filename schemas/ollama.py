@@ -15,6 +15,7 @@ from schemas.openai import (
     Neutral0,
     Neutral1,
     Offline,
+    Provisional,
     Seed,
     Stops,
     unsupported,
@@ -234,6 +235,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
         load_duration: 0, as workers hold their targets loaded.
         prompt_eval_duration: until the first commit: the way to the worker and back, and reading the prompt.
         flexspec: the same as in ``usage.flexspec`` of OpenAI's API.
+        provisional: change of the provisional text, where the request's offline mode is ``provisional``.
     """
 
     model: str
@@ -247,6 +249,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     eval_count: int | UnsetType = UNSET
     eval_duration: int | UnsetType = UNSET
     flexspec: FlexspecUsage | UnsetType = UNSET
+    provisional: Provisional | UnsetType = UNSET
 
 
 class OllamaAssistantMessage(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.messages import MAX_TOKEN_ID
-from schemas.openai import Empty, FlexspecUsage, Limit, Off, Offline, Seed, unsupported
+from schemas.openai import Empty, FlexspecPart, FlexspecUsage, Limit, Off, Offline, Seed, unsupported
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 Metadata = Annotated[
@@ -297,13 +297,17 @@ class ResponseError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseIncompleteDetails(msgspec.Struct, frozen=True):
-    """Why a text was cut."""
+    """Why a text is not complete: its limit, or nobody could be reached and its end is unverified."""
 
-    reason: Literal["max_output_tokens"] = "max_output_tokens"
+    reason: Literal["max_output_tokens", "provisional"] = "max_output_tokens"
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """A response: its answer, and what the request said."""
+    """A response: its answer, and what the request said.
+
+    Attributes:
+        flexspec: provisional text of an answer that is incomplete by it; not OpenAI's.
+    """
 
     id: str
     object: Literal["response"] = "response"
@@ -332,6 +336,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     usage: ResponseUsage | None = None
     user: str | None = None
     metadata: Metadata | None = None
+    flexspec: FlexspecPart | UnsetType = UNSET
 
 
 class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,6 +350,7 @@ class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
         part: text of a message that begins or ends.
         delta: more text, or more of a call's arguments.
         text: all of it; so are arguments.
+        flexspec: change of the provisional text, or whom the text waits for, in the event ``response.flexspec``.
     """
 
     type: str
@@ -360,6 +366,7 @@ class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
     name: str | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
     logprobs: list[Any] | UnsetType = UNSET
+    flexspec: FlexspecPart | UnsetType = UNSET
 
 
 class ResponseDeleted(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,9 +23,10 @@ from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestId
 from edge_node.api.bodies import Bodies, parse_object
 from edge_node.api.errors import ApiError
 from edge_node.api.events import events
+from edge_node.api.forms import TextRequest
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.sending import IGNORED, TextRequest
+from edge_node.api.sending import IGNORED
 from edge_node.api.serving import Api, json_answer, serve_text
 from edge_node.api.settings import ApiSettings
 from edge_node.completion.generator import CompletionGenerator

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
 from edge_node.api.errors import ApiError
-from edge_node.api.sending import Form, TextRequest
+from edge_node.api.forms import Form, TextRequest
 from edge_node.completion.completion import Completion, End
 from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, CallParser, Content
 from schemas import openai
+
+if TYPE_CHECKING:
+    from edge_node.completion.service import Wait
 
 DONE = b"data: [DONE]\n\n"
 _SUMMED = (
@@ -23,9 +26,9 @@ _SUMMED = (
 """Figures that several texts have together."""
 
 
-def event(body: msgspec.Struct) -> bytes:
-    """A server-sent event; JSON has no line break, so it is one line."""
-    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+def event(body: msgspec.Struct, mark: bytes = b"") -> bytes:
+    """A server-sent event, with the line of its id; JSON has no line break, so it is one line."""
+    return mark + b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
 def usage(ends: Sequence[End]) -> openai.Usage | msgspec.UnsetType:
@@ -87,7 +90,6 @@ class OpenAIForm(Form):
         super().__init__(texts, wanted.prompt_field, wanted.shaped_by)
         self._wanted = wanted
         self.name = ("chatcmpl-" if wanted.chat else "cmpl-") + texts[0].id
-        self._parsers: dict[int, CallParser] = {}
 
     def whole(self, ends: Sequence[End]) -> bytes:
         """A single object."""
@@ -96,15 +98,17 @@ class OpenAIForm(Form):
             chosen = [self.choice(at, end) for at, end in enumerate(ends)]
             return msgspec.json.encode(openai.ChatCompletion(**self._head, choices=chosen, usage=took))
         choices = [
-            openai.TextChoice(index=at, text=text.whole, finish_reason=end.reason)
+            openai.TextChoice(
+                index=at, text=text.whole, finish_reason=end.reason, flexspec=behind(end, text.provisional)
+            )
             for at, (text, end) in enumerate(zip(self.texts, ends, strict=True))
         ]
         return msgspec.json.encode(openai.TextCompletion(**self._head, choices=choices, usage=took))
 
     def choice(self, at: int, end: End) -> openai.ChatChoice:
         """The answer to a chat, for a text that is complete."""
-        text, parser = self.texts[at], self.texts[at].parser()
-        events = parser.push(text.whole) + parser.finish()
+        text, parser = self.texts[at], self.parser(at)
+        events = parser.push(text.whole) + self.rest(at, end)
         content = "".join(event.text for event in events if isinstance(event, Content))
         calls = [
             openai.ToolCall(
@@ -116,7 +120,12 @@ class OpenAIForm(Form):
         message = openai.AssistantMessage(
             content=content if content or not calls else None, tool_calls=calls or UNSET
         )
-        return openai.ChatChoice(index=at, message=message, finish_reason=_reason(end, parser))
+        return openai.ChatChoice(
+            index=at,
+            message=message,
+            finish_reason=_reason(end, parser),
+            flexspec=behind(end, parser.ahead(text.provisional)),
+        )
 
     def first(self) -> bytes:
         """The role of each answer to a chat, before any text."""
@@ -125,14 +134,20 @@ class OpenAIForm(Form):
         begun = openai.Delta(role="assistant", content="")
         return b"".join(self._chunk(at, begun) for at in range(len(self.texts)))
 
-    def piece(self, at: int, piece: str) -> bytes:
-        """An event, or one for each part of a call."""
-        return self._events(at, self._parser(at).push(piece))
+    def changed(self, at: int, change: openai.Provisional) -> bytes:
+        """An event without text."""
+        return self._chunk(at, openai.Delta(), flexspec=openai.FlexspecPart(provisional=change))
 
-    def ended(self, at: int, end: End) -> bytes:
+    def silence(self, at: int, waits: Wait | None) -> bytes:
+        """A comment, and an event where the client asks for more than text."""
+        told = super().silence(at, waits)
+        if waits is None or not (self._wanted.include_origin or self.provisional(at)):
+            return told
+        return told + self._chunk(at, openai.Delta(), flexspec=openai.FlexspecPart(waiting=str(waits)))
+
+    def over(self, at: int, end: End) -> bytes:
         """The event that says why."""
-        rest = self._events(at, self._parser(at).finish())
-        return rest + self._chunk(at, openai.Delta(), _reason(end, self._parser(at)))
+        return self._chunk(at, openai.Delta(), _reason(end, self.parser(at)))
 
     def last(self, ends: Sequence[End]) -> bytes:
         """Figures, if they are asked for, and the mark of the end."""
@@ -145,15 +160,8 @@ class OpenAIForm(Form):
         """An event in place of the mark of the end; OpenAI's client raises it."""
         return event(error.body())
 
-    def _parser(self, at: int) -> CallParser:
-        if at not in self._parsers:
-            self._parsers[at] = self.texts[at].parser()
-        return self._parsers[at]
-
-    def _events(self, at: int, events: Sequence[CallEvent]) -> bytes:
-        return b"".join(self._told(at, event) for event in events)
-
-    def _told(self, at: int, event: CallEvent) -> bytes:
+    def told(self, at: int, event: CallEvent) -> bytes:
+        """An event, if the client is told of this one."""
         text = self.texts[at]
         if isinstance(event, Content):
             more: dict[str, Any] = {}
@@ -187,12 +195,19 @@ class OpenAIForm(Form):
 
     def _event(self, choices: list[Any], **more: Any) -> bytes:
         kind = openai.ChatCompletionChunk if self._wanted.chat else openai.TextCompletion
-        return event(kind(**self._head, choices=choices, **more))
+        return event(kind(**self._head, choices=choices, **more), self.mark)
 
     @property
     def _head(self) -> dict[str, Any]:
         text = self.texts[0]
         return {"id": self.name, "created": text.created, "model": text.version}
+
+
+def behind(end: End, unverified: str) -> openai.FlexspecPart | msgspec.UnsetType:
+    """Provisional text of an answer that ended with it."""
+    if end.reason != "provisional":
+        return UNSET
+    return openai.FlexspecPart(provisional=openai.Provisional(0, unverified))
 
 
 def _reason(end: End, parser: CallParser) -> openai.FinishReason | None:

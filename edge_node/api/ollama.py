@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edge_node.api.bodies import parse_object, read
-from edge_node.api.chat import call_id
+from edge_node.api.chat import behind, call_id
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
-from edge_node.api.sending import Form, TextRequest
+from edge_node.api.forms import Form, TextRequest
 from edge_node.api.serving import LATEST, json_answer, serve_text
 from edge_node.completion.completion import Completion, End
 from edge_node.completion.options import WHOLE_CONTEXT, CompletionOptions
@@ -28,7 +28,6 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
     CallEnds,
     CallEvent,
-    CallParser,
     Content,
     Tool,
     ToolCall,
@@ -38,7 +37,7 @@ from flexspec_mq.grammar.tools import (
 from flexspec_mq.models.text import Turn
 from schemas import ollama
 from schemas.node import TextFigures
-from schemas.openai import FlexspecUsage, Model
+from schemas.openai import FlexspecUsage, Model, Provisional
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -202,52 +201,52 @@ class OllamaForm(Form):
         super().__init__(texts, "messages" if wanted.chat else "prompt")
         self._text, self._wanted = texts[0], wanted
         self.name = self._text.id
-        self._parser: CallParser | None = None
 
     def whole(self, ends: Sequence[End]) -> bytes:
         """A single object."""
-        parser = self._text.parser()
-        events = parser.push(self._text.whole) + parser.finish()
-        return self._wanted.encoded(**self._said(events, parser), **_ended(ends[0]))
+        parser = self.parser(0)
+        events = parser.push(self._text.whole) + self.rest(0, ends[0])
+        unverified = behind(ends[0], parser.ahead(self._text.provisional))
+        left = {} if unverified is UNSET else {"provisional": unverified.provisional}
+        return self._wanted.encoded(**self._said(events), **_ended(ends[0]), **left)
 
-    def piece(self, at: int, piece: str) -> bytes:
+    def told(self, at: int, event: CallEvent) -> bytes:
         """A line, where it has text or completes a call."""
         del at
-        if self._parser is None:
-            self._parser = self._text.parser()
-        return self._told(self._parser.push(piece), self._parser)
+        said = self._said([event])
+        return self._wanted.encoded(done=False, **said) + b"\n" if said else b""
 
-    def ended(self, at: int, end: End) -> bytes:
-        """The rest of the text, and the line that says why it ended."""
+    def changed(self, at: int, change: Provisional) -> bytes:
+        """A line without text."""
         del at
-        rest = b"" if self._parser is None else self._told(self._parser.finish(), self._parser)
-        return rest + self._wanted.encoded(**_ended(end)) + b"\n"
+        return self._wanted.encoded(done=False, provisional=change) + b"\n"
+
+    def over(self, at: int, end: End) -> bytes:
+        """The line that says why it ended."""
+        del at
+        return self._wanted.encoded(**_ended(end)) + b"\n"
 
     def broken(self, error: ApiError) -> bytes:
         """A line that clients raise."""
         return msgspec.json.encode(ollama.OllamaError(error=error.words)) + b"\n"
 
-    def silence(self, waits: Wait | None) -> bytes:
+    def silence(self, at: int, waits: Wait | None) -> bytes:
         """A line without text; others are not allowed for here."""
-        del waits
+        del at, waits
         return self._wanted.encoded(done=False) + b"\n"
 
-    def _told(self, events: Sequence[CallEvent], parser: CallParser) -> bytes:
-        said = self._said(events, parser)
-        return self._wanted.encoded(done=False, **said) + b"\n" if said else b""
-
-    def _said(self, events: Sequence[CallEvent], parser: CallParser) -> dict[str, Any]:
+    def _said(self, events: Sequence[CallEvent]) -> dict[str, Any]:
         """The part of an answer that is new; empty if there is none."""
         content = "".join(event.text for event in events if isinstance(event, Content))
         if not self._wanted.chat:
             return {"response": content} if content else {}
-        calls = [self._call(parser, event.number) for event in events if isinstance(event, CallEnds)]
+        calls = [self._call(event.number) for event in events if isinstance(event, CallEnds)]
         if not content and not calls:
             return {}
         return {"message": ollama.OllamaAssistantMessage(content=content, tool_calls=calls or UNSET)}
 
-    def _call(self, parser: CallParser, number: int) -> ollama.OllamaToolCall:
-        call = parser.calls[number]
+    def _call(self, number: int) -> ollama.OllamaToolCall:
+        call = self.parser(0).calls[number]
         written = cast("dict[str, Any]", msgspec.Raw(call.arguments.encode()))  # sent as the target wrote it
         function = ollama.OllamaFunctionCall(index=number, name=call.name, arguments=written)
         return ollama.OllamaToolCall(id=call_id(self._text, number), function=function)

@@ -6,27 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from edge_node.api.bodies import parse_object, read
-from edge_node.api.chat import event
+from edge_node.api.chat import behind, event
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
+from edge_node.api.forms import Form, TextRequest
 from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
 from edge_node.api.requests import form_of, joined, limit_of, object_text, options_of, tool_use
-from edge_node.api.sending import Form, TextRequest
 from edge_node.api.serving import json_answer, serve_text
-from edge_node.completion.completion import Completion, End
+from edge_node.completion.completion import Completion, End, Part
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
     CallArguments,
     CallBegins,
     CallEvent,
-    CallParser,
     Content,
     ToolCall,
     ToolUse,
@@ -34,12 +33,13 @@ from flexspec_mq.grammar.tools import (
 from flexspec_mq.models.text import Turn
 from schemas import responses as types
 from schemas.node import TextFigures
-from schemas.openai import FlexspecUsage
+from schemas.openai import FlexspecPart, FlexspecUsage, Provisional
 
 if TYPE_CHECKING:
     from starlette.types import Send
 
     from edge_node.api.serving import Api, Handler
+    from edge_node.completion.service import Wait
 
 _KINDS: dict[str, type[msgspec.Struct]] = {
     "message": types.ResponseInputMessage,
@@ -300,12 +300,12 @@ class ResponsesForm(Form):
         (self._text,) = texts
         self._wanted = wanted
         self._output = Output(self._text.id)
-        self._parser: CallParser | None = None
         self.name = f"resp_{self._text.id}"
 
     def whole(self, ends: Sequence[End]) -> bytes:
         """The response as an object."""
-        self._read(self._text.whole, ends[0])
+        self.news(0, Part(self._text.whole, "", None))
+        self.ended(0, ends[0])
         return msgspec.json.encode(self._over(ends[0]))
 
     def first(self) -> bytes:
@@ -315,15 +315,30 @@ class ResponsesForm(Form):
             _sent(self._output.event(kind, response=begun)) for kind in ("created", "in_progress")
         )
 
-    def piece(self, at: int, piece: str) -> bytes:
+    def told(self, at: int, event: CallEvent) -> bytes:
         """Events of what the text adds."""
         del at
-        return self._read(piece)
+        *before, last = map(_sent, self._output.take(event))
+        return b"".join([*before, self.mark, last])  # the last one has the characters
 
-    def ended(self, at: int, end: End) -> bytes:
+    def changed(self, at: int, change: Provisional) -> bytes:
+        """An event that OpenAI's API has not."""
+        del at
+        return _sent(self._output.event("flexspec", flexspec=FlexspecPart(provisional=change)))
+
+    def silence(self, at: int, waits: Wait | None) -> bytes:
+        """A comment, and an event where the client is told of provisional text."""
+        told = super().silence(at, waits)
+        if waits is None or not self.provisional(at):
+            return told
+        return told + _sent(self._output.event("flexspec", flexspec=FlexspecPart(waiting=str(waits))))
+
+    def over(self, at: int, end: End) -> bytes:
         """Events that end its items."""
         del at
-        return self._read("", end)
+        return b"".join(
+            map(_sent, self._output.finish("completed" if end.reason == "stop" else "incomplete"))
+        )
 
     def last(self, ends: Sequence[End]) -> bytes:
         """The event that has all of it."""
@@ -338,24 +353,17 @@ class ResponsesForm(Form):
         )
         return _sent(self._output.event("failed", response=self._response("failed", error=told)))
 
-    def _read(self, piece: str, end: End | None = None) -> bytes:
-        if self._parser is None:
-            self._parser = self._text.parser()
-        told = self._parser.push(piece)
-        if end is not None:
-            told += self._parser.finish()
-        events = [event for each in told for event in self._output.take(each)]
-        if end is not None:
-            events += self._output.finish("incomplete" if end.reason == "length" else "completed")
-        return b"".join(map(_sent, events))
-
     def _over(self, end: End) -> types.Response:
         """The response to a text that is complete, or cut; it is kept before its client can ask for it."""
-        figures, cut = end.figures, end.reason == "length"
+        figures, cut = end.figures, end.reason != "stop"
+        reason: Literal["max_output_tokens", "provisional"] = (
+            "provisional" if end.reason == "provisional" else "max_output_tokens"
+        )
         response = self._response(
             "incomplete" if cut else "completed",
             completed_at=None if cut or figures is None else self._text.created + round(figures.seconds),
-            incomplete_details=types.ResponseIncompleteDetails() if cut else None,
+            incomplete_details=types.ResponseIncompleteDetails(reason) if cut else None,
+            flexspec=behind(end, self.parser(0).ahead(self._text.provisional)),
             output=self._output.items,
             **({} if figures is None else _used(figures)),
         )

@@ -6,121 +6,23 @@ An API reads a `TextRequest`, and says by a `Form` how its texts look.
 from __future__ import annotations
 
 import asyncio
-import re
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from edge_node.api.errors import ApiError, api_error, gone
+from edge_node.api.errors import ApiError, gone
+from edge_node.api.forms import Form, TextRequest
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End, Part
-from edge_node.completion.options import CompletionOptions, Prompt
+from edge_node.completion.completion import Completion, Part
 from flexspec_mq.daemon.tasks import any_of, running
-from flexspec_mq.errors import FlexSpecError
-from schemas.openai import Offline
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
 
-    from edge_node.completion.service import Wait
 
 _JSON = "application/json"
-_NAMES = 1000
-"""Characters of the names of ignored fields at most."""
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 IGNORED = "x-flexspec-ignored"
 """Header: fields of the request that were ignored, though they ask for something."""
-
-
-class Form(ABC):
-    """An API's shape of the texts of one request, for one client. Texts are counted from 0; most requests have one.
-
-    Args:
-        texts: the texts.
-        prompt: field of the request that holds the prompt.
-        shaped_by: field that says the form of the answer; None where none does.
-
-    Attributes:
-        kind: content type of a stream.
-        name: id of the answer; the same for all who read it.
-    """
-
-    kind: ClassVar[str] = "text/event-stream; charset=utf-8"
-    name: str
-
-    def __init__(self, texts: Sequence[Completion], prompt: str, shaped_by: str | None = None) -> None:
-        self.texts = texts
-        self._fields = prompt, shaped_by
-
-    @abstractmethod
-    def whole(self, ends: Sequence[End]) -> bytes:
-        """The answer without a stream, where all texts are complete."""
-
-    def first(self) -> bytes:
-        """The beginning of a stream; the first text has begun."""
-        return b""
-
-    @abstractmethod
-    def piece(self, at: int, piece: str) -> bytes:
-        """A text goes on."""
-
-    @abstractmethod
-    def ended(self, at: int, end: End) -> bytes:
-        """A text is complete."""
-
-    def last(self, ends: Sequence[End]) -> bytes:
-        """All texts are complete."""
-        del ends
-        return b""
-
-    @abstractmethod
-    def broken(self, error: ApiError) -> bytes:
-        """A stream ends here by an error."""
-
-    def silence(self, waits: Wait | None) -> bytes:
-        """A sign of life in a stream, and whom it waits for; empty where this form has none."""
-        return b": still writing\n\n" if waits is None else f": {waits}\n\n".encode()
-
-    def failed(self, error: FlexSpecError) -> ApiError:
-        """A text's error as this API tells it."""
-        return api_error(error, *self._fields)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextRequest(ABC):
-    """Texts that a client asks for, by any API.
-
-    Attributes:
-        model: a target version, or with a family what stands for one; None is the node's.
-        prompt: text, token ids, or the turns of a conversation.
-        asked: how they are to be written, as far as the client says.
-        stream: answer with a stream.
-        choices: how many texts, with seeds that follow each other.
-        ignored: fields that ask for something and are ignored, as the node is lenient.
-    """
-
-    model: str | None
-    prompt: Prompt
-    asked: CompletionOptions
-    stream: bool
-    choices: int = 1
-    ignored: tuple[str, ...] = ()
-
-    @property
-    def ignored_names(self) -> str:
-        """Names of the ignored fields for a header or a line in a log, whatever characters the client gave them."""
-        return _UNPRINTABLE.sub("?", ", ".join(self.ignored))[:_NAMES]
-
-    @abstractmethod
-    def form(self, texts: Sequence[Completion]) -> Form:
-        """The texts as this API shows them."""
-
-    def options(
-        self, version: str | None, timeout: float | None = None, offline: Offline = "hold"
-    ) -> CompletionOptions:
-        """How the text is to be written, with what the node decides."""
-        return replace(self.asked, version=version, timeout=timeout, offline=self.asked.offline or offline)
 
 
 async def reply(
@@ -130,6 +32,7 @@ async def reply(
     receive: Receive,
     send: Send,
     was_read: Callable[[], None] = lambda: None,
+    since: str | None = None,
 ) -> None:
     """Send texts, as one object or as a stream.
 
@@ -140,17 +43,38 @@ async def reply(
         receive: ASGI receive of the request.
         send: ASGI send of the request.
         was_read: called at the end of the texts, before the client can know of it: whoever asks again finds room.
+        since: id of the last event that the client has of an earlier stream.
 
     Raises:
         ApiError: a text failed before anything was sent, or the client went away (499).
     """
     form = wanted.form(texts)
+    if since is not None and wanted.stream:
+        form.go_on(_positions(since, texts))
     headers = {"x-request-id": form.name}
     if wanted.ignored:
         headers[IGNORED] = wanted.ignored_names
     sender = Sender(send, settings.send_timeout, was_read)
     work = _stream(form, settings, sender, headers) if wanted.stream else _whole(form, sender, headers)
     await unless_gone(receive, work)
+
+
+def _positions(since: str, texts: Sequence[Completion]) -> list[int]:
+    """Positions in texts that the id of an event names.
+
+    Raises:
+        ApiError: it is none of these texts.
+    """
+    name, _, counts = since.partition(":")
+    positions = [int(count) for count in counts.split(",") if count.isdecimal()]
+    if name != texts[0].id or len(positions) != len(texts):
+        raise ApiError(
+            404,
+            f"Last-Event-ID {since[:80]!r} is of no text under this key",
+            code="not_found",
+            hint="without this header the answer comes from its beginning",
+        )
+    return positions
 
 
 async def _whole(form: Form, sender: Sender, headers: dict[str, str]) -> None:
@@ -168,8 +92,10 @@ def _raise_failed(form: Form) -> None:
 
 
 async def _stream(form: Form, settings: ApiSettings, sender: Sender, headers: dict[str, str]) -> None:
-    """The status is chosen when the first text is there, or something is waited for: what fails before has its own."""
-    await form.texts[0].begun()
+    """Send a status by the first text or wait, or after a heartbeat of silence: what fails before has its own."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(settings.heartbeat):
+            await form.texts[0].begun()
     if not form.texts[0].size:
         _raise_failed(form)
     await sender.start(200, form.kind, {"cache-control": "no-cache", **headers})
@@ -182,7 +108,7 @@ async def _stream(form: Form, settings: ApiSettings, sender: Sender, headers: di
                 break
             part = form.ended(at, text.end)
         else:
-            part = form.piece(at, news.text) if news.text else form.silence(news.waits)
+            part = form.news(at, news)
         if part:
             await sender.body(part)
     ends = [text.end for text in form.texts if text.end is not None]

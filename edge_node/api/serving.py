@@ -17,8 +17,9 @@ from starlette.responses import Response
 from edge_node.api.auth import ClientRefusals
 from edge_node.api.bodies import Bodies, canonical
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
+from edge_node.api.forms import TextRequest
 from edge_node.api.kept_responses import ResponseStore
-from edge_node.api.sending import TextRequest, reply
+from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.options import SEED_BITS, CompletionOptions
@@ -146,7 +147,10 @@ async def serve_text(
             reading.enter_context(api.texts.reading(wanted.prompt, each, name))
             for each, name in _choices(options, wanted.choices, key)
         ]
-        await reply(texts, wanted, api.settings, request.receive, send, reading.close)
+        since = request.headers.get("last-event-id")
+        if since is not None and key is None:
+            raise bad(None, "a Last-Event-ID needs the Idempotency-Key of its stream")
+        await reply(texts, wanted, api.settings, request.receive, send, reading.close, since)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -314,6 +315,17 @@ class CallParser:
         while self._state(events):
             pass
         return events
+
+    def ahead(self, text: str) -> str:
+        """Content that the text would go on with by `text`, as far as its next call, of which nobody is told yet."""
+        if not self._heads:
+            return text
+        content = ""
+        for event in deepcopy(self).push(text):
+            if not isinstance(event, Content):
+                break
+            content += event.text
+        return content
 
     def finish(self) -> list[CallEvent]:
         """The text is over: what was held back, but for the beginning of a call."""

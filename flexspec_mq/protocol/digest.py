@@ -79,8 +79,8 @@ def prefix_name(fingerprint: bytes, version: str, tokens: Sequence[int]) -> byte
     return name.digest()
 
 
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest common prefix of some tokens."""
+def common_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """Length of the longest common prefix of some tokens, or characters."""
     most = min(len(one), len(other))
     return next((place for place in range(most) if one[place] != other[place]), most)
 

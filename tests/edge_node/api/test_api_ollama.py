@@ -17,7 +17,7 @@ from edge_node.api.errors import ApiError
 from edge_node.api.ollama import chat_request, generate_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End
+from edge_node.completion.completion import Completion, End, Part
 from edge_node.completion.options import WHOLE_CONTEXT
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.grammar.tools import ToolCall
@@ -200,8 +200,12 @@ def test_calls_are_whole_however_the_text_came(cuts: list[int], cut_off: bool) -
     }
     whole, *_ = read(sent)
     form = wanted.form([text])
-    pieces = [form.piece(0, shown[start:stop]) for start, stop in pairwise([0, *sorted(cuts), len(CALLS)])]
-    *parts, last = read(b"".join([*pieces, form.ended(0, end)]))
+    news = [
+        Part(shown[start:stop], "", None)
+        for start, stop in pairwise([0, *sorted(cuts), len(CALLS)])
+        if start < stop
+    ]
+    *parts, last = read(b"".join([*(form.news(0, part) for part in news), form.ended(0, end)]))
     assert "".join(part["message"]["content"] for part in parts) == whole["message"]["content"] == "Yes."
     calls = [call for part in parts for call in part["message"]["tool_calls"] or []]
     assert calls == (whole["message"]["tool_calls"])

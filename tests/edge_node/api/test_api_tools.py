@@ -15,7 +15,7 @@ from edge_node.api.chat import DONE, OpenAIForm
 from edge_node.api.requests import chat_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End, EndReason
+from edge_node.completion.completion import Completion, End, EndReason, Part
 from edge_node.completion.decoding import Piece
 from flexspec_mq.grammar.tools import HERMES, ToolCall
 from tests.edge_node.api.served import alone, events, never, said, served
@@ -130,7 +130,7 @@ def test_writers_are_told_of_the_content_alone(cuts: list[int]) -> None:
     for at, (a, b) in enumerate(itertools.pairwise(borders)):
         piece: Piece = (text[a:b], "worker" if at % 2 else "device")
         completion.add([piece])
-        stream += form.piece(0, text[a:b])
+        stream += form.news(0, Part(text[a:b], "", None))
     bodies = events(stream.decode())
     told = [(body["choices"][0]["delta"].get("content"), body.get("flexspec")) for body in bodies]
     assert all((content is None) == (origin is None) for content, origin in told)
