@@ -99,6 +99,9 @@ BUSY: Final = (0.05, 5.0)
 """Bounds of that time otherwise."""
 BUSY_ELSEWHERE: Final = 0.05
 """The same where another worker will answer: this one drains, or does not hold the version."""
+DELIVER: Final = 1.0
+"""Silence of a device to which an answer shall be delivered, until its text is written on without its credit; and, once
+that is over, until the answer is left at the broker."""
 SHARED: Final = 0.005
 """For which tokens decoded unasked, and answers to further polls, may share a verdict."""
 DRAIN: Final = 30.0

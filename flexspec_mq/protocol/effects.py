@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Literal
 
 from flexspec_mq.errors import FlexSpecError
-from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
+from schemas.messages import Close, Delivery, Draft, Error, Open, Poll, Verdict
 from schemas.openai import Writer
 
 SessionKey = tuple[str, int]
@@ -148,4 +148,18 @@ class Transfer:
     shared: int | None = None
 
 
-WorkerEffect = Reply | Free | ReleaseToCache | Transfer
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Worker: have the broker keep this answer for its edge. The driver calls `WorkerMachine.undelivered` if it cannot.
+
+    Attributes:
+        message: answer; None has the broker forget the one that it keeps.
+        keep: seconds after which the broker may drop it.
+    """
+
+    key: SessionKey
+    message: Delivery | None
+    keep: int = 0
+
+
+WorkerEffect = Reply | Free | ReleaseToCache | Transfer | Deliver

@@ -12,9 +12,10 @@ from typing import ClassVar
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
+from flexspec_mq.protocol.effects import Deliver, Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
+from flexspec_mq.protocol.worker.deliveries import DeliveryPlaces
 from flexspec_mq.protocol.worker.prefix_store import PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
 from flexspec_mq.protocol.worker.turns import by_device, to_go
@@ -33,6 +34,9 @@ from schemas.messages import MAX_MILLIS, Close, CloseReason, Draft, Error, Error
 _CLOSED, _CLOSED_LIFE = 256, 60.0
 """Closed sessions that are remembered, the oldest forgotten first, and for how many seconds."""
 
+_MOST_VERDICTS = 8
+"""Verdicts that one message of an edge is answered by, where much was decided while it was away."""
+
 _E, _S = WorkerEvent, WorkerState
 _GONE, _HERE = (_S.ABSENT, _S.TOMB), (_S.LIVE, _S.FINISHED)
 # Conditions and what is done, case by case.
@@ -40,7 +44,7 @@ _CREATE = ("room; full, draining or version not held; prefix not here", "create,
 _REVIVE = ("at or below the closed attempt; above", "ignore; as if absent")
 _REOPEN = ("lower attempt; the same; higher; another text", "ignore; hello; merge, hello; refuse")
 _DRAFT = ("usable or early; stale or duplicate; after a gap", "hold; drop; report the gap")
-_CLOSE = ("at or above the attempt; below", "free, or keep the text; ignore")
+_CLOSE = ("at or above the attempt; below", "free, or keep the text, no delivery; ignore")
 _RESULT = ("of this chain; of another", "extend, verdict; drop")
 _FAILED = ("the item under way; another", "free, internal error; ignore")
 _EVENTS = {Draft: WorkerEvent.DRAFT, Poll: WorkerEvent.POLL, Close: WorkerEvent.CLOSE}
@@ -53,6 +57,7 @@ class WorkerMachine:
         config: name and bounds of the worker.
 
     Attributes:
+        deliveries: Places for answers that are delivered; to be read only.
         draining: true if new sessions are refused; drained when `len` is 0 too. To be read only.
     """
 
@@ -62,6 +67,7 @@ class WorkerMachine:
         self._closed_at = ExpiringMap[SessionKey, int](most=_CLOSED, life=_CLOSED_LIFE)
         self._admission = Admission(config)
         self._prefixes = PrefixStore(config)
+        self.deliveries = DeliveryPlaces(config)
         self._versions = dict.fromkeys(config.versions)
         self._retired: set[str] = set()
         self.draining = False
@@ -238,11 +244,14 @@ class WorkerMachine:
         return self._flush()
 
     def tick(self, now: float) -> list[WorkerEffect]:
-        """End leases, send run-ahead tokens that have waited, forget texts that were kept long enough."""
+        """End leases, note who is silent, send run-ahead tokens that have waited, forget what was kept long enough."""
         self._closed_at.expire(now)
         self._out += [Free(key) for key in self._prefixes.expire(now)]
+        self.deliveries.expire(now)
         for session in list(self._sessions.values()):
-            if session.expires <= now:
+            if session.silent_at <= now:
+                self._happen(WorkerEvent.SILENT, session.key, now)
+            elif session.expires <= now:
                 self.counters.expired += 1
                 self._happen(WorkerEvent.EXPIRED, session.key, now)
             elif session.flush_at is not None and session.flush_at <= now:
@@ -252,11 +261,18 @@ class WorkerMachine:
     def next_tick(self) -> float | None:
         """When `tick` wants to be called; None is never. Ask again after every call."""
         at = min(
-            (min(session.expires, session.flush_at or inf) for session in self._sessions.values()),
+            (min(one.expires, one.silent_at, one.flush_at or inf) for one in self._sessions.values()),
             default=inf,
         )
-        at = min(at, self._prefixes.expires or inf)
+        at = min(at, self._prefixes.expires or inf, self.deliveries.expires)
         return None if at == inf else at
+
+    def undelivered(self, key: SessionKey, now: float, *, again: bool) -> None:
+        """The broker has not taken an answer; `again`: it may a moment later."""
+        session = self._sessions.get(key)
+        self.deliveries.leave(key)
+        if session is not None and session.delivered and again:
+            session.delivered, session.silent_at = False, now + waiting.DELIVER
 
     # How it is done
 
@@ -323,7 +339,7 @@ class WorkerMachine:
         self.counters.versions[version].prompt += len(message.prompt)
         session = WorkerSession(key, message, version, self._config, self.counters)
         session.opened_at = now
-        session.merge(message, now)
+        self._merge(session, message, now)
         self._sessions[key] = session
         self._hello(session, now)
 
@@ -355,8 +371,13 @@ class WorkerMachine:
             return
         if message.attempt > session.attempt:
             self.counters.reopened += 1
-            session.merge(message, now)
+            self._merge(session, message, now)
         self._hello(session, now)
+
+    def _merge(self, session: WorkerSession, message: Open, now: float) -> None:
+        session.merge(message, now)
+        session.deliver = self.deliveries.grant(session.key, message)
+        self.counters.undeliverable += bool(message.deliver and not session.deliver)
 
     def _hello(self, session: WorkerSession, now: float) -> None:
         """Answer an open at once, before any forward."""
@@ -365,11 +386,45 @@ class WorkerMachine:
         self._reply(session, now)
 
     def _renew(self, session: WorkerSession, now: float) -> None:
+        """The edge is there, or has a moment to show that it is."""
         session.expires = now + self._config.lease
+        session.away = False
+        owed = session.deliver and not session.delivered
+        session.silent_at = now + waiting.DELIVER if owed else inf
 
     def _reply(self, session: WorkerSession, now: float) -> None:
-        verdict = session.verdict(now, times=self._waits(session, now))
-        self._out.append(Reply(session.key[0], verdict, session.qos))
+        """Send all that was decided since the last verdict: several, where the edge was away meanwhile."""
+        for _ in range(_MOST_VERDICTS):
+            verdict = session.verdict(now, times=self._waits(session, now))
+            self._out.append(Reply(session.key[0], verdict, session.qos))
+            if session.sent == len(session.chain):
+                return
+
+    def _silent(self, key: SessionKey, now: float) -> None:
+        """The edge is away. Its text is written on to the end, whatever the lease, and then left at the broker."""
+        session = self._sessions[key]
+        session.silent_at = inf
+        if session.ended is not Fin.NONE:
+            self._deliver(session, now)
+            return
+        session.away, session.expires = True, inf
+        self._note_ready(session, now)
+
+    def _deliver(self, session: WorkerSession, now: float) -> None:
+        self.counters.delivered += 1
+        session.delivered, session.silent_at = True, inf
+        self.deliveries.kept(session.key, len(session.chain), now + session.deliver)
+        self._out.append(Deliver(session.key, session.delivery(), session.deliver))
+
+    def _deliver_rest(self, session: WorkerSession, now: float) -> None:
+        """Leave what the edge is not known to have, if it was promised: the session goes."""
+        if session.deliver and not session.delivered and len(session.chain) > session.have:
+            self._deliver(session, now)
+
+    def _withdraw(self, key: SessionKey) -> None:
+        """The edge needs no delivery any more."""
+        if self.deliveries.leave(key):
+            self._out.append(Deliver(key, None))
 
     def _waits(self, session: WorkerSession, now: float) -> tuple[int, int]:
         """Times for an answer without a forward: a queue above 0 says that work of the session waits its turn."""
@@ -383,6 +438,7 @@ class WorkerMachine:
         if message.attempt > session.attempt:
             self._unknown(key, now, message)
             return
+        away = session.away
         self._renew(session, now)
         session.note(message)
         order = (message.attempt, message.seq)
@@ -398,6 +454,8 @@ class WorkerMachine:
             self.counters.gaps += 1
             verdict = session.gap(now, self._waits(session, now))
             self._out.append(Reply(key[0], verdict, session.qos))
+        elif away and session.sent < len(session.chain):
+            self._reply(session, now)
 
     def _answer_poll(self, session: WorkerSession, now: float) -> None:
         """Answer at once, but one that follows on another one's heels a moment later, together with the next."""
@@ -418,10 +476,12 @@ class WorkerMachine:
             self.counters.ignored += 1
             return
         self.counters.closed += 1
+        self._withdraw(key)
         keep = message.reason in (CloseReason.DONE, CloseReason.CANCELLED)
         self._end(session, message.attempt, now, keep=keep)
 
     def _bury(self, key: SessionKey, now: float, message: Close) -> None:
+        self._withdraw(key)
         self._remember(key, message.attempt, now)
 
     def _remember(self, key: SessionKey, attempt: int, now: float) -> None:
@@ -458,6 +518,7 @@ class WorkerMachine:
 
     def _drop(self, key: SessionKey, now: float) -> None:
         session = self._sessions[key]
+        self._deliver_rest(session, now)
         self._end(session, session.attempt, now)
 
     def _yield(self, key: SessionKey, now: float) -> None:
@@ -467,6 +528,7 @@ class WorkerMachine:
     def _let_go(self, key: SessionKey, now: float) -> None:
         session = self._sessions[key]
         self._error(key, session.attempt, ErrorCode.UNKNOWN, qos=session.qos)
+        self._deliver_rest(session, now)
         self._end(session, session.attempt, now)
 
     def _ignore(self, key: SessionKey, now: float, *_: object) -> None:
@@ -474,6 +536,8 @@ class WorkerMachine:
 
     def _end(self, session: WorkerSession, attempt: int, now: float, *, keep: bool = False) -> None:
         del self._sessions[session.key]
+        if not session.delivered:
+            self.deliveries.leave(session.key)
         if session.ended is Fin.NONE:
             self._admission.ended(session, now)
         self._remember(session.key, attempt, now)
@@ -486,12 +550,16 @@ class WorkerMachine:
 
     def _answer(self, session: WorkerSession, item: WorkItem, times: tuple[int, int], now: float) -> None:
         """Send what a result decided, at once or, in pure run-ahead, together with the next."""
+        beyond = session.beyond_credit
         if session.ended is not Fin.NONE:
             self._admission.ended(session, now)
+            self._renew(session, now)
             self._out.append(ReleaseToCache(session.key) if self._config.prefixes else Free(session.key))
-        elif not item.seq and now < session.verdict_at + waiting.SHARED:
+        elif not (beyond or item.seq) and now < session.verdict_at + waiting.SHARED:
             if session.flush_at is None:
                 session.flush_at = session.verdict_at + waiting.SHARED
+            return
+        if beyond:
             return
         verdict = session.verdict(now, echo=item.seq, times=times)
         self._out.append(Reply(session.key[0], verdict, session.qos))
@@ -533,8 +601,17 @@ class WorkerMachine:
         (_GONE, (_E.FAILED,), _ignore, (), "", "ignore"),
         ((_S.LIVE,), (_E.FAILED,), _fail, (_S.TOMB, _S.LIVE), *_FAILED),
         ((_S.FINISHED,), (_E.FAILED,), _fail, (_S.TOMB, _S.FINISHED), *_FAILED),
+        ((_S.LIVE,), (_E.SILENT,), _silent, (), "its answer is to be delivered", "write on to the end"),
+        ((_S.FINISHED,), (_E.SILENT,), _silent, (), "its answer is to be delivered", "deliver"),
         (_HERE, (_E.EXPIRED,), _drop, (_S.TOMB,), "", "free"),
-        (_HERE, (_E.RELEASED,), _let_go, (_S.TOMB,), "", "unknown, free"),
+        (
+            _HERE,
+            (_E.RELEASED,),
+            _let_go,
+            (_S.TOMB,),
+            "",
+            "unknown, deliver what there is if that is to be, free",
+        ),
         ((_S.LIVE,), (_E.YIELDED,), _yield, (_S.TOMB,), "", "unknown, free, as its device has the most"),
         ((_S.FINISHED,), (_E.DISPLACED,), _drop, (_S.TOMB,), "", "free, as the oldest of too many"),
     )

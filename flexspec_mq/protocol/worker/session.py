@@ -1,6 +1,7 @@
 """A session at a worker: its chain, the batches held for it, and what may be decided next."""
 
 from dataclasses import dataclass
+from math import inf
 
 import msgspec
 
@@ -8,7 +9,17 @@ from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows, WorkerConfig, WorkerCounters, WorkItem
-from schemas.messages import MAX_DRAFT_TOKENS, MAX_VERDICT_TOKENS, Draft, Fin, Open, Poll, Sampling, Verdict
+from schemas.messages import (
+    MAX_DRAFT_TOKENS,
+    MAX_VERDICT_TOKENS,
+    Delivery,
+    Draft,
+    Fin,
+    Open,
+    Poll,
+    Sampling,
+    Verdict,
+)
 
 MOST_HELD = 8
 """Batches kept per session until usable; on overflow the one with the lowest `have` goes, then the farthest."""
@@ -49,6 +60,10 @@ class WorkerSession:
         ready_since: since when there is something to compute, or None.
         opened_at: when it was created here.
         expires: end of the lease.
+        deliver: seconds for which the broker keeps the answer, if the edge is away when it is written; 0 is not at all.
+        delivered: whether that was left there since the newest open.
+        silent_at: when the edge is taken to be away, or `inf`.
+        away: whether it is: the text is written on without credit, and what goes beyond that is not sent.
         flush_at: when decided but unsent tokens are due, or None.
         polled_at: when a poll was last answered at once.
         qos: level of the edge's newest message.
@@ -77,6 +92,9 @@ class WorkerSession:
         self.ready_since: float | None = None
         self.opened_at = 0.0
         self.expires = 0.0
+        self.deliver = 0
+        self.delivered = self.away = False
+        self.silent_at = inf
         self.flush_at: float | None = None
         self.verdict_at = 0.0
         self.polled_at = float("-inf")
@@ -100,6 +118,7 @@ class WorkerSession:
         """Take an attempt above ours: the edge's committed prefix is the authority."""
         self.attempt = opened.attempt
         self._greet = True
+        self.delivered = False
         self.held = []
         self.fork = 0
         self._gap_at = -1
@@ -175,7 +194,7 @@ class WorkerSession:
         if self.ended is not Fin.NONE or self.flight is not None:
             return False
         n = len(self.chain)
-        return n - self.have < self._ahead or any(batch.start <= n for batch in self.held)
+        return self.away or n - self.have < self._ahead or any(batch.start <= n for batch in self.held)
 
     def next_item(self, now: float) -> WorkItem:
         """Make an item of all contiguous batches that fit, else of run-ahead, and note it as in flight."""
@@ -211,8 +230,8 @@ class WorkerSession:
             end: position after the edge's draft.
             drafted: tokens of that draft.
         """
-        credit = self.have + self._ahead - end - 1
         before_limit = self.identity.limit - end - 1
+        credit = before_limit if self.away else self.have + self._ahead - end - 1
         return max(0, min(self._worker_draft, credit, before_limit, _MOST_DRAFTED - drafted))
 
     def _merged(self, n: int) -> tuple[tuple[int, ...], list[Batch]]:
@@ -312,6 +331,11 @@ class WorkerSession:
         return len(self.prompt) + len(self.chain) + 1
 
     @property
+    def beyond_credit(self) -> bool:
+        """Whether more is decided than the edge has room for, and it is away."""
+        return self.away and len(self.chain) > self.have + self._ahead
+
+    @property
     def owes_since(self) -> float | None:
         """Since when the edge waits for what is being computed or will be next; None if for nothing."""
         return self.flight.waiting_since if self.flight is not None else self.ready_since
@@ -356,7 +380,14 @@ class WorkerSession:
             None if rows.granted is None else min(rows.granted, MAX_DRAFT_TOKENS),
             self.recommended if self._greet else None,
             rows.forced,
+            self.deliver if self._greet else 0,
         )
+
+    def delivery(self) -> Delivery:
+        """The whole answer, as far as it is written."""
+        n = len(self.chain)
+        tokens, digest = self.chain.tokens(0, n), self.chain.digest(n)
+        return Delivery(self.key[1], self.attempt, tokens, digest, self.ended, self._config.worker)
 
     def gap(self, now: float, times: tuple[int, int]) -> Verdict:
         """A verdict from what the edge has, saying that something before its newest batch is missing."""

@@ -46,6 +46,9 @@ class WorkerConfig:
         device_sessions: live sessions of one device.
         device_tokens: tokens of one device's live sessions, with which no further one is taken.
         lease: whole seconds of silence after which a session is freed.
+        deliver_for: seconds for which an answer is kept for its edge at most; 0 keeps none.
+        device_deliveries: answers of one device that are promised or kept.
+        deliver_bytes: bytes of all answers that are promised or kept, as far as they may come to.
         prefixes, prefix_life: texts of sessions that are over, kept so that their edge can go on from them, the
             oldest dropped first, and for how many seconds. 0 keeps none, and no prefix is ever known.
     """
@@ -58,6 +61,9 @@ class WorkerConfig:
     device_sessions: int = 2**31
     device_tokens: int = 2**31
     lease: int = waiting.LEASE
+    deliver_for: int = 0
+    device_deliveries: int = 64
+    deliver_bytes: int = 64_000_000
     prefixes: int = 0
     prefix_life: float = 600.0
 
@@ -80,6 +86,7 @@ class WorkerEvent(StrEnum):
     CLOSE = "close"
     RESULT = "result"
     FAILED = "failed forward"
+    SILENT = "silent edge"
     EXPIRED = "lease over"
     DISPLACED = "displaced"
     RELEASED = "worker leaves"
@@ -191,6 +198,8 @@ class WorkerCounters:
         dropped: results for a chain that had changed or gone.
         failed: items that the engine could not compute.
         verdicts: sent.
+        undeliverable: opens that asked for a delivery and were granted none, for want of a place.
+        delivered: answers left at the broker, whole or as far as they were written.
         closed, expired: sessions freed by the edge, by their lease.
         ignored: messages without consequence.
         versions: counts by target version, of those that are held.
@@ -219,6 +228,8 @@ class WorkerCounters:
     dropped: int = 0
     failed: int = 0
     verdicts: int = 0
+    undeliverable: int = 0
+    delivered: int = 0
     closed: int = 0
     expired: int = 0
     ignored: int = 0
