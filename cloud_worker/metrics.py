@@ -111,6 +111,12 @@ class WorkerMetrics(Collector):
             ("rounds", "Work items given to the engine", counters.items),
             ("verdicts", "Verdicts sent", counters.verdicts),
             ("held_seconds", "Time that steps waited for sessions about to come back", worker.window.held),
+            ("deliveries", "Answers left at the broker for devices that were away", counters.delivered),
+            (
+                "undeliverable",
+                "Opens that asked for a delivery and were promised none, for want of a place",
+                counters.undeliverable,
+            ),
             ("malformed", "Messages that could not be read", worker.malformed),
             (
                 "unread_messages",
@@ -131,6 +137,8 @@ class WorkerMetrics(Collector):
         for name, what, value in (
             ("devices", "Devices whose quota of messages is kept account of", admission.devices),
             ("kept_texts", "Texts kept for their edges to go on from", machine.prefixes),
+            ("delivery_places", "Answers promised to devices, or kept for them", len(machine.deliveries)),
+            ("delivery_bytes", "Bytes that these may take at the broker", machine.deliveries.nbytes),
             ("capacity_sessions", "Live sessions that are taken", worker.settings.capacity),
             ("tasks", "Tasks of the event loop", len(asyncio.all_tasks())),
             ("ready", "1 if it takes new sessions", not worker.not_ready),

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 SERVERS = ("vllm", "sglang")
 """Engines that are somebody else's servers."""
-MAX_LEASE = 86_400
-"""Seconds; the most that a verdict can say."""
+MAX_LEASE, MAX_DELIVER = 86_400, 604_800
+"""Seconds; the most that a verdict can say of a lease, and of how long it is kept."""
 
 
 def _random_name() -> str:
@@ -219,6 +219,31 @@ class QuotaSettings(Section):
     device_burst_ms: Annotated[
         float, Setting(help="ms that this may come to at once, after a rest", unit="ms", above=0)
     ] = 300.0
+    device_deliveries: Annotated[
+        int,
+        Setting(
+            help="answers that are promised to one device or kept for it at the broker, as it asked for a delivery",
+            least=1,
+        ),
+    ] = 64
+    deliver_mb: Annotated[
+        int,
+        Setting(
+            help="memory of the broker for answers that this worker keeps there, of all devices",
+            unit="MB",
+            least=1,
+            most=2**20,
+        ),
+    ] = 64
+    deliver_for: Annotated[
+        int,
+        Setting(
+            help="seconds for which an answer is kept there at most; 0 keeps none",
+            unit="seconds",
+            least=0,
+            most=MAX_DELIVER,
+        ),
+    ] = 86_400
     inbound_mb: Annotated[
         int, Setting(help="memory for messages that wait to be read", unit="MB", least=1, most=2**20)
     ] = 16

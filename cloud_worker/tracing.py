@@ -10,7 +10,7 @@ from cloud_worker.engine.interface import StepResult
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.telemetry import Telemetry, TextSpan
 from flexspec_mq.transport.properties import read_properties
-from schemas.messages import Close, Error, ErrorCode, Fin, Open, Verdict
+from schemas.messages import Close, Error, ErrorCode, Fin, Open
 
 if TYPE_CHECKING:
     from flexspec_mq.protocol.worker.session import WorkerSession
@@ -31,6 +31,7 @@ class SessionSpans:
         self._telemetry = telemetry
         self._worker = worker
         self._spans: dict[SessionKey, TextSpan] = {}
+        self._sessions: dict[SessionKey, WorkerSession] = {}
         self._took: dict[SessionKey, Counter[str]] = {}
 
     def opened(self, message: Open, session: WorkerSession | None, properties: bytes) -> None:
@@ -50,6 +51,7 @@ class SessionSpans:
             return
         identity, edge = session.identity, session.key[0]
         self._took[session.key] = Counter(attempt=message.attempt)
+        self._sessions[session.key] = session
         self._spans[session.key] = TextSpan(
             self._telemetry,
             "text_completion",
@@ -82,24 +84,24 @@ class SessionSpans:
 
     def note(self, effects: Sequence[WorkerEffect], closes: Close | None = None) -> None:
         """End the spans of sessions that have their last token, or are gone; `closes` if their edge says so."""
-        gone = "", "expired" if closes is None else closes.reason.name.lower()
-        ends: dict[SessionKey, tuple[str, str]] = {}
+        gone = "expired" if closes is None else closes.reason.name.lower()
+        errors: dict[SessionKey, str] = {}
         for effect in effects:
-            if isinstance(effect, Reply):
-                ends[effect.edge, effect.message.session] = _end_by(effect.message)
+            if isinstance(effect, Reply) and isinstance(effect.message, Error):
+                errors[effect.edge, effect.message.session] = _error(effect.message)
         for effect in effects:
             if isinstance(effect, Free | ReleaseToCache):
-                self._end(effect.key, *ends.get(effect.key, gone))
+                self._end(effect.key, errors.get(effect.key, gone))
 
     def close(self) -> None:
         """End all spans, as the worker ends without its sessions having done so."""
         for key in tuple(self._spans):
-            self._end(key, "", "stopped")
+            self._end(key, "stopped")
 
-    def _end(self, key: SessionKey, finish: str, error: str) -> None:
+    def _end(self, key: SessionKey, error: str) -> None:
         if (span := self._spans.pop(key, None)) is None:
             return
-        took = self._took.pop(key)
+        took, finish = self._took.pop(key), _FINISHED.get(self._sessions.pop(key).ended, "")
         span.note(
             {
                 "gen_ai.response.finish_reasons": [finish] if finish else None,
@@ -110,11 +112,9 @@ class SessionSpans:
                 "flexspec.forward_ms": took["forward_ms"],
             }
         )
-        span.end(error)
+        span.end("" if finish else error)
 
 
-def _end_by(message: Verdict | Error) -> tuple[str, str]:
-    """Why a text is complete, and why a session is none, by the message before its end."""
-    if isinstance(message, Error):
-        return "", "released" if message.code is ErrorCode.UNKNOWN else message.code.name.lower()
-    return _FINISHED.get(message.fin, ""), ""
+def _error(message: Error) -> str:
+    """Why a session ends before its text does."""
+    return "released" if message.code is ErrorCode.UNKNOWN else message.code.name.lower()

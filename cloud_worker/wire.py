@@ -13,7 +13,7 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
 from flexspec_mq.transport.base import Subscription
-from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, Poll, Verdict
+from schemas.messages import NO_SESSION, Close, Delivery, Draft, Error, ErrorCode, Open, Poll, Verdict
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
@@ -79,7 +79,17 @@ class WorkerWire:
         status = msgspec.structs.replace(status, credential=self.keys.status_credential)
         return self.keys.signed_status(self._codec.encode_status(status))
 
-    def encode(self, edge: str, message: Verdict | Error, now: float) -> bytes | None:
+    def keep(self, edge: str, session: int, now: float) -> None:
+        """Keep the key of a session whose answer is promised, until `forget`."""
+        if self.keys is not None:
+            self.keys.keep(edge, session, now)
+
+    def forget(self, edge: str, session: int) -> None:
+        """The session is not here any more."""
+        if self.keys is not None:
+            self.keys.forget(edge, session)
+
+    def encode(self, edge: str, message: Verdict | Error | Delivery, now: float) -> bytes | None:
         """The payload of an answer; None if the key of its session has gone, so that nobody would believe it.
 
         An error that is of no session, or of one without a key, goes out as it is: it is for devices without keys,
@@ -89,7 +99,8 @@ class WorkerWire:
         if self.keys is None or not message.session:
             return plain
         try:
-            return self.keys.wrap(edge, message.session, plain, now)
+            introduced = isinstance(message, Delivery)
+            return self.keys.wrap(edge, message.session, plain, now, introduced=introduced)
         except KeysRefused as error:
             if isinstance(message, Error):
                 return plain

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
@@ -29,9 +30,9 @@ from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.dated import Dated, ExpiryLog, lapsed
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.tasks import endless
-from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
+from flexspec_mq.errors import LinkDown, PublishRefused, RemoteProtocolError, UsageError
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer, WorkerEffect
+from flexspec_mq.protocol.effects import Deliver, Free, ReleaseToCache, Reply, Transfer, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
 from flexspec_mq.scheduling.batching_window import BatchingWindow
@@ -41,7 +42,17 @@ from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbo
 from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
+from schemas.messages import (
+    MAX_DRAFT_TOKENS,
+    PROTOCOL_VERSION,
+    Close,
+    Draft,
+    Error,
+    ErrorCode,
+    Open,
+    Poll,
+    Verdict,
+)
 from schemas.status import MAX_MS, WorkerStatus
 
 if TYPE_CHECKING:
@@ -108,6 +119,9 @@ class CloudWorker:
                 prefixes=settings.capacity if facts.keeps else 0,
                 device_sessions=quotas.device_sessions,
                 device_tokens=quotas.device_tokens,
+                deliver_for=quotas.deliver_for,
+                device_deliveries=quotas.device_deliveries,
+                deliver_bytes=1_000_000 * quotas.deliver_mb,
             )
         )
         self.admission = MessageAdmission(
@@ -364,14 +378,17 @@ class CloudWorker:
         inbound: Inbound,
         version: str | None,
     ) -> None:
-        over = self.machine.counters.over_quota
+        counters = self.machine.counters
+        over, undeliverable = counters.over_quota, counters.undeliverable
         effects = self.machine.receive(edge, message, now, inbound.qos, version)
         if self._spans is not None and isinstance(message, Open):
             self._spans.opened(
                 message, self.machine.sessions.get((edge, message.session)), inbound.properties
             )
-        if self.machine.counters.over_quota > over:
+        if counters.over_quota > over:
             self.admission.charge(edge, TURNED_AWAY)
+        if counters.undeliverable > undeliverable and self._throttle.due(edge, "undeliverable", now):
+            _log.warning("session %s/%d: no place to keep its answer", edge, message.session)
         self.admission.charge(edge, ANSWER * sum(isinstance(effect, Reply) for effect in effects))
         self._do(effects, message if isinstance(message, Close) else None)
 
@@ -413,19 +430,15 @@ class CloudWorker:
             self._spans.note(effects, closes)
         for effect in effects:
             if isinstance(effect, Reply):
-                message = effect.message
-                if isinstance(message, Error) and message.session and message.code not in _ROUTINE:
-                    name, why = message.code.name.lower(), message.detail
-                    if self._throttle.due(effect.edge, name, time.monotonic()):
-                        _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
-                topic = topics.verdict_topic(effect.edge)
-                payload = self._wire.encode(effect.edge, message, time.monotonic())
-                if payload is not None:
-                    self._publish_queue.put(Outbound(topic, payload, effect.qos))
+                self._reply(effect)
+            elif isinstance(effect, Deliver):
+                self._deliver(effect)
             elif isinstance(effect, Free | ReleaseToCache | Transfer):
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
                 self.window.forget(effect.key)
+                if effect.key not in self.machine.sessions:
+                    self._wire.forget(*effect.key)
                 if self.family is not None:
                     self.family.ended()
         if self._changes or self.machine.ready():
@@ -433,6 +446,40 @@ class CloudWorker:
             self.engine.wake()
         self._timer.set()
         self._emptied.set()
+
+    def _reply(self, effect: Reply) -> None:
+        edge, message, now = effect.edge, effect.message, time.monotonic()
+        if isinstance(message, Error) and message.session and message.code not in _ROUTINE:
+            name, why = message.code.name.lower(), message.detail
+            if self._throttle.due(edge, name, now):
+                _log.warning("session %s/%d: refused, %s %s", edge, message.session, name, why)
+        payload = self._wire.encode(edge, message, now)
+        if payload is not None:
+            self._publish_queue.put(Outbound(topics.verdict_topic(edge), payload, effect.qos))
+        if isinstance(message, Verdict) and message.delivers:
+            self._wire.keep(edge, message.session, now)
+
+    def _deliver(self, effect: Deliver) -> None:
+        """Have the broker keep an answer, or forget it."""
+        (edge, session), message, now = effect.key, effect.message, time.monotonic()
+        payload = b"" if message is None else self._wire.encode(edge, message, now)
+        if payload is None:
+            self.machine.undelivered(effect.key, now, again=False)
+            return
+        if message is not None:
+            _log.info("session %s/%d: %d tokens left at the broker", edge, session, len(message.tokens))
+        topic, expiry = topics.delivery_topic(edge, session), effect.keep or None
+        self._publish_queue.put(
+            Outbound(topic, payload, 1, retain=True, expiry=expiry), partial(self._undelivered, effect)
+        )
+
+    def _undelivered(self, effect: Deliver, error: LinkDown | PublishRefused) -> None:
+        edge, session = effect.key
+        if self._throttle.due(edge, "undelivered", time.monotonic()):
+            _log.warning("session %s/%d: not left at the broker: %s", edge, session, error.message)
+        if effect.message is not None:
+            self.machine.undelivered(effect.key, time.monotonic(), again=isinstance(error, LinkDown))
+            self._timer.set()
 
     async def _step_loop(self, thread: EngineThread) -> None:
         while True:

@@ -124,13 +124,24 @@ class EdgeKeys:
         self.trust = Trust(identity)
         self.trust.on_change = self._take_up
 
-    def begin(self, session: int, version: str) -> None:
+    def begin(self, session: int, version: str, private: bytes | None = None, sent: int = 0) -> None:
         """Draw the keys of a session that begins, by its number and target version.
+
+        Args:
+            session: number of the session.
+            version: target version.
+            private: what `private` gave of the same session in an earlier life of this process.
+            sent: messages that it has sent then at most: a number under which two were sealed would give both away.
 
         Raises:
             UsageError: the deployment has no opening key for the version.
         """
-        self._rings[session] = self._begun(session, version)
+        key = X25519PrivateKey.generate() if private is None else X25519PrivateKey.from_private_bytes(private)
+        self._rings[session] = self._begun(session, version, key, sent)
+
+    def private(self, session: int) -> bytes:
+        """The private key of a session that goes on, 32 bytes: with it all that was said in it can be read."""
+        return self._rings[session].private.private_bytes_raw()
 
     def wrap(
         self, message: Open | Draft | Poll | Close, worker: str | None, plain: bytes, now: float
@@ -241,14 +252,13 @@ class EdgeKeys:
     def _ring(self, session: int, now: float) -> Keyring | None:
         return self._rings.get(session) or self._ended.get(session, now)
 
-    def _begun(self, session: int, version: str) -> Keyring:
+    def _begun(self, session: int, version: str, private: X25519PrivateKey, sent: int) -> Keyring:
         opening = self.trust.statement.opening_of(version)
         if opening is None:
             raise UsageError(
                 f"the deployment has no opening key for version {version}",
                 hint="`flexspec-broker add-worker --version` makes one, for a worker that serves the version",
             )
-        private = X25519PrivateKey.generate()
         meant = SessionContext(
             self._name,
             self._identity.credential.serial,
@@ -256,7 +266,7 @@ class EdgeKeys:
             session,
             private.public_key().public_bytes_raw(),
         )
-        return Keyring(meant, private, self._opening(meant, private, opening))
+        return Keyring(meant, private, self._opening(meant, private, opening), sent)
 
     def _opening(self, meant: SessionContext, private: X25519PrivateKey, opening: bytes) -> Sealer:
         shares = share(private, opening), share(self._private, opening)

@@ -80,6 +80,7 @@ class WorkerKeys:
         self._life = lease + _AFTER_THE_LEASE
         self._most = max(_LEAST_SESSIONS, 2 * capacity)
         self._devices = ExpiringMap[str, ExpiringMap[int, _Keyring]](most=_MOST_DEVICES, life=self._life)
+        self._kept: dict[tuple[str, int], _Keyring] = {}  # for as long as their sessions are here
         self._openings = ExpiringMap[str, tuple[tuple[X25519PrivateKey, bytes], ...]](most=_MOST_VERSIONS)
         self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=waiting.KEY_ASKED)
         self.trust = Trust(identity)
@@ -122,8 +123,15 @@ class WorkerKeys:
         self._keep(edge, ring, now)
         return plain, envelope.session
 
-    def wrap(self, edge: str, session: int, plain: bytes, now: float) -> bytes:
+    def wrap(self, edge: str, session: int, plain: bytes, now: float, *, introduced: bool = False) -> bytes:
         """Put an answer, a payload of the codec, under the session's key with a device.
+
+        Args:
+            edge: the device.
+            session: number of the session.
+            plain: payload of the codec.
+            now: seconds.
+            introduced: whether it introduces this worker in any case, as the device may know no key any more.
 
         Raises:
             KeysRefused: the key is not here any more.
@@ -132,8 +140,18 @@ class WorkerKeys:
         if ring is None:
             raise KeysRefused(KeyReason.NO_KEY, f"session {session} has no key here any more")
         ring.sent += 1
-        introduction = None if ring.introduced else Introduction(ring.ephemeral, self.credential)
+        known = ring.introduced and not introduced
+        introduction = None if known else Introduction(ring.ephemeral, self.credential)
         return enveloped(ring.down, plain, session=session, counter=ring.sent, introduction=introduction)
+
+    def keep(self, edge: str, session: int, now: float) -> None:
+        """Keep the key of a session until `forget`, however long its device is silent."""
+        if (ring := self._ring(edge, session, now)) is not None:
+            self._kept[edge, session] = ring
+
+    def forget(self, edge: str, session: int) -> None:
+        """Keep the key of a session for no longer than those of others."""
+        self._kept.pop((edge, session), None)
 
     def version_of(self, edge: str, session: int, now: float) -> str | None:
         """Version of a session as its device told it; None if the key is not here any more."""
@@ -158,6 +176,8 @@ class WorkerKeys:
         return all(public != stated for _, public in self._openings_of(version))
 
     def _ring(self, edge: str, session: int, now: float) -> _Keyring | None:
+        if (kept := self._kept.get((edge, session))) is not None:
+            return kept
         sessions = self._devices.get(edge, now)
         return None if sessions is None else sessions.get(session, now)
 
@@ -253,6 +273,7 @@ class WorkerKeys:
 
     def _forget_revoked(self) -> None:
         revoked = self.trust.statement.revoked
+        self._kept = {key: ring for key, ring in self._kept.items() if ring.session.device not in revoked}
         for _, sessions in self._devices.items():  # noqa: PERF102  it has no values()
             for number in [number for number, ring in sessions.items() if ring.session.device in revoked]:
                 sessions.pop(number)
