@@ -28,6 +28,33 @@ Shown = Commit | Provisional | Finish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """A text that an earlier life of the node has begun, with what fixes it beside the request.
+
+    Attributes:
+        session: number of its session.
+        life: lives that have gone before, at least one; no number that one of them has used comes again.
+        private: private key of its session; empty without keys.
+        committed: tokens that are decided.
+    """
+
+    session: int
+    life: int
+    private: bytes = b""
+    committed: tuple[int, ...] = ()
+
+    @property
+    def attempts(self) -> int:
+        """Number of the newest attempt that an earlier life may have published."""
+        return self.life << 16
+
+    @property
+    def sent(self) -> int:
+        """Messages that earlier lives may have sealed."""
+        return self.life << 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """A text to write.
 
@@ -50,6 +77,9 @@ class GenerationRequest:
         grammar: texts that are allowed; None allows all.
         engine: name and version of the reader of grammars at the version's workers.
         compiled: the grammar, where this device can read it too.
+        deliver: seconds for which the answer shall be kept at the broker, should the node be away when it is written.
+        kept: whether another life of the node goes on with it: when this one ends, no worker is told.
+        resume: what an earlier life has left of it; None for a new one.
         span: span of the text; None where nobody wants it.
         provisional: whether the draft may write on alone while nobody answers.
     """
@@ -71,6 +101,9 @@ class GenerationRequest:
     grammar: Grammar | None = None
     engine: str = ""
     compiled: CompiledGrammar | None = None
+    deliver: int = 0
+    kept: bool = False
+    resume: Resume | None = None
     span: TextSpan | None = None
     provisional: bool = False
 

@@ -34,6 +34,7 @@ from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.worker import StatedTimes
 from flexspec_mq.controller.explain import Planned
 from flexspec_mq.controller.observation import DeviceReading
+from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.errors import (
@@ -66,6 +67,7 @@ from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
     NOISE_VERSION,
     Close,
+    Delivery,
     Error,
     ErrorCode,
     Identity,
@@ -86,6 +88,8 @@ _log = logging.getLogger(__name__)
 
 _SESSIONS = 2**32 - 1
 """Numbers that a session can have: 1 and up, as the worker's errors about no session at all name 0."""
+_UNCLAIMED = 4_000_000
+"""Bytes of answers that may be of texts which have not gone on yet; the oldest are dropped first."""
 _TELL_EVERY = 10.0
 """Seconds from one warning of messages that cannot be read to the next."""
 _FINAL_REFUSALS = (0x87, 0x90, 0x95)
@@ -119,6 +123,7 @@ class EdgeNode:
         status: the node's own status, with what was seen of each version; to read.
         failure: error that broke the node for good; None while it works.
         malformed: messages that could not be read, or made no sense.
+        unclaimed: answers that a worker had left at the broker, and that were of no text of ours.
     """
 
     def __init__(
@@ -147,6 +152,8 @@ class EdgeNode:
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  jitter and session names
         self._numbers = count(self._rng.randrange(_SESSIONS))
         self._verdicts = topics.verdict_topic(settings.edge)
+        self._answers = ExpiringMap[int, bytes](most=2**31, most_weight=_UNCLAIMED, weigh=len)
+        self.unclaimed = 0
         self._tick_at = inf
         self._tick: asyncio.TimerHandle | None = None
         self._timer_work = asyncio.Event()
@@ -241,7 +248,11 @@ class EdgeNode:
             needs=FOR_SESSIONS,
             will=self.status.will,
             birth=lambda: [self.status.message()],
-            subscriptions=(Subscription(self._verdicts), *self.wire.subscriptions),
+            subscriptions=(
+                Subscription(self._verdicts),
+                Subscription(topics.delivery_filter(self.settings.edge)),
+                *self.wire.subscriptions,
+            ),
         )
         async with connect(ours) as link:
             with closing(self._drafts), self.link.using(link):
@@ -253,7 +264,10 @@ class EdgeNode:
                         yield self
                     finally:
                         for generation in list(self._sessions.values()):
-                            self.cancel(generation)
+                            if generation.request.kept:
+                                self._end(generation, Finish(FinishReason.CANCELLED))
+                            else:
+                                self.cancel(generation)
                         if not await self._queue.flush(waiting.FAREWELL):
                             _log.info("left with %d messages unpublished", len(self._queue))
 
@@ -275,7 +289,9 @@ class EdgeNode:
         if self.failure is not None:
             raise self.failure
         # One after the other from a random start: no number comes again while any worker may remember it.
-        session = 1 + next(self._numbers) % _SESSIONS
+        session, resume = 1 + next(self._numbers) % _SESSIONS, request.resume
+        if resume is not None:
+            session = resume.session
         version = request.version or self.settings.version
         sampling, text = request.sampling, request.text
         fingerprint = self._fingerprint if text is None else text.fingerprint
@@ -301,11 +317,14 @@ class EdgeNode:
                 version=version,
                 identity=identity,
                 prompt=request.prompt,
+                committed=() if resume is None else resume.committed,
+                attempts=0 if resume is None else resume.attempts,
+                deliver=request.deliver,
                 finish_at=request.finish_at,
                 deadline=None if request.timeout is None else now + request.timeout,
                 keyed=self.wire.keyed,
                 alone=partial(self._provisional_tokens, version) if request.provisional else None,
-                patience=request.wait or self.settings.wait or None,
+                patience=request.wait or request.deliver or self.settings.wait or None,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
                 answers=None if answers is None else answers.recall,
@@ -318,12 +337,14 @@ class EdgeNode:
             partial(self._device_reading, energy) if energy or self._battery else None,
             partial(self.directory.elsewhere, version),
         )
-        self.wire.begin(session, version)
+        self.wire.begin(session, version, resume)
         self.directory.used()
         generation = self._sessions[session] = Generation(session, request, machine, energy, answers)
         if not self.link.is_up:
             self._perform(generation, machine.link_down(now))
         self._perform(generation, machine.start(now))
+        if (answer := self._answers.pop(session)) is not None:
+            self._receive(Inbound(topics.delivery_topic(self.name, session), answer), now)
         return generation
 
     def _is_idle(self) -> bool:
@@ -425,6 +446,8 @@ class EdgeNode:
         try:
             if inbound.topic == self._verdicts:
                 self._receive_message(inbound.payload, now)
+            elif (session := topics.session_of_delivery(inbound.topic, self.name)) is not None:
+                self._receive_delivery(session, inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound, now)
             elif self.devices.take(inbound.topic, inbound.payload) or (
@@ -451,7 +474,7 @@ class EdgeNode:
         if generation is not None:
             generation.received(len(payload))
             self._perform(generation, generation.machine.receive(message, now))
-        elif isinstance(message, Verdict):
+        elif isinstance(message, Verdict | Delivery):
             for send in close_unknown(message):
                 topic = topics.draft_topic(str(send.to_worker), self.settings.edge)
                 self._queue.put(Outbound(topic, self.wire.encode(send, now), send.qos))
@@ -459,7 +482,33 @@ class EdgeNode:
             what = "did not read messages" if message.code is ErrorCode.BUSY else "could not read a message"
             _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
 
-    def _misled(self, generation: Generation, message: Verdict | Error) -> bool:
+    def _receive_delivery(self, session: int, payload: bytes, now: float) -> None:
+        """Take an answer that a worker left at the broker, which then need not keep it.
+
+        One that comes before its text, as the node has just started, waits for it.
+        """
+        if not payload:  # cleared
+            return
+        if session in self._sessions:
+            self._clear(session)
+            self._receive_message(payload, now)
+            return
+        for other, _ in self._answers.put(session, payload, now):
+            self._clear(other)
+        asyncio.get_running_loop().call_later(waiting.UNCLAIMED, self._give_back, session, payload)
+
+    def _give_back(self, session: int, payload: bytes) -> None:
+        """No text has begun that this answer is of: the broker and its worker need not keep it."""
+        if self._answers.get(session, 0.0) is payload:
+            self._answers.pop(session)
+            self.unclaimed += 1
+            self._clear(session)
+            self._receive(Inbound(self._verdicts, payload), time.monotonic())
+
+    def _clear(self, session: int) -> None:
+        self._queue.put(Outbound(topics.delivery_topic(self.name, session), b"", 1, retain=True))
+
+    def _misled(self, generation: Generation, message: Verdict | Delivery | Error) -> bool:
         """Take what a session's worker says of sampling; whether that ended the session, to be begun again."""
         request, version = generation.request, generation.machine.version
         if not isinstance(message, Verdict) or message.recommended is None or message.worker is None:

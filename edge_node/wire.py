@@ -20,11 +20,11 @@ from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
 from flexspec_mq.protocol.effects import Send
 from flexspec_mq.protocol.lives import Life, life_of
 from flexspec_mq.transport.base import Outbound, Subscription
-from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
+from schemas.messages import MAX_DELIVERED_TOKENS, Delivery, Error, Verdict
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from edge_node.generation import Generation
+    from edge_node.generation import Generation, Resume
     from edge_node.settings import EdgeSettings
     from flexspec_mq.keys.edge import EdgeKeys, FromWorker
     from flexspec_mq.keys.trust import Trust
@@ -61,7 +61,7 @@ class Wire:
         self._statuses = ExpiringMap[str, tuple[Life, float]](most=_MOST_WORKERS)
         self._keys = keys
         self._reply = publish
-        self._codec = Codec(MAX_VERDICT_TOKENS, compresses=keys is None)
+        self._codec = Codec(MAX_DELIVERED_TOKENS, compresses=keys is None)
         self._newest = -inf, ""  # when something was refused that could have been an answer, and why
         self.subscriptions = () if keys is None else (Subscription(topics.statement_topic()),)
         self.refusals = KeyRefusals()
@@ -94,8 +94,8 @@ class Wire:
             dates.look(self.dated, self._clock())
             await asyncio.sleep(waiting.LOOK_DATES)
 
-    def begin(self, session: int, version: str) -> None:
-        """Begin a session.
+    def begin(self, session: int, version: str, resume: Resume | None = None) -> None:
+        """Begin a session, or go on with one of an earlier life.
 
         Raises:
             UsageError: the deployment has no opening key for the version.
@@ -105,7 +105,12 @@ class Wire:
             if why := self.lapsed:
                 hint = self._keys.trust.dated.advice
                 raise WorkerError(f"{why}, so no worker is believed for a new text", hint=hint)
-            self._keys.begin(session, version)
+            private, sent = (None, 0) if resume is None else (resume.private or None, resume.sent)
+            self._keys.begin(session, version, private, sent)
+
+    def private(self, session: int) -> bytes:
+        """The private key of a session that goes on; empty without keys."""
+        return b"" if self._keys is None else self._keys.private(session)
 
     def ended(self, session: int, now: float) -> None:
         """End a session."""
@@ -133,7 +138,7 @@ class Wire:
 
     def decode(
         self, payload: bytes, sessions: Mapping[int, Generation], now: float
-    ) -> Verdict | Error | None:
+    ) -> Verdict | Delivery | Error | None:
         """Read a payload of a worker; None if it only asked for a key, and was answered.
 
         Raises:
@@ -220,12 +225,12 @@ class Wire:
         hint = f"answers came and were not believed, the last: {what}; --keys of both sides must be of one deployment"
         return type(error)(error.message, hint=hint)
 
-    def _message(self, plain: bytes) -> Verdict | Error:
+    def _message(self, plain: bytes) -> Verdict | Delivery | Error:
         try:
             message = self._codec.decode(plain)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
-        if not isinstance(message, Verdict | Error):
+        if not isinstance(message, Verdict | Delivery | Error):
             raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
         return message
 
@@ -243,7 +248,9 @@ class Wire:
         return KeysRefused(KeyReason.UNKEYED, says)
 
 
-def _check_speaker(sealed: FromWorker, message: Verdict | Error, generation: Generation | None) -> None:
+def _check_speaker(
+    sealed: FromWorker, message: Verdict | Delivery | Error, generation: Generation | None
+) -> None:
     """Refuse a message that is not of the session and worker whose key it came under.
 
     Raises:

@@ -11,8 +11,11 @@ _MOST = 16
 class Peers:
     """Attempts and workers of one session.
 
+    Args:
+        attempts: number of the newest attempt that may have been published before.
+
     Attributes:
-        attempt: newest published open; 0 before the first.
+        attempt: newest published open; `attempts` before the first.
         floor: hellos of lower attempts are not adopted: their chain is known to be another than ours.
         worker: adopted worker, if any.
         current: the attempt that it holds.
@@ -20,10 +23,10 @@ class Peers:
         stuck: whether it was left although it answered; then only new tokens count as a sign of life.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, attempts: int) -> None:
         self._known: OrderedDict[str, int] = OrderedDict()
-        self.attempt = 0
-        self.floor = 1
+        self.attempt = attempts
+        self.floor = attempts + 1
         self.worker: str | None = None
         self.current = 0
         self.former: str | None = None

@@ -172,6 +172,7 @@ class Sender:
             b""
             if to is not None or (reuse and reuse.grammar == request.identity.grammar)
             else request.grammar,
+            request.deliver,
         )
         qos = plan.qos if plan.open_qos is None else plan.open_qos
         return Send(reuse.worker if reuse else to, message, qos, expiry)

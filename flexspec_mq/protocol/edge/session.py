@@ -39,6 +39,7 @@ from schemas.messages import (
     MAX_IN_FLIGHT,
     Close,
     CloseReason,
+    Delivery,
     Error,
     ErrorCode,
     Fin,
@@ -75,11 +76,12 @@ _NEW, _OPENING, _ACTIVE, _DONE = EdgeState.NEW, EdgeState.OPENING, EdgeState.ACT
 _LIVE, _BEGUN, _ALL = (_OPENING, _ACTIVE), (_OPENING, _ACTIVE, _DONE), tuple(EdgeState)
 
 
-def close_unknown(message: Verdict) -> list[Send]:
+def close_unknown(message: Verdict | Delivery) -> list[Send]:
     """Close a session that this edge does not know (any more), if a worker says that it holds it."""
     if message.worker is None:
         return []
-    close = Close(message.session, message.attempt, message.start, CloseReason.DONE)
+    have = message.start if isinstance(message, Verdict) else len(message.tokens)
+    close = Close(message.session, message.attempt, have, CloseReason.DONE)
     return [Send(message.worker, close, 0, None)]
 
 
@@ -102,6 +104,8 @@ class EdgeSession:
         surprises: events that have no row in the state that they met.
         finished: why the text ended; None while it goes on.
         nobody: true if the broker says that nobody listens to opens of the version, and no worker has answered since.
+        delivers: seconds for which the adopted worker keeps the answer at the broker, should this edge be away when it
+            is written; 0 if it does not.
         written: text that the worker of a session that is over holds, and another text could go on from.
 
     Raises:
@@ -129,7 +133,7 @@ class EdgeSession:
             estimates or NodeEstimates(), policy, self._rtt, request.version, len(request.prompt), device
         )
         self._text = SessionText(request)
-        self._peers = Peers()
+        self._peers = Peers(request.attempts)
         self._others = others
         alone = request.alone is not None
         self._timers = SessionTimers(self._rtt, rng, request.deadline, request.patience, alone=alone)
@@ -153,6 +157,7 @@ class EdgeSession:
         self._failures = 0  # of the text or the worker, in a row
         self._undone = 0  # adoptions that ended in "unknown", in a row
         self.nobody = False
+        self.delivers = 0
         self.written: Written | None = None
 
     # What can be read
@@ -225,7 +230,7 @@ class EdgeSession:
             raise LocalProtocolError("a session starts once")
         return self._event(EdgeEvent.START, now)
 
-    def receive(self, message: Verdict | Error, now: float) -> list[Effect]:
+    def receive(self, message: Verdict | Delivery | Error, now: float) -> list[Effect]:
         """Take a message of this session.
 
         Raises:
@@ -236,9 +241,12 @@ class EdgeSession:
         if isinstance(message, Verdict):
             self.counters.verdicts += 1
             return self._event(EdgeEvent.VERDICT, now, message)
+        if isinstance(message, Delivery):
+            self.counters.deliveries += 1
+            return self._event(EdgeEvent.DELIVERY, now, message)
         return self._event(_ERRORS.get(message.code, EdgeEvent.REFUSED), now, message)
 
-    def is_of(self, worker: str, message: Verdict | Error) -> bool:
+    def is_of(self, worker: str, message: Verdict | Delivery | Error) -> bool:
         """Whether a message may be one of this worker, which made it and which it may not name.
 
         A verdict that names nobody counts as one of the adopted worker, if it is of the attempt that this one holds.
@@ -521,6 +529,7 @@ class EdgeSession:
             self._state = EdgeState.ACTIVE
             self._asked = False
             self._timers.adopted(None if verdict.worker is None else verdict.lease, now)
+            self.delivers = self.delivers if verdict.worker is None else verdict.delivers
             self._control.adopted(worker, now)
             if self._request.keyed and verdict.start + len(verdict.tokens) < self._text.have:
                 self._resume(worker, now)
@@ -591,7 +600,26 @@ class EdgeSession:
             self._asked = True
             self._poll(now)
 
-    def _late_verdict(self, now: float, verdict: Verdict) -> None:  # noqa: ARG002  the table's signature
+    def _delivery(self, now: float, delivery: Delivery) -> None:
+        """Commit an answer as a verdict from any worker: our own digest confirms it, or it is none of this text."""
+        self._timers.heard(now)
+        self._alone = 0
+        whole = Verdict(
+            delivery.session, delivery.attempt, 0, 0, delivery.tokens, delivery.digest, delivery.fin, 0, 0
+        )
+        if self._text.judge(whole) is not Agreement.AGREED:
+            self.counters.diverged += 1
+            return
+        if delivery.fin is not Fin.NONE:
+            self._peers.met(delivery.worker, delivery.attempt)
+        added = self._text.commit(whole)
+        if added.tokens:
+            self._out.append(Commit(added.start, added.tokens, added.origins(told=False)))
+            self._progress(now, added)
+        if added.reason is not None:
+            self._finish(added.reason)
+
+    def _late_verdict(self, now: float, verdict: Verdict | Delivery) -> None:  # noqa: ARG002  the table's signature
         if self._online and verdict.worker is not None:
             self._close(verdict.worker, self._peers.attempt, CloseReason.DONE)
         else:
@@ -752,7 +780,9 @@ class EdgeSession:
         ((_ACTIVE,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
          "new tokens; a gap, or a start beyond `have`; diverged, or stuck; hello of another worker",
          "commit, send what is ready, finish where the text ends; poll; open again; close that one"),
-        ((_DONE,), (EdgeEvent.VERDICT,), _late_verdict, (), "names its worker", "close that worker"),
+        (_LIVE, (EdgeEvent.DELIVERY,), _delivery, _BEGUN,
+         "new tokens; diverged", "commit, finish where the text ends; ignore"),
+        ((_DONE,), (EdgeEvent.VERDICT, EdgeEvent.DELIVERY), _late_verdict, (), "names its worker", "close that worker"),
         ((_OPENING,), (EdgeEvent.BUSY,), _busy, (),
          "newest attempt; the open named a prefix", "open after the worker's retry time; open in full"),
         ((_OPENING,), (EdgeEvent.NEED_PREFIX,), _open_in_full, (),

@@ -49,6 +49,9 @@ class SessionRequest:
         identity: all that determines the text beside the prompt.
         prompt: token ids, at least one.
         committed: tokens already decided, when an interrupted text is resumed. No `Commit` is given for them.
+        attempts: number of the newest attempt of an earlier life of the process, at most; this one goes on from there.
+        deliver: seconds that the answer shall be kept at the broker, should this edge be away when it is written; 0
+            asks for no delivery.
         finish_at: stop strings. Called with the committed tokens after each new one; anything but None ends the
             text right there (its value should be that length; a shorter one cannot take back what was shown).
         deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
@@ -70,6 +73,8 @@ class SessionRequest:
     identity: Identity
     prompt: tuple[int, ...]
     committed: tuple[int, ...] = ()
+    attempts: int = 0
+    deliver: int = 0
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     deadline: float | None = None
     keyed: bool = False
@@ -167,6 +172,7 @@ class EdgeCounters:
         committed: tokens that these committed.
         drafts: drafts of device and worker that met the target's decision, those of one verdict as one.
         verdicts: received, of any kind.
+        deliveries: the same, of answers that a worker had left at the broker.
         drafted: tokens that the drafter gave and that fitted.
         judged: drafted tokens that met the target's decision.
         accepted: judged tokens that were equal to it.
@@ -197,6 +203,7 @@ class EdgeCounters:
     committed: int = 0
     drafts: DraftTally = field(default_factory=DraftTally)
     verdicts: int = 0
+    deliveries: int = 0
     drafted: int = 0
     judged: int = 0
     accepted: int = 0
@@ -248,6 +255,7 @@ class EdgeEvent(StrEnum):
 
     START = "start"
     VERDICT = "verdict"
+    DELIVERY = "delivery"
     BUSY = "error: busy"
     NEED_PREFIX = "error: need prefix"
     UNKNOWN = "error: unknown session"
