@@ -79,7 +79,7 @@ class GenerationRequest:
         compiled: the grammar, where this device can read it too.
         deliver: seconds for which the answer shall be kept at the broker, should the node be away when it is written.
         kept: whether another life of the node goes on with it: when this one ends, no worker is told.
-        resume: what an earlier life has left of it; None for a new one.
+        resume: remains of an earlier life of it; None for a new one.
         span: span of the text; None where nobody wants it.
         provisional: whether the draft may write on alone while nobody answers.
     """

@@ -485,7 +485,7 @@ class EdgeNode:
     def _receive_delivery(self, session: int, payload: bytes, now: float) -> None:
         """Take an answer that a worker left at the broker, which then need not keep it.
 
-        One that comes before its text, as the node has just started, waits for it.
+        If it comes before its text, as the node has just started, it waits for that.
         """
         if not payload:  # cleared
             return

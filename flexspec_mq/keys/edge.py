@@ -130,7 +130,7 @@ class EdgeKeys:
         Args:
             session: number of the session.
             version: target version.
-            private: what `private` gave of the same session in an earlier life of this process.
+            private: private key of the same session, as `private` gave it in an earlier life of this process; None draws one.
             sent: messages that it has sent then at most: a number under which two were sealed would give both away.
 
         Raises:

@@ -76,7 +76,7 @@ def slow() -> FakeEngine:
 
 
 async def left(site: Site, request: GenerationRequest, *, after: int = 20, name: str = "edge") -> Resume:
-    """What a device has on its disk that goes away in the middle of a text, without a word to its worker."""
+    """Go away in the middle of a text, without a word to its worker; return what is left of it on the disk."""
     async with site.device(name) as node:
         generation = node.generate(request)
         await until(lambda: len(generation.machine.committed) >= after)
