@@ -130,7 +130,7 @@ class EdgeKeys:
         Args:
             session: number of the session.
             version: target version.
-            private: private key of the same session, as `private` gave it in an earlier life of this process; None draws one.
+            private: private key of the session, as `private` gave it in an earlier life; None draws one.
             sent: messages that it has sent then at most: a number under which two were sealed would give both away.
 
         Raises:
