@@ -14,7 +14,7 @@ from edge_node.node import EdgeNode
 from flexspec_mq import topics
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.keys.refusals import KeyReason
-from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import PATIENCE, Daemon, FakeEngine, alone, edge_at, until, wanting, worker_at
@@ -119,8 +119,9 @@ async def text(generation: Generation) -> tuple[int, ...]:
     tokens: list[int] = []
     async with asyncio.timeout(PATIENCE):
         async for event in generation:
-            if hasattr(event, "reason"):
+            if isinstance(event, Finish):
                 assert event.reason is FinishReason.LENGTH, event
                 return tuple(tokens)
-            tokens += event.tokens  # type: ignore[union-attr]
+            assert isinstance(event, Commit)
+            tokens += event.tokens
     raise AssertionError("a generation ended without a finish")
