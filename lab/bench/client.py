@@ -32,17 +32,23 @@ class StreamedAnswer:
     """The answer to a request.
 
     Attributes:
-        text: all of it.
+        text: confirmed text.
+        provisional: unverified text behind it.
         began, ended: on this process's clock.
         times: when each piece came.
-        usage: as the API told it.
+        readable: number of characters of both, and from when on.
+        reason: reason of its end, as the API told it.
+        usage: figures, as the API told them.
         error: reason of a failure, empty if there was none.
     """
 
     text: str = ""
+    provisional: str = ""
     began: float = 0.0
     ended: float = 0.0
     times: list[float] = field(default_factory=list)
+    readable: list[tuple[float, int]] = field(default_factory=list)
+    reason: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
@@ -56,9 +62,25 @@ class StreamedAnswer:
         """Seconds to the first piece; infinite if none came."""
         return self.times[0] - self.began if self.times else float("inf")
 
+    def take(self, piece: str) -> None:
+        """Add a confirmed piece, which eats the beginning of the provisional text or, where it differs, all of it."""
+        self.text += piece
+        self.times.append(time.perf_counter())
+        self.unverified(0, self.provisional[len(piece) :] if self.provisional.startswith(piece) else "")
+
+    def unverified(self, at: int, text: str) -> None:
+        """Have `text` stand behind the first `at` characters of the provisional text."""
+        self.provisional = self.provisional[:at] + text
+        self.readable.append((time.perf_counter(), len(self.text) + len(self.provisional)))
+
 
 async def ask(
-    http: httpx2.AsyncClient, url: str, body: Mapping[str, object], *, answer: StreamedAnswer | None = None
+    http: httpx2.AsyncClient,
+    url: str,
+    body: Mapping[str, object],
+    *,
+    answer: StreamedAnswer | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> StreamedAnswer:
     """Ask for a text as a stream and read it to its end; errors are noted in the answer.
 
@@ -67,6 +89,7 @@ async def ask(
         url: URL of the API, without ``/v1``.
         body: body of the request; with `messages` it goes to the chat endpoint.
         answer: filled as the pieces come, for somebody who watches.
+        headers: headers of the request.
     """
     found = StreamedAnswer() if answer is None else answer
     path = "chat/completions" if "messages" in body else "completions"
@@ -75,7 +98,7 @@ async def ask(
     try:
         async with (
             asyncio.timeout(PATIENCE),
-            http.stream("POST", f"{url}/v1/{path}", json=asked) as response,
+            http.stream("POST", f"{url}/v1/{path}", json=asked, headers=headers) as response,
         ):
             if response.status_code != 200:
                 found.error = f"{response.status_code}: {(await response.aread()).decode()[:300]}"
@@ -123,8 +146,10 @@ async def _read(response: httpx2.Response, found: StreamedAnswer) -> None:
             found.usage = event["usage"]
         for choice in event["choices"]:
             if piece := _shown(choice):
-                found.text += piece
-                found.times.append(time.perf_counter())
+                found.take(piece)
+            found.reason = choice.get("finish_reason") or found.reason
+        if (unverified := event.get("flexspec", {}).get("provisional")) is not None:
+            found.unverified(unverified["at"], unverified["text"])
     if not done:
         found.error = "the stream ended without [DONE]"
 

@@ -23,7 +23,7 @@ from lab.bench.strategies import COLOCATED, STREAMING
 
 STRATEGIES = ("traditional", "traditional-ids", STREAMING, COLOCATED, PlanOptions().policy)
 LLAMA = "llama-server"
-_LLAMA_FLAGS = "--jinja -t 1 -tb 1 -np 1 -c 4096 --host {host} --port {port}"
+_LLAMA_FLAGS = "--jinja -t 1 -tb 1 --host {host} --port {port}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,11 +43,17 @@ def _run(argv: Sequence[str]) -> int:
         return bench.run(["--out", str(Path(scratch) / "run"), *preset, *argv])
 
 
-def llama_server(target: str, scratch: Path) -> str:
-    """The command of llama.cpp's server with the target as it is; empty where that is not installed."""
+def llama_server(target: str, scratch: Path, texts: int = 1) -> str:
+    """The command of llama.cpp's server with the target as it is; empty where that is not installed.
+
+    Args:
+        target: checkpoint, or 'default'.
+        scratch: folder for its weights.
+        texts: texts that it may write at a time.
+    """
     if shutil.which(LLAMA) is None or util.find_spec("gguf") is None:
         return ""
-    return f"{LLAMA} -m {_gguf(target, scratch)} {_LLAMA_FLAGS}"
+    return f"{LLAMA} -m {_gguf(target, scratch)} -np {texts} -c {4096 * texts} {_LLAMA_FLAGS}"
 
 
 def _gguf(target: str, scratch: Path) -> Path:

@@ -65,7 +65,7 @@ class Daemon:
     @property
     def url(self) -> str:
         """Address of its HTTP server."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.ready.get('host', '127.0.0.1')}:{self.port}"
 
     async def figures(self) -> dict[str, float]:
         """Read its ``/metrics``; only without a link."""

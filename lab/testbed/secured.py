@@ -125,15 +125,25 @@ class SecuredDeployment:
         process = await self.processes.start(WORKER, command, log=self.folder.with_name(f"{WORKER}.log"))
         self.worker = Daemon(process, metrics, await process.event(lambda event: "ready" in event))
 
-    async def start_edge(self, name: str, *flags: str) -> None:
-        """Start the edge node of a device and wait until it knows a worker."""
+    async def start_edge(self, name: str, *flags: str, side: Side = "device", wait: bool = True) -> Daemon:
+        """Start the edge node of a device and wait until it knows a worker.
+
+        Args:
+            name: name of the device.
+            flags: ones of ``flexspec-edge serve``.
+            side: side of the link.
+            wait: false to wait only until its API answers.
+        """
         config = str(self.bundle(Role.EDGE, name) / SETTINGS[Role.EDGE])
-        own = ("--config", config, "--api-port", "0", "--ready-json")
-        command = self.on("device", python("edge_node", "serve", *own, *flags))
+        state = str(self.folder.with_name(f"state-{name}"))
+        own = ("--config", config, "--state-dir", state, "--api-port", "0", "--ready-json")
+        command = self.on(side, python("edge_node", "serve", *own, *flags))
         process = await self.processes.start(name, command, log=self.folder.with_name(f"{name}.log"))
         ready = await process.event(lambda event: "port" in event)
-        self.edges.append(Daemon(process, ready["port"], ready))
-        await until_ready(name, self.edges[-1].url)
+        self.edges.append(edge := Daemon(process, ready["port"], ready))
+        if wait:
+            await until_ready(name, edge.url)
+        return edge
 
 
 async def operator(*arguments: str) -> str:
