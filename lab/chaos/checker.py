@@ -7,10 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from math import inf
 
 from lab.chaos.history import (
+    PROVISIONAL,
     Asked,
     Began,
     Committed,
@@ -24,6 +25,7 @@ from lab.chaos.history import (
     Record,
     Session,
     Struck,
+    Unverified,
     Wanted,
 )
 
@@ -36,12 +38,13 @@ TYPED = frozenset(
         "stopping",
         "deadline",
         "overloaded",
+        PROVISIONAL,
     )
 )
 """Codes that a failure may have; others are faults of ours, or of what was asked."""
-_BREAKS = frozenset(("kill", "stop", "blackhole", "up", "down", "cut"))
+_BREAKS = frozenset(("kill", "stop", "blackhole", "away", "up", "down", "cut"))
 """Kinds of faults during which a daemon or its link does not work; all others are to be borne."""
-_REFUSED = frozenset(("no_worker", "broker_unreachable"))
+_REFUSED = frozenset(("no_worker", "broker_unreachable", PROVISIONAL))
 """Codes of requests that cannot begin and name no patience."""
 _SETTLES = 2.0
 """Seconds after a fault within which a daemon is not called healthy yet."""
@@ -101,17 +104,24 @@ class Judgement:
 class _Attempt:
     asked: Asked
     pieces: list[tuple[float, str]] = field(default_factory=list)
+    provisional: str = ""
     ended: list[Ended] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         return "".join(piece for _, piece in self.pieces)
 
+    def take(self, piece: Piece) -> None:
+        self.pieces.append((piece.at, piece.piece))
+        agrees = self.provisional.startswith(piece.piece)
+        self.provisional = self.provisional[len(piece.piece) :] if agrees else ""
+
 
 @dataclass(slots=True)
 class _Session:
     name: str
     text: Wanted
+    kept: int
     had: int = 0
     over: bool = False
 
@@ -150,17 +160,29 @@ def _attempts(history: Iterable[Record], wanted: dict[int, Wanted], found: Judge
     for record in history:
         if isinstance(record, Asked) and record.text in wanted:
             attempts[record.text][record.attempt] = _Attempt(record)
-        elif isinstance(record, Asked | Piece | Ended):
+        elif isinstance(record, Asked | Piece | Unverified | Ended):
             attempt = attempts.get(record.text, {}).get(record.attempt)
             if attempt is None:
                 found.broken(Broken.FOREIGN, f"an answer to text {record.text}, which nobody wanted")
             elif isinstance(record, Piece):
-                attempt.pieces.append((record.at, record.piece))
+                attempt.take(record)
                 if attempt.ended:
                     found.broken(Broken.DOUBLED, f"text {record.text}: a piece after the end")
+            elif isinstance(record, Unverified):
+                _check_unverified(found, attempt, record, wanted[record.text])
             elif isinstance(record, Ended):
                 attempt.ended.append(record)
     return attempts
+
+
+def _check_unverified(found: Judgement, attempt: _Attempt, told: Unverified, wanted: Wanted) -> None:
+    """Unverified text is told only to who asked for it; how much of it is right is a figure."""
+    if attempt.asked.offline != PROVISIONAL:
+        found.broken(Broken.FOREIGN, f"text {told.text}: unverified text, which nobody asked for")
+    attempt.provisional = attempt.provisional[: told.begins] + told.piece
+    right = wanted.written[len(attempt.text) + told.begins :]
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(told.piece, right, strict=False)))
+    found.figures.update({"unverified characters": len(told.piece), "right of these": same})
 
 
 def _check_text(
@@ -179,6 +201,8 @@ def _check_text(
         found.broken(Broken.DOUBLED, f"{name} was answered {len(whole)} times")
     for attempt in tries.values():
         ends = [end for tried, end in whole if tried is attempt]
+        if ends and attempt.provisional:
+            found.broken(Broken.INEXACT, f"{name} ended with unverified text, {attempt.provisional[-60:]!r}")
         if attempt.text == wanted.written if ends else wanted.written.startswith(attempt.text):
             continue
         _name_difference(found, f"{name}: {attempt.text[-60:]!r}", attempt.text, wanted, others)
@@ -223,7 +247,7 @@ def _check_end(
     found.figures.update({f"ended with {end.code}": 1})
     if end.code == "connection" and _holds(device, end.at):
         return  # its device was restarted
-    if end.code not in TYPED:
+    if end.code not in TYPED or (end.code == PROVISIONAL != attempt.asked.offline):
         found.broken(Broken.UNTYPED, said)
     waited, asked = end.at - times[-2], attempt.asked
     refused = not (asked.named or attempt.pieces) and end.code in _REFUSED
@@ -237,9 +261,13 @@ def _check_end(
 
 
 def _check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found: Judgement) -> None:
-    """A device's sessions commit the text of their seed, token by token, and hear of nobody else's."""
+    """A device's sessions commit the text of their seed, token by token, and hear of nobody else's.
+
+    A process that goes on with a session of an earlier one begins behind tokens that this one had committed.
+    """
     texts = {one.seed: one for one in wanted.values()}
     sessions: dict[tuple[str, int, int], _Session] = {}
+    newest: dict[tuple[str, int], _Session] = {}
     for record in history:
         if not isinstance(record, Session | Opened | Judged | Committed | Finished):
             continue
@@ -252,7 +280,9 @@ def _check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found:
             elif text is None or text.edge != record.edge:
                 found.broken(Broken.FOREIGN, f"{name}: nobody wants this text there")
             else:
-                sessions[key] = _Session(name, text)
+                before = newest.get((record.edge, record.session))
+                newest[record.edge, record.session] = made = _Session(name, text, before.had if before else 0)
+                sessions[key] = made
         elif key not in sessions:
             found.broken(Broken.FOREIGN, f"{name} was never begun: {type(record).__name__.lower()}")
         else:
@@ -271,6 +301,8 @@ def _check_session(found: Judgement, session: _Session, record: Record) -> None:
         session.over = True
     elif isinstance(record, Committed):
         end, at = record.start + len(record.tokens), f"{name}: tokens from {record.start} on"
+        if not session.had and record.start <= session.kept:
+            session.had = record.start  # of an earlier process
         if record.start < session.had or session.over:
             found.broken(Broken.DOUBLED, f"{at}, after {'its end' if session.over else session.had}")
         elif record.start > session.had:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import msgspec
 
+PROVISIONAL = "provisional"
+"""Offline mode, and the code of an attempt that ended without the whole text, as it allows."""
+
 
 class _Record(msgspec.Struct, frozen=True, tag_field="is", tag=str.lower, omit_defaults=True):
     at: float
@@ -39,12 +42,14 @@ class Asked(_Record, frozen=True):
     Attributes:
         patience: seconds without a token before it may fail.
         named: whether the request says so; otherwise one that cannot begin is refused at once.
+        offline: offline mode.
     """
 
     text: int
     attempt: int
     patience: float
     named: bool = True
+    offline: str = "hold"
 
 
 class Piece(_Record, frozen=True):
@@ -52,6 +57,15 @@ class Piece(_Record, frozen=True):
 
     text: int
     attempt: int
+    piece: str
+
+
+class Unverified(_Record, frozen=True):
+    """A user is told of text that nobody has verified, behind so many characters of it."""
+
+    text: int
+    attempt: int
+    begins: int
     piece: str
 
 
@@ -140,7 +154,7 @@ class Left(_Record, frozen=True):
 
 
 Record = (
-    Began | Wanted | Asked | Piece | Ended | Struck | Healed
+    Began | Wanted | Asked | Piece | Unverified | Ended | Struck | Healed
     | Session | Opened | Judged | Committed | Finished | Left
 )  # fmt: skip
 _DECODER = msgspec.json.Decoder(Record)

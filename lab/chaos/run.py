@@ -17,7 +17,7 @@ from lab.bench.client import unbounded
 from lab.benchmarks.exact.grammars import Constraint
 from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import MAX_CONTEXT, ReferenceText, Text
-from lab.chaos.history import Asked, Began, Ended, HistoryFile, Piece, Wanted
+from lab.chaos.history import PROVISIONAL, Asked, Began, Ended, HistoryFile, Piece, Unverified, Wanted
 from lab.chaos.schedule import WORKERS, Ask, Fault, Schedule, Sizes, schedule
 from lab.chaos.site import LEASE, Site, site
 
@@ -151,14 +151,17 @@ class Run:
         body = {
             "prompt": list(prompt), "max_tokens": ask.limit, "temperature": ask.dice.temperature,
             "top_k": ask.dice.top_k, "top_p": ask.dice.top_p, "seed": ask.dice.seed,
-            "ignore_eos": ask.ignores_eos, "stream": True, "stream_options": {"include_usage": True},
+            "ignore_eos": ask.ignores_eos, "offline": ask.offline,
+            "stream": True, "stream_options": {"include_usage": True},
             **({} if ask.constraint is None else ask.constraint.fields),
         }  # fmt: skip
         if ask.patient:
             body["wait"] = PATIENCE
         asked = time.monotonic()
         for attempt in count(1):
-            self._answers.add(Asked(time.monotonic(), ask.number, attempt, PATIENCE, ask.patient))
+            self._answers.add(
+                Asked(time.monotonic(), ask.number, attempt, PATIENCE, ask.patient, ask.offline)
+            )
             end = await self._attempt(http, port, body, ask.number, attempt)
             self._answers.add(end)
             if not end.code or end.at - asked > PATIENCE + GRACE:
@@ -185,10 +188,7 @@ class Run:
                     if "error" in event:
                         code, why = _error(event)
                     usage = event.get("usage") or usage
-                    for choice in event.get("choices", ()):
-                        if choice["text"]:
-                            self._answers.add(Piece(time.monotonic(), text, attempt, choice["text"]))
-                        reason = choice["finish_reason"] or reason
+                    reason = self._note(event, text, attempt) or reason
                 if not (code or usage):
                     code, why = "connection", "the stream ended without its figures"
         except (httpx2.TransportError, ValueError) as error:
@@ -197,7 +197,20 @@ class Run:
             code, why = "hung", f"no end within {_HANGS:g} s"
         tokens = usage.get("completion_tokens", 0)
         ours = {name: float(usage.get("flexspec", {}).get(name, 0)) for name in FIGURES}
+        if reason == PROVISIONAL:
+            code, why = PROVISIONAL, "its patience was over"
         return Ended(time.monotonic(), text, attempt, "" if code else reason, tokens, code, why, ours)
+
+    def _note(self, event: dict[str, Any], text: int, attempt: int) -> str:
+        """Note what a user is told; the reason of the end, if it is one."""
+        reason = ""
+        for choice in event.get("choices", ()):
+            if choice.get("text"):
+                self._answers.add(Piece(time.monotonic(), text, attempt, choice["text"]))
+            reason = choice.get("finish_reason") or reason
+        if (told := event.get("flexspec", {}).get("provisional")) is not None:
+            self._answers.add(Unverified(time.monotonic(), text, attempt, told["at"], told["text"]))
+        return reason
 
 
 def _error(body: dict[str, Any]) -> tuple[str, str]:

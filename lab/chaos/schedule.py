@@ -23,11 +23,22 @@ _FIRST = 1.0
 _GREEDY = (0.0, 0, 1.0)
 _SAMPLING = (_GREEDY, _GREEDY, (0.7, 0, 1.0), (0.7, 50, 0.95), (1.0, 0, 1.0), (1.0, 0, 0.95), (1.0, 50, 1.0))
 """Temperature, top-k, top-p."""
+_OFFLINE = ("hold", "provisional", "deliver")
+"""Offline modes of texts."""
 _QUESTION = 24
 """Tokens of a question that goes on from an earlier answer."""
 
 _HOST = {"kill": 2.0, "stop": 12.0, "cut": 0.0, "blackhole": 10.0, "up": 8.0, "down": 8.0, "clock": 6.0}
-_DEVICE = {"kill": 1.0, "stop": 5.0, "cut": 0.0, "blackhole": 6.0, "up": 4.0, "down": 4.0, "clock": 6.0}
+_DEVICE = {
+    "kill": 1.0,
+    "stop": 5.0,
+    "cut": 0.0,
+    "blackhole": 6.0,
+    "away": 40.0,
+    "up": 4.0,
+    "down": 4.0,
+    "clock": 6.0,
+}
 _LANES = {
     "worker": (0.28, {**_HOST, "join": 6.0}),
     "edge": (0.4, {**_DEVICE, "storm": 10.0}),
@@ -37,8 +48,9 @@ _LANES = {
 }
 """Share of all faults, and the longest time of each kind in seconds: until it is mended, not until that shows.
 
-Kinds: ``kill -9`` and a start after it, SIGSTOP, all connections cut, nothing carried either way, or one way only; the
-clock moved by a day; a worker more, which drains at the end; messages dropped, doubled and late at a device.
+Kinds: ``kill -9`` and a start after it, SIGSTOP, all connections cut, nothing carried either way, for long too
+(``away``), or one way only; the clock moved by a day; a worker more, which drains at the end; messages dropped, doubled
+and late at a device.
 """
 
 KINDS = tuple(sorted({kind for _, kinds in _LANES.values() for kind in kinds}))
@@ -80,6 +92,7 @@ class Ask:
         limit: tokens at most.
         ignores_eos: goes on to the limit.
         patient: names its patience.
+        offline: offline mode.
         constraint: texts that it allows; None are all.
     """
 
@@ -92,6 +105,7 @@ class Ask:
     limit: int
     ignores_eos: bool
     patient: bool
+    offline: str
     constraint: Constraint | None
 
 
@@ -160,6 +174,7 @@ def _asks(
             limit=rng.randint(sizes.least, sizes.most),
             ignores_eos=constraint is None and rng.random() < 0.5,
             patient=rng.random() < 0.7,
+            offline=rng.choice(_OFFLINE),
             constraint=constraint,
         )
 

@@ -215,7 +215,12 @@ class Site:
             daemon.order(0.0, 0.0)
         else:
             assert daemon.link is not None
-            ways: dict[str, Sequence[Way]] = {"up": ("up",), "down": ("down",), "blackhole": BOTH}
+            ways: dict[str, Sequence[Way]] = {
+                "up": ("up",),
+                "down": ("down",),
+                "blackhole": BOTH,
+                "away": BOTH,
+            }
             if kind == "cut":
                 daemon.link.cut()
             else:

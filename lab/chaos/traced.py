@@ -81,7 +81,7 @@ class _Trace:
     def generate(self, _node: object, request: GenerationRequest) -> None:
         self.seed = request.sampling.seed
 
-    def begin(self, _wire: object, session: int, _version: str) -> None:
+    def begin(self, _wire: object, session: int, *_more: object) -> None:
         self.file.add(Session(*self._now, session, self.seed))
 
     def publish(self, _node: object, generation: Generation, send: Send) -> None:

@@ -27,6 +27,9 @@ def test_a_schedule_is_its_seeds_alone() -> None:
     assert len({ask.dice.seed for ask in made.asks}) == 80
     assert all(ask.after is None or ask.after < ask.number for ask in made.asks)
     assert 25 < sum(ask.constraint is not None for ask in made.asks) < 55
+    assert all(
+        sum(ask.offline == mode for ask in made.asks) > 12 for mode in ("hold", "provisional", "deliver")
+    )
     assert not any(ask.constraint and ask.ignores_eos for ask in made.asks)
     assert {fault.target for fault in made.faults} == {
         *SIZES.edges,
@@ -37,7 +40,7 @@ def test_a_schedule_is_its_seeds_alone() -> None:
         "disk",
         *WAYS,
     }
-    kinds = "attack blackhole clock cut down full join kill stop storm up"
+    kinds = "attack away blackhole clock cut down full join kill stop storm up"
     assert {fault.kind for fault in made.faults} == set(kinds.split())
     lanes = defaultdict(list)
     for fault in made.faults:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from lab.chaos.checker import Broken, check
 from lab.chaos.history import (
+    PROVISIONAL,
     Asked,
     Began,
     Committed,
@@ -24,6 +25,7 @@ from lab.chaos.history import (
     Record,
     Session,
     Struck,
+    Unverified,
     Wanted,
 )
 
@@ -42,11 +44,12 @@ class Drawn:
         self.at += self.rng.uniform(0.0, after)
         self.records.append(kind(self.at, *fields))
 
-    def session(self, edge: str, session: int, seed: int, tokens: tuple[int, ...]) -> None:
-        whose = edge, self.rng.randrange(2), session
+    def session(
+        self, edge: str, session: int, seed: int, tokens: tuple[int, ...], life: int = 0, start: int = 0
+    ) -> None:
+        whose = edge, life, session
         self.add(Session, *whose, seed)
         self.add(Opened, *whose)
-        start = 0
         while start < len(tokens):
             end = self.rng.randint(start + 1, len(tokens))
             self.add(Judged, *whose, "w1", start, end - start)
@@ -65,19 +68,24 @@ def drawn(seed: int) -> list[Record]:
         tokens = tuple(1000 * text + number for number in range(many))
         words = [f"{token} " for token in tokens]
         made.add(Wanted, text, 77 + text, edge, tokens, "".join(words), "length")
-        made.add(Asked, text, 1, PATIENCE)
-        session, attempt = 10 * text, 1
-        if rng.random() < 0.5:  # its device is killed in the middle
-            made.session(edge, session, 77 + text, tokens[: rng.randrange(many)])
+        made.add(Asked, text, 1, PATIENCE, True, PROVISIONAL)
+        session, life, start, attempt = 10 * text, rng.randrange(2), 0, 1
+        if rng.random() < 0.5:  # its device is killed in the middle, and goes on with it, or begins anew
+            had = rng.randrange(many)
+            made.session(edge, session, 77 + text, tokens[:had], life)
             made.add(Piece, text, 1, words[0])
+            made.add(Unverified, text, 1, 0, rng.choice((words[1], "nonsense")))
             made.add(Struck, 100 + text, "kill", edge)
             made.add(Ended, text, 1, "", 0, "connection", "refused")
             made.add(Healed, 100 + text, after=9.0)
-            session, attempt = session + 1, 2
-            made.add(Asked, text, 2, PATIENCE)
+            attempt, life = 2, life + 2
+            session, start = rng.choice(((session, rng.randint(0, had)), (session + 1, 0)))
+            made.add(Asked, text, 2, PATIENCE, True, PROVISIONAL)
         made.add(Struck, text, rng.choice(("stop", "storm", "clock")), rng.choice((*WORKERS, "broker")))
-        made.session(edge, session, 77 + text, tokens)
-        for word in words:
+        made.session(edge, session, 77 + text, tokens, life, start)
+        for number, word in enumerate(words):
+            guess = "".join(words[number : rng.randint(number, many)])
+            made.add(Unverified, text, attempt, 0, guess, after=0.0)
             made.add(Piece, text, attempt, word)
         made.add(Healed, text)
         made.add(Ended, text, attempt, "length", many)
@@ -109,16 +117,18 @@ def twice(kind: type[Record]) -> Callable[[list[Record]], None]:
 
 
 def failed(
-    code: str, seconds: float, *, struck: str = "", named: bool = True
+    code: str, seconds: float, *, struck: str = "", named: bool = True, offline: str = PROVISIONAL
 ) -> Callable[[list[Record]], None]:
     """Let the last answer fail after some seconds, maybe with something broken meanwhile."""
 
     def change(history: list[Record]) -> None:
         del history[last(history, Ended) :]
-        swap(Asked, named=named)(history)
+        swap(Asked, named=named, offline=offline)(history)
         asked = history[last(history, Asked)]
         assert isinstance(asked, Asked)
-        history[:] = [one for one in history if not (isinstance(one, Piece) and one.text == asked.text)]
+        history[:] = [
+            one for one in history if not (isinstance(one, Piece | Unverified) and one.text == asked.text)
+        ]
         if struck:
             history += [Struck(asked.at - 1, 900, "stop", struck), Healed(asked.at + seconds, 900)]
         history += [Ended(asked.at + seconds, asked.text, asked.attempt, "", 0, code, "why")]
@@ -126,12 +136,37 @@ def failed(
     return change
 
 
+def unverified(mode: str) -> Callable[[list[Record]], None]:
+    """Tell the last user of unverified text before the end."""
+
+    def change(history: list[Record]) -> None:
+        swap(Asked, offline=mode)(history)
+        end = history[last(history, Ended)]
+        assert isinstance(end, Ended)
+        history.insert(last(history, Ended), Unverified(end.at, end.text, end.attempt, 0, "more "))
+
+    return change
+
+
+def behind_nothing(history: list[Record]) -> None:
+    """A new process goes on with the last session behind a token more than this one committed."""
+    done = history[last(history, Committed)]
+    assert isinstance(done, Committed)
+    new = {"life": done.life + 9}
+    of = next(
+        one
+        for one in history
+        if isinstance(one, Session) and (one.edge, one.session) == (done.edge, done.session)
+    )
+    history += [replace(of, **new), replace(done, start=done.start + len(done.tokens) + 1, **new)]
+
+
 def foreign(history: list[Record]) -> None:
     """The last user gets what belongs to the first."""
     wanted, mine = history[1], history[last(history, Piece)]
     assert isinstance(wanted, Wanted)
     assert isinstance(mine, Piece)
-    others = [one for one in history if not isinstance(one, Piece) or one.text != mine.text]
+    others = [one for one in history if not isinstance(one, Piece | Unverified) or one.text != mine.text]
     history[:] = [*others, replace(mine, piece=wanted.written.partition(" ")[0] + " ")]
 
 
@@ -155,7 +190,7 @@ WRONG: dict[str, tuple[Broken, Callable[[list[Record]], None]]] = {
     "an end counts otherwise": (Broken.INEXACT, swap(Ended, tokens=lambda tokens: tokens + 1)),
     "an end has another reason": (Broken.INEXACT, swap(Ended, reason="stop")),
     "tokens are committed twice": (Broken.DOUBLED, twice(Committed)),
-    "tokens are not committed": (Broken.LOST, swap(Committed, start=lambda start: start + 1)),
+    "tokens are not committed": (Broken.LOST, swap(Committed, start=lambda start: start + 99)),
     "other tokens are committed": (
         Broken.INEXACT, swap(Committed, tokens=lambda tokens: tuple(token + 1 for token in tokens)),
     ),
@@ -180,6 +215,13 @@ WRONG: dict[str, tuple[Broken, Callable[[list[Record]], None]]] = {
     "a failure while workers hang in turn": (Broken.HEALTHY, apart),
     "a refusal beside a healthy worker": (Broken.HEALTHY, failed("no_worker", 9.0, struck="w1", named=False)),
     "a refusal that takes its time": (Broken.LATE, failed("no_worker", 40.0, struck="broker", named=False)),
+    "a provisional end that was not allowed": (
+        Broken.UNTYPED, failed("provisional", 125.0, struck="broker", offline="hold"),
+    ),
+    "a provisional end beside a healthy worker": (Broken.HEALTHY, failed("provisional", 125.0, struck="w1")),
+    "unverified text that nobody asked for": (Broken.FOREIGN, unverified("deliver")),
+    "unverified text in an answer": (Broken.INEXACT, unverified(PROVISIONAL)),
+    "a session goes on behind what was never there": (Broken.LOST, behind_nothing),
     "silence": (Broken.SILENT, swap(Ended, at=lambda at: at + GRACE + 20)),
     "a place that is kept": (Broken.KEPT, swap(Left, value=1.0)),
 }  # fmt: skip
@@ -216,11 +258,12 @@ def test_time_from_a_fault_to_the_next_piece_is_measured(target: str, measured: 
     assert [seconds for each in check(history).back.values() for seconds in each] == [1.0]
 
 
+@pytest.mark.parametrize("code", ["no_worker", PROVISIONAL])
 @pytest.mark.parametrize(("seconds", "named"), [(125.0, True), (2.0, False)])
 @given(st.integers(0, 2**32))
 def test_a_failure_is_borne_where_nobody_could_be_reached_for_its_patience(
-    seconds: float, named: bool, seed: int
+    code: str, seconds: float, named: bool, seed: int
 ) -> None:
     history = drawn(seed)
-    failed("no_worker", seconds, struck="broker", named=named)(history)
+    failed(code, seconds, struck="broker", named=named)(history)
     assert {violation.rule for violation in check(history).violations} == {Broken.LOST}
