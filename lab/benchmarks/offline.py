@@ -216,7 +216,7 @@ class Site:
         numbers = range(number * args.abreast, (number + 1) * args.abreast)
         texts = [Text(way, its) for its in numbers for way in args.ways]
         tasks = [asyncio.create_task(self.ask(text, text.answer)) for text in texts]
-        while not all(len(text.answer.text) > args.tokens or text.answer.ended for text in texts):  # noqa: ASYNC110
+        while not all(len(text.answer.text) > args.tokens // 2 or text.answer.ended for text in texts):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
         self.link.seek(max(0.0, outage.starts_s - _BEGINS_S))
         cut = time.perf_counter() + _BEGINS_S
