@@ -30,7 +30,7 @@ from edge_node.link_state import LinkState, NodeState
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
 from flexspec_mq import topics, waiting
-from flexspec_mq.controller.estimators.node import NodeEstimates
+from flexspec_mq.controller.estimators.node import NodeEstimates, ProvisionalShare
 from flexspec_mq.controller.estimators.worker import StatedTimes
 from flexspec_mq.controller.explain import Planned
 from flexspec_mq.controller.observation import DeviceReading
@@ -195,6 +195,10 @@ class EdgeNode:
     def plans(self) -> dict[str, Planned]:
         """The newest plan of each version of which a text was begun."""
         return self._estimates.plans()
+
+    def provisional_share(self, version: str) -> ProvisionalShare:
+        """How much of what the draft wrote alone for a version was confirmed lately."""
+        return self._estimates.version(version, time.monotonic()).provisional
 
     @property
     def active_versions(self) -> set[str]:

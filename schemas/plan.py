@@ -94,7 +94,8 @@ class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
         age_s: seconds since the newest tokens that the plan knows of came; null before any.
         alternatives: plans that it was chosen among, itself included, the fastest first; none where the policy compares
             nothing, or knows too little yet.
-        estimates: figures that it was made from, by name; docs/controller.md says what each is.
+        estimates: figures that it was made from, by name, and ``provisional``, the share of what the draft wrote alone
+            that the target wrote as well, lately; docs/controller.md says what each is.
         limits: limits that it keeps, or cannot; none where the node's settings have none.
     """
 

@@ -19,7 +19,7 @@ from edge_node.completion.generator import plan_told
 from flexspec_mq import waiting
 from schemas.catalogue import CatalogueVersion
 from schemas.node import FleetView, LinkView, NodeView, PlanView, VersionView, WorkerView
-from schemas.plan import VersionPlan
+from schemas.plan import PlanEstimate, VersionPlan
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from edge_node.node import EdgeNode
+    from flexspec_mq.controller.explain import Planned
 
     _Told = tuple[str, msgspec.Struct, msgspec.Struct]
     """Id of the text that an event is about, or nothing; its data; the same without what differs at each look."""
@@ -137,13 +138,20 @@ def _plan(node: EdgeNode) -> Iterator[_Told]:
             age_s=None if planned.seen.at is None else max(0.0, now - planned.seen.at),
             plan=plan_told(planned),
             alternatives=list(planned.alternatives),
-            estimates=dict(planned.estimates()),
+            estimates=_estimates(node, version, planned),
             limits=list(planned.limits),
         )
         for version, planned in sorted(node.plans.items())
     ]
     if data:
         yield "", PlanView(data=data), PlanView(data=[replace(plan, age_s=None) for plan in data])
+
+
+def _estimates(node: EdgeNode, version: str, planned: Planned) -> dict[str, PlanEstimate]:
+    estimates, alone = dict(planned.estimates()), node.provisional_share(version)
+    if alone.drafted:
+        estimates["provisional"] = PlanEstimate(value=alone.share, unit="share", tries=alone.drafted)
+    return estimates
 
 
 def _fleet(node: EdgeNode) -> Iterator[_Told]:

@@ -369,25 +369,27 @@ class Writing:
         begun, heard = False, time.monotonic()
         while True:
             event = await self.generation.event(waiting.SILENT_TEXT if begun else _LOOK)
+            stuck = event is None and not begun
+            if stuck and self._alone and self._service.settled_alone(self.generation):
+                self._by.node.cancel(self.generation)
+                yield Finish(FinishReason.PROVISIONAL)
+                return
+            if stuck and not self._alone and self._service.unserved(self.generation):
+                self._by.node.cancel(self.generation)
+                await self._service.wait()
+                await self._open()
+                continue
+            confirms = isinstance(event, Commit | Finish)
+            if not confirms and time.monotonic() - heard >= waiting.SILENT_TEXT:
+                self._service.tell(self.generation)
             if event is None:
-                if self._alone:
-                    if not begun and self._service.settled_alone(self.generation):
-                        self._by.node.cancel(self.generation)
-                        yield Finish(FinishReason.PROVISIONAL)
-                        return
-                elif not begun and self._service.unserved(self.generation):
-                    self._by.node.cancel(self.generation)
-                    await self._service.wait()
-                    await self._open()
-                elif time.monotonic() - heard >= waiting.SILENT_TEXT:
-                    self._service.tell(self.generation)
                 continue
             if not begun and self.generation.misled:
                 self._misled = True
                 yield Provisional(0, ())
                 await self._open()
                 continue
-            if not isinstance(event, Provisional):
+            if confirms:
                 begun, heard = True, time.monotonic()
                 self._service.goes_on()
             yield event

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 _REASONS = {
     "stop": "stop",
     "length": "length",
+    "provisional": "provisional",
     "failed": "error",
     "cancelled": "abort",
     "stopped": "abort",
     "deadline": "deadline",
 }
-"""Why a text ended, in vLLM's words; a deadline is one of ours."""
+"""Why a text ended, in vLLM's words; a deadline and a text whose end nobody has verified are ours."""
 _HISTOGRAMS = (
     ("time_to_first_token_seconds", "Request to first token", instruments.FIRST_TOKEN),
     ("inter_token_latency_seconds", "Between two commits of a text", instruments.BETWEEN_TOKENS),
@@ -62,11 +63,15 @@ class _Sums:
         drafts: drafts that the target judged.
         origins: tokens by who drafted them.
         rounds: verdicts that committed.
+        provisional: tokens that the draft wrote alone.
+        confirmed: provisional tokens that the target wrote as well.
     """
 
     drafts: DraftTally = field(default_factory=DraftTally)
     origins: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
+    provisional: int = 0
+    confirmed: int = 0
 
     def add(self, counters: EdgeCounters) -> None:
         """Count what a session has shown."""
@@ -81,6 +86,8 @@ class _Sums:
             target=counters.committed - others,
         )
         self.rounds += counters.rounds
+        self.provisional += counters.provisional
+        self.confirmed += counters.provisional_confirmed
 
 
 class Metrics(Collector):
@@ -146,7 +153,7 @@ class Metrics(Collector):
         """Its session is over."""
         self.tokens, self.newest = self.tokens + figures.tokens, figures
         text.version = figures.version
-        if (writing := self._texts.pop(text, None)) is not None and writing.tokens:
+        if (writing := self._texts.pop(text, None)) is not None and (figures.tokens or figures.provisional):
             self._known(writing.version).add(writing.generation.machine.counters)
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)
@@ -223,15 +230,19 @@ class Metrics(Collector):
             active = writing is not None and writing.generation.machine.state is EdgeState.ACTIVE
             place = running if active and node.link.is_up else waiting
             place[model] += 1
-            if writing is not None and writing.tokens:
+            if writing is not None:
                 sums.setdefault(model, _Sums()).add(writing.generation.machine.counters)
         yield now("num_requests_running", "Texts that a worker writes with the node", running)
         yield now(
             "num_requests_waiting", "Texts that wait for the link, a worker or its first answer", waiting
         )
         yield from self._page.drafts({model: its.drafts for model, its in sums.items()})
-        rounds = {model: its.rounds for model, its in sums.items()}
-        yield total("rounds", "Verdicts that committed", rounds)
+        for name, about, counted in (
+            ("rounds", "Verdicts that committed", "rounds"),
+            ("provisional_tokens", "Tokens that the draft wrote alone while nobody answered", "provisional"),
+            ("provisional_confirmed_tokens", "Those that the target wrote as well", "confirmed"),
+        ):
+            yield total(name, about, {model: getattr(its, counted) for model, its in sums.items()})
         yield self._page.table(
             "generation_tokens_by_origin",
             "Tokens committed, by who had drafted them; the target's own were drafted by nobody",

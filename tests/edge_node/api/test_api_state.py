@@ -11,8 +11,9 @@ from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
 from flexspec_mq.transport.base import LinkSettings
 from schemas.status import EdgeStatus
-from tests.daemons import FakeEngine, until, worker_at
+from tests.daemons import FakeDrafter, FakeEngine, until, worker_at
 from tests.edge_node.api.served import Served, alone, content, links_to, served
+from tests.edge_node.api.test_api_events import watched
 from tests.transport.reading import Reader, linked
 
 CUT = 3.5
@@ -35,14 +36,16 @@ async def until_state(api: Served, state: str) -> dict[str, Any]:
 
 
 async def test_an_outage_is_told_while_it_lasts_and_when_it_is_over(mosquitto: PrivateBroker) -> None:
+    slow = FakeEngine(lambda _: time.sleep(0.02))
     async with (
         Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port)).listening() as link,
-        served(mosquitto, engine=FakeEngine(lambda _: time.sleep(0.02)), through=link.port) as api,
+        served(mosquitto, engine=slow, drafter=FakeDrafter(accuracy=1.0), through=link.port) as api,
         linked(LinkSettings(port=mosquitto.port, client_id="operator")) as operator,
     ):
         online = await until_state(api, "online")
         assert online["outage"] is None
-        asking = asyncio.create_task(api.chat(seed=3, max_tokens=400, ignore_eos=True))
+        asked: dict[str, Any] = {"seed": 3, "max_tokens": 400, "ignore_eos": True, "offline": "provisional"}
+        asking = asyncio.create_task(api.chat(**asked))
         await until(lambda: any(view.figures and view.figures.tokens for view in api.api.texts.views()))
         cut = time.time()
         link.stall(CUT)
@@ -54,7 +57,8 @@ async def test_an_outage_is_told_while_it_lasts_and_when_it_is_over(mosquitto: P
             assert offline["state"] == "offline"
             await asyncio.sleep(0.02)
         assert offline["waiting"] == 1
-        assert content(await asking) == alone("hello", 3, 400, ignore_eos=True)
+        answer = await asking
+        assert content(answer) == alone("hello", 3, 400, ignore_eos=True)
         online = await until_state(api, "online")
         outage = online["outage"]
         assert CUT - 0.5 <= outage["seconds"] <= time.time() - cut
@@ -63,6 +67,14 @@ async def test_an_outage_is_told_while_it_lasts_and_when_it_is_over(mosquitto: P
         assert await api.metric('flexspec_edge:state{state="online"}') == 1
         assert await api.metric('flexspec_edge:state{state="offline"}') == 0
         assert await api.metric("flexspec_edge:offline_seconds_total") >= outage["seconds"]
+        took = answer.json()["usage"]["flexspec"]
+        assert took["provisional"] >= took["provisional_confirmed"] > 0
+        for name in ("provisional", "provisional_confirmed"):
+            figure = f'flexspec_edge:{name}_tokens_total{{model_name="{api.version}"}}'
+            assert await api.metric(figure) == took[name]
+        async with watched(api) as seen:
+            (plan,) = (await seen.until("plan", bool)).data
+        assert 0 < plan.estimates["provisional"].value <= 1
         # The operator reads it by the retained status, and that nothing waits any more.
         await operator.subscribe(topics.edge_status_topic(api.node.name))
         statuses = Reader(operator)
