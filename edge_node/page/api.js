@@ -3,6 +3,9 @@ import { byId } from "./dom.js";
 
 const KEPT = "flexspec.key";
 const BACK_OFF = [0.5, 1, 2, 4, 8];
+/** @param {number} tries so far @returns {Promise<void>} when it is time for another */
+export const backOff = (tries) =>
+  new Promise((resolve) => setTimeout(resolve, BACK_OFF[Math.min(tries, BACK_OFF.length - 1)] * 1000));
 const SILENCE = 45_000;
 const NO_KEY = "The node asks for a key, and none was given. Your next question asks for it again.";
 
@@ -62,17 +65,18 @@ function askKey(refused) {
 /**
  * Asks the node. A key is asked for where it wants one, and the request made again.
  * @param {string} path relative to the page
- * @param {{body?: object, signal?: AbortSignal}} [how]
+ * @param {{body?: object | null, headers?: Record<string, string>, method?: string, signal?: AbortSignal}} [how]
  * @returns {Promise<Response>}
  * @throws {ApiError} the node refused, or does not answer
  */
-export async function request(path, { body, signal } = {}) {
+export async function request(path, { body, headers: more, method, signal } = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEPT);
     /** @type {Record<string, string>} */
-    const headers = key === null ? {} : { authorization: `Bearer ${key}` };
+    const headers = key === null ? { ...more } : { ...more, authorization: `Bearer ${key}` };
     if (body) headers["content-type"] = "application/json";
-    const how = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal };
+    const json = body ? JSON.stringify(body) : undefined;
+    const how = { method: method ?? (body ? "POST" : "GET"), headers, body: json, signal };
     const response = await fetch(path, { ...how, cache: "no-store", redirect: "error" }).catch((error) => {
       if (signal?.aborted) throw error;
       throw new ApiError("The edge node does not answer. Is flexspec-edge serve running?", "unreachable");
@@ -90,12 +94,14 @@ export async function request(path, { body, signal } = {}) {
 /**
  * Reads server-sent events.
  * @param {Response} response
- * @returns {AsyncGenerator<{event: string, data: string, comment: string}>} events and comments, as they come
+ * @returns {AsyncGenerator<{event: string, data: string, comment: string, id: string}>} events and comments, as they
+ *   come, and the id of the last event that had one
  */
 export async function* serverSent(response) {
   const reader = /** @type {ReadableStream<any>} */ (response.body).pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let event = "message";
+  let id = "";
   /** @type {string[]} */
   let data = [];
   try {
@@ -108,9 +114,10 @@ export async function* serverSent(response) {
         const [, name, text] = /^([^:]*):? ?(.*?)\r?$/.exec(line) ?? ["", "", ""];
         if (name === "event") event = text;
         else if (name === "data") data.push(text);
-        else if (line.startsWith(":")) yield { event: "", data: "", comment: text };
+        else if (name === "id") id = text;
+        else if (line.startsWith(":")) yield { event: "", data: "", comment: text, id };
         else if (name === "" || name === "\r") {
-          if (data.length) yield { event, data: data.join("\n"), comment: "" };
+          if (data.length) yield { event, data: data.join("\n"), comment: "", id };
           [event, data] = ["message", []];
         }
       }
@@ -154,7 +161,6 @@ export async function follow(seen, lost) {
       }
     }
     clearTimeout(watch);
-    const wait = BACK_OFF[Math.min(Math.max(tries, 0), BACK_OFF.length - 1)];
-    await new Promise((resolve) => setTimeout(resolve, wait * 1000));
+    await backOff(Math.max(tries, 0));
   }
 }

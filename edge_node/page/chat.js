@@ -1,5 +1,5 @@
 /** The conversation: questions, and answers whose every character says who wrote it. */
-import { ApiError, request, serverSent } from "./api.js";
+import { ApiError, backOff, request, serverSent } from "./api.js";
 import { announce, byId, eachFrame, make, many, number, seconds } from "./dom.js";
 
 /** @type {Record<string, string>} */
@@ -13,6 +13,8 @@ const WRITERS = {
 };
 /** Seconds for which a question waits for link or worker. */
 const PATIENCE = 120;
+const ALONE = "Nobody can be reached: the draft on this device writes on alone, unverified.";
+const AWAY = "The edge node went away. The answer goes on when it is back.";
 /** Answers that are marked; older ones are plain text until somebody asks, so that long conversations stay light. */
 const MARKED = 8;
 
@@ -29,7 +31,13 @@ class Turn {
     /** @type {[string, string][]} pieces that are not drawn yet */
     this.coming = [];
     this.id = "";
-    this.cut = false;
+    /** Id of the last event, behind which a stream goes on. */
+    this.place = "";
+    this.reason = "";
+    this.provisional = "";
+    this.confirmed = 0;
+    this.replaced = 0;
+    this.draft = make("span", { class: "provisional", title: ALONE });
     this.began = performance.now();
     this.answer = make("div", { class: "answer" });
     this.note = make("p", { class: "note" }, "Asking …");
@@ -39,16 +47,36 @@ class Turn {
     this.draw = eachFrame(() => atTheEnd(() => this.drawNow()));
   }
 
+  /** Name of the text in the node's outbox. @returns {string} */
+  get box() {
+    return this.id.split("-").at(-1) ?? "";
+  }
+
   /** @returns {string} */
   get state() {
     return this.node.dataset.state;
   }
 
-  /** @param {"waiting" | "writing" | "done" | "stopped" | "failed"} state @param {string} note */
+  /** @param {"waiting" | "writing" | "done" | "unverified" | "stopped" | "failed"} state @param {string} note */
   now(state, note) {
     this.node.dataset.state = state;
     this.note.textContent = note;
     this.note.hidden = !note;
+  }
+
+  /** Has text stand unverified behind what is confirmed. @param {{at: number, text: string}} change in code points */
+  unverified({ at, text }) {
+    if (!this.provisional && text) announce(ALONE);
+    this.provisional = [...this.provisional].slice(0, at).join("") + text;
+    this.draw();
+  }
+
+  /** Counts how much of the unverified text confirmed text takes the place of. @param {string} text */
+  confirm(text) {
+    const right = this.provisional.startsWith(text);
+    if (right) this.confirmed += text.length;
+    else this.replaced += this.provisional.length;
+    this.provisional = right ? this.provisional.slice(text.length) : "";
   }
 
   /** @param {string} piece @param {string} writer */
@@ -65,6 +93,7 @@ class Turn {
 
   /** Draws what came since the last frame; neighbours of one writer are one node. */
   drawNow() {
+    this.draft.remove();
     for (const [piece, writer] of this.coming.splice(0)) {
       const last = this.answer.lastElementChild;
       if (last?.dataset.writer === writer) last.firstChild.appendData(piece);
@@ -73,13 +102,16 @@ class Turn {
         this.answer.append(make("span", { "data-writer": writer, title: WRITERS[writer] }, piece));
       }
     }
+    if (!this.provisional) return;
+    this.draft.replaceChildren(make("span", { class: "unseen" }, "Unverified: "), this.provisional);
+    this.answer.append(this.draft);
   }
 
   /** Leaves the text and its figures alone; a button brings the marks back. */
   fold() {
     this.node.querySelector(".shares")?.remove();
     if (this.note.hidden) this.note.remove();
-    if (this.answer.childElementCount < 2) return;
+    if (this.answer.childElementCount < 2 || this.provisional) return;
     this.answer.replaceChildren(this.text);
     const button = make("button", { type: "button" }, "Who wrote what?");
     button.addEventListener("click", () => {
@@ -122,6 +154,10 @@ class Turn {
       const parts = [rate, many(own.rounds, "round"), version, own.exactness, `seed ${own.seed}`].filter(Boolean);
       line.append(make("br"), `${parts.join(" · ")} · `, make("a", { href: "#time" }, "where the time went"));
     }
+    if (this.confirmed + this.replaced) {
+      const sums = [`${many(this.confirmed, "character")} confirmed`, `${this.replaced} replaced`];
+      line.append(make("br"), `Written by the draft alone: ${sums.join(", ")}`);
+    }
     this.node.append(bar, line);
   }
 }
@@ -132,7 +168,7 @@ let turns = [];
 let conversation = drawName();
 /** States of the family's versions. @type {Map<string, string>} */
 let states = new Map();
-/** @type {AbortController | null} */
+/** @type {{turn: Turn, stop: AbortController} | null} */
 let writing = null;
 
 /** Says what a writer's mark means, once. @param {string} writer */
@@ -157,7 +193,7 @@ function atTheEnd(change) {
 /** @returns {Record<string, any>} what the options say of the request @throws {ApiError} a number that is none */
 function options() {
   /** @type {Record<string, any>} */
-  const asked = {};
+  const asked = { offline: byId("offline").value };
   if (byId("model").value) asked.model = byId("model").value;
   for (const id of ["temperature", "seed", "max-tokens"]) {
     const typed = byId(id).value.trim();
@@ -178,7 +214,7 @@ function messages(turn) {
   const system = byId("system").value.trim();
   const said = system ? [{ role: "system", content: system }] : [];
   for (const { question, text, state } of turns) {
-    if (!text || (state !== "done" && state !== "stopped")) continue;
+    if (!text || !["done", "stopped", "unverified"].includes(state)) continue;
     said.push({ role: "user", content: question }, { role: "assistant", content: text });
   }
   return [...said, { role: "user", content: turn.question }];
@@ -187,13 +223,15 @@ function messages(turn) {
 /** @param {Turn} turn @param {any} chunk @returns {any} the usage, in the chunk that has it */
 function take(turn, chunk) {
   if (chunk.error) throw new ApiError(chunk.error.message, chunk.error.code);
-  turn.id ||= chunk.id;
-  const text = chunk.choices[0]?.delta.content;
+  const [choice] = chunk.choices;
+  const text = choice?.delta.content;
   if (text) {
-    if (turn.state !== "writing") turn.now("writing", "");
+    turn.now("writing", "");
+    turn.confirm(text);
     for (const [piece, writer] of chunk.flexspec?.pieces ?? [[text, "target"]]) turn.add(piece, writer);
   }
-  if (chunk.choices[0]?.finish_reason === "length") turn.cut = true;
+  if (chunk.flexspec?.provisional) turn.unverified(chunk.flexspec.provisional);
+  turn.reason = choice?.finish_reason ?? turn.reason;
   return chunk.usage ?? null;
 }
 
@@ -201,35 +239,41 @@ function take(turn, chunk) {
 async function ask(question) {
   if (writing) return;
   const turn = new Turn(question);
-  const stop = (writing = new AbortController());
+  await show(turn, "v1/chat/completions", { "idempotency-key": drawName() }, () => ({
+    ...options(), messages: messages(turn), stream: true, wait: PATIENCE, prompt_cache_key: conversation,
+    stream_options: { include_origin: true, include_usage: true },
+  }));
+}
+
+/**
+ * Shows an answer as it comes. A stream that breaks is read on behind what has come.
+ * @param {Turn} turn
+ * @param {string} path
+ * @param {Record<string, string>} headers
+ * @param {() => object | null} [asked] the request's body
+ */
+async function show(turn, path, headers, asked = () => null) {
+  const stop = new AbortController();
+  writing = { turn, stop };
   busy(true);
   byId("welcome").hidden = true;
   byId("conversation").append(turn.node);
   turn.node.scrollIntoView({ block: "nearest" });
   /** @type {any} */
   let usage = null;
-  let whole = false;
   try {
-    const body = {
-      ...options(), messages: messages(turn), stream: true, wait: PATIENCE, prompt_cache_key: conversation,
-      stream_options: { include_origin: true, include_usage: true },
-    };
+    const how = { body: asked(), headers, signal: stop.signal };
     turns.push(turn);
-    const response = await request("v1/chat/completions", { body, signal: stop.signal });
-    for await (const { data, comment } of serverSent(response)) {
-      if (comment.startsWith("waiting")) {
-        turn.now(turn.text ? "writing" : "waiting", `W${comment.slice(1)}. Nothing is lost.`);
-      } else if (data === "[DONE]") whole = true;
-      else if (data) {
-        usage = take(turn, JSON.parse(data)) ?? usage;
-        if (turn.text && turn.note.textContent) turn.now("writing", "");
-      }
+    let whole = null;
+    for (let tries = 0; !(whole = await read(turn, path, how)); tries += 1) {
+      turn.now("waiting", AWAY);
+      await backOff(tries);
+      how.headers = { ...headers, ...(turn.place && { "last-event-id": turn.place }) };
     }
-    if (!whole) throw new ApiError("The answer broke off: the edge node went away.", "broken");
-    turn.now("done", turn.cut ? "Cut at the limit of tokens." : turn.text ? "" : "The answer is empty.");
-    announce(`Answer complete. ${turn.text}`);
+    usage = whole.usage;
+    ended(turn);
   } catch (error) {
-    if (stop.signal.aborted) turn.now("stopped", "Stopped.");
+    if (stop.signal.aborted || turn.state === "stopped") turn.now("stopped", "Stopped.");
     else failed(turn, error instanceof ApiError ? error.message : `The answer broke off: ${error}.`);
   } finally {
     writing = null;
@@ -243,6 +287,45 @@ async function ask(question) {
 }
 
 /**
+ * Reads a stream to its end.
+ * @param {Turn} turn
+ * @param {string} path
+ * @param {Parameters<typeof request>[1]} how
+ * @returns {Promise<{usage: any} | null>} null where it broke off, and can be read on
+ */
+async function read(turn, path, how) {
+  let usage = null;
+  try {
+    const response = await request(path, how);
+    turn.id ||= response.headers.get("x-request-id") ?? "";
+    if (turn.state === "stopped") stop();
+    for await (const { data, comment, id } of serverSent(response)) {
+      turn.place = id || turn.place;
+      if (comment.startsWith("waiting")) {
+        turn.now(turn.text ? "writing" : "waiting", `W${comment.slice(1)}. Nothing is lost.`);
+      } else if (data === "[DONE]") return { usage };
+      else if (data) usage = take(turn, JSON.parse(data)) ?? usage;
+    }
+  } catch (error) {
+    const broke = !(error instanceof ApiError) || ["unreachable", "stopping"].includes(error.code);
+    if (how?.signal?.aborted || !broke || !turn.id) throw error;
+  }
+  return null;
+}
+
+/** Says how an answer ended. @param {Turn} turn */
+function ended(turn) {
+  if (turn.reason === "provisional") {
+    turn.now("unverified", "Nobody could be reached. The end is the draft's alone, unverified.");
+    announce(`Answer ends unverified. ${turn.text}${turn.provisional}`);
+    offerAgain(turn);
+    return;
+  }
+  turn.now("done", turn.reason === "length" ? "Cut at the limit of tokens." : turn.text ? "" : "The answer is empty.");
+  announce(`Answer complete. ${turn.text}`);
+}
+
+/**
  * Says why there is no answer. The question stands in its field again, if nothing else was typed.
  * @param {Turn} turn
  * @param {string} why
@@ -250,6 +333,12 @@ async function ask(question) {
 function failed(turn, why) {
   atTheEnd(() => turn.now("failed", why));
   announce(`No answer: ${why}`);
+  offerAgain(turn);
+  if (!byId("prompt").value.trim()) byId("prompt").value = turn.question;
+}
+
+/** @param {Turn} turn */
+function offerAgain(turn) {
   const prompt = byId("prompt");
   const again = make("button", { type: "button" }, "Ask again");
   again.addEventListener("click", () => {
@@ -260,7 +349,6 @@ function failed(turn, why) {
     ask(turn.question);
   });
   atTheEnd(() => turn.node.append(again));
-  if (!prompt.value.trim()) prompt.value = turn.question;
 }
 
 /** @param {boolean} is */
@@ -278,9 +366,15 @@ function send() {
   ask(question);
 }
 
+/** Ends the answer that is written, at the node as well: a text goes on there when nobody reads it. */
 function stop() {
-  writing?.abort();
+  if (!writing) return;
+  const { turn, stop: reading } = writing;
+  turn.now("stopped", "Stopped.");
   byId("prompt").focus();
+  if (!turn.id) return; // the node has not answered yet: it is told when it does
+  request(`v1/outbox/${turn.box}`, { method: "DELETE" }).catch(() => {});
+  reading.abort();
 }
 
 /** @returns {string} */
@@ -289,7 +383,7 @@ function drawName() {
 }
 
 function begin() {
-  writing?.abort();
+  stop();
   turns = [];
   conversation = drawName();
   byId("conversation").replaceChildren();

@@ -98,7 +98,9 @@ export const times = (count) => (count === 1 ? "once" : `${count} times`);
 /** @param {number} [epoch] in seconds */
 export const clock = (epoch) => (epoch === undefined ? new Date() : new Date(epoch * 1000)).toLocaleTimeString("en-GB");
 
-/** Tells screen readers something, once. @param {string} text */
+/** Tells screen readers something, once. What was told a moment ago stays, or it would not be read. @param {string} text */
 export function announce(text) {
-  byId("announcer").textContent = text;
+  const told = byId("announcer");
+  told.append(make("p", {}, text));
+  if (told.childElementCount > 3) told.firstElementChild.remove();
 }

@@ -30,14 +30,15 @@ class PageView:
         origin: the edge node's.
         foreign: requests to anybody else.
         complaints: errors and warnings of the console, and exceptions.
-        refused: answers that the browser complains about by itself, as it must: of a key that is asked for.
+        refused: answers that the browser complains about by itself, as it must: of a key that is asked for, or of a
+            text that another node does not know.
     """
 
     page: Page
     origin: str
     foreign: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
-    refused: tuple[str, ...] = ("401", "net::ERR_", "503")
+    refused: tuple[str, ...] = ("401", "404", "net::ERR_", "503")
 
     def see(self, selector: str) -> Locator:
         """Elements by a CSS selector."""

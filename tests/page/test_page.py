@@ -1,6 +1,7 @@
 """The page of an edge node in a real Chromium: an answer, an outage, a canary, another key; nobody is kept out."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
@@ -17,7 +18,7 @@ from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.page.browser import DESKTOP, PHONE, SCHEMES, PageView, chromium, opened
-from tests.daemons import PATIENCE, FakeEngine, worker_at
+from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import alone, links_to, served
 from tests.edge_node.families import CANARY, STABLE, Family, publisher, version
 
@@ -76,7 +77,9 @@ async def test_an_answer_says_who_wrote_it_and_nobody_is_kept_out(
 async def test_an_outage_passes(browser: Any, mosquitto: PrivateBroker) -> None:
     async with (
         Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port)).listening() as link,
-        served(mosquitto, engine=FakeEngine(slow), through=link.port) as api,
+        served(
+            mosquitto, engine=FakeEngine(slow), drafter=FakeDrafter(accuracy=1.0), through=link.port
+        ) as api,
         opened(browser, api.url) as view,
     ):
         turn = await begin(view)
@@ -86,9 +89,40 @@ async def test_an_outage_passes(browser: Any, mosquitto: PrivateBroker) -> None:
         await view.until("#banner[data-kind=link]", "No link")
         await view.until("#link[data-state=offline]")
         assert await turn.get_attribute("data-state") in {"waiting", "writing"}
+        await view.until(".answer .provisional", "Unverified: ")
+        assert "unverified" in (await view.see("#announcer").text_content() or "")
+        assert await view.barriers() == []
         await view.until("#banner[data-kind=back]", "back after")
         await whole(view, turn)
+        assert await view.see(".provisional").count() == 0
+        await view.until(".figures", "Written by the draft alone")
         assert "Answer complete" in (await view.see("#announcer").text_content() or "")
+        assert await view.breaches() == []
+
+
+async def test_what_nobody_could_verify_stays_marked(browser: Any, mosquitto: PrivateBroker) -> None:
+    async def impatient(route: Any) -> None:
+        asked = route.request.post_data_json
+        await route.continue_(post_data=json.dumps({**asked, "wait": 3}))
+
+    async with (
+        Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port)).listening() as link,
+        served(mosquitto, through=link.port) as api,
+        opened(browser, api.url) as view,
+    ):
+        await whole(view, await begin(view))
+        link.stall(60.0)
+        link.cut()
+        await view.until("#link[data-state=offline]")
+        await view.page.route("**/v1/chat/completions", impatient)
+        turn = await begin(view, "again")
+        written = await view.answered(turn, "unverified")
+        assert written.startswith("Unverified: ")
+        assert len(written) > 30
+        assert "Answer ends unverified" in (await view.see("#announcer").text_content() or "")
+        for size in (DESKTOP, PHONE):
+            await view.look(size=size)
+            assert await view.barriers() == []
         assert await view.breaches() == []
 
 
@@ -135,6 +169,7 @@ async def test_a_key_is_asked_for_once_and_again_when_it_changed(
         await view.see("#prompt").fill("a thought")
         api.run.cancel()
         await asyncio.wait([api.run], timeout=PATIENCE)
+        await view.until(".note", "The edge node went away")
         async with served(mosquitto, api_key=KEYS[1], api_port=port):
             await view.until("#key-dialog[open]")
             await view.see("#key-input").fill(KEYS[1])
