@@ -26,13 +26,15 @@ from edge_node.api.events import events
 from edge_node.api.forms import TextRequest
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.sending import IGNORED
+from edge_node.api.sending import IGNORED, OUTBOX
 from edge_node.api.serving import Api, json_answer, serve_text
 from edge_node.api.settings import ApiSettings
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.metrics import Metrics
 from edge_node.completion.options import WHOLE_CONTEXT
 from edge_node.completion.store import CompletionStore
+from edge_node.outbox.journal import Journal
+from edge_node.outbox.outbox import Outbox
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon.instruments import CONTENT_TYPE
 from schemas.openai import Health, ModelList
@@ -41,7 +43,7 @@ from schemas.openapi import document
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from edge_node.api.serving import Handler
+    from edge_node.api.serving import Handler, Parser
     from edge_node.node import EdgeNode
     from flexspec_mq.models.load import LoadedText
 
@@ -130,6 +132,16 @@ _TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/readyz", "GET", _ready),
     ("/metrics", "GET", _metrics),
 )
+_PARSERS: dict[str, Parser] = {
+    "/v1/chat/completions": lambda api, body, _client: chat_request(body, api.settings.lenient),
+    "/v1/completions": lambda api, body, _client: completion_request(body, api.settings.lenient),
+    "/v1/responses": lambda api, body, client: responses.responses_request(
+        body, api.settings.lenient, store=api.responses, client=client
+    ),
+    "/api/chat": lambda api, body, _client: ollama.chat_request(body, api.settings.lenient),
+    "/api/generate": lambda api, body, _client: ollama.generate_request(body, api.settings.lenient),
+}
+"""Readers of bodies that ask for texts, by path."""
 PATHS = tuple(path for path, _, _ in _TABLE if "{" not in path)
 """Paths by which requests are counted."""
 
@@ -140,6 +152,7 @@ def create_app(
     *,
     policy: Callable[[], Policy],
     settings: ApiSettings,
+    journal: Journal | None = None,
 ) -> Starlette:
     """Make the app.
 
@@ -148,6 +161,7 @@ def create_app(
         model: whose tokenizer is the targets'.
         policy: makes the policy of each session.
         settings: settings of the API.
+        journal: keeps requests with a key; without one they are kept in memory.
 
     Returns:
         The app; `app.state.api` is its `Api`.
@@ -155,7 +169,8 @@ def create_app(
     metrics = Metrics(node)
     limit = settings.api_max_tokens or WHOLE_CONTEXT
     generator = CompletionGenerator(node, model, policy, limit)
-    texts = CompletionStore(generator, settings, metrics)
+    outbox = Outbox(journal or Journal(None, settings.bounds))
+    texts = CompletionStore(generator, settings, metrics, outbox)
     node.state.waiting = lambda: texts.waiting
     refusals = ClientRefusals(metrics.refused)
     api = Api(
@@ -166,6 +181,7 @@ def create_app(
         refusals,
         Bodies(settings),
         ResponseStore(settings),
+        _PARSERS,
         int(time.time()),
     )
     routes = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]
@@ -187,6 +203,6 @@ def _cors(settings: ApiSettings) -> list[Middleware]:
         allow_origins=settings.api_cors_origins,
         allow_methods=("GET", "POST", "DELETE"),
         allow_headers=("*",),
-        expose_headers=(HEADER.decode(), "retry-after", IGNORED),
+        expose_headers=(HEADER.decode(), "retry-after", IGNORED, OUTBOX),
     )
     return [cors]

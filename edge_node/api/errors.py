@@ -8,6 +8,7 @@ from starlette.responses import Response
 from edge_node.completion.options import PromptError, PromptTooLong, ToolError
 from edge_node.completion.store import KeyReused, TooManyTexts
 from edge_node.fleet.models import NoCatalogue
+from edge_node.outbox.entries import OutboxError, OutboxFull
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.errors import (
     Cancelled,
@@ -100,6 +101,8 @@ _SAID: dict[type[FlexSpecError], tuple[int, str, int | None]] = {
     RemoteProtocolError: (502, "worker_protocol", None),
     TimeIsOver: (504, "deadline", None),
     Cancelled: (503, "stopping", 5),
+    OutboxFull: (503, "outbox_full", None),
+    OutboxError: (503, "outbox", None),
     FlexSpecError: (500, "internal", None),
 }
 

@@ -6,7 +6,7 @@ An API reads a `TextRequest`, and says by a `Form` how its texts look.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 IGNORED = "x-flexspec-ignored"
 """Header: fields of the request that were ignored, though they ask for something."""
+OUTBOX = "x-flexspec-outbox"
+"""Header: ids of the request's texts in the outbox, separated by commas."""
 
 
 async def reply(
@@ -31,8 +33,12 @@ async def reply(
     settings: ApiSettings,
     receive: Receive,
     send: Send,
+<<<<<<< HEAD
     was_read: Callable[[], None] = lambda: None,
     since: str | None = None,
+=======
+    was_read: Callable[[], Awaitable[None]] | None = None,
+>>>>>>> f6a07fe0 (Texts with a key are the node's: kept before they are acknowledged, and written on without a reader)
 ) -> None:
     """Send texts, as one object or as a stream.
 
@@ -54,6 +60,8 @@ async def reply(
     headers = {"x-request-id": form.name}
     if wanted.ignored:
         headers[IGNORED] = wanted.ignored_names
+    if kept := [text.id for text in texts if text.key is not None]:
+        headers[OUTBOX] = ",".join(kept)
     sender = Sender(send, settings.send_timeout, was_read)
     work = _stream(form, settings, sender, headers) if wanted.stream else _whole(form, sender, headers)
     await unless_gone(receive, work)
@@ -146,7 +154,9 @@ class Sender:
         before_last: called before the last part of a body.
     """
 
-    def __init__(self, send: Send, patience: float, before_last: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, send: Send, patience: float, before_last: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._send = send
         self._patience = patience
         self._before_last = before_last
@@ -163,8 +173,8 @@ class Sender:
         Raises:
             ApiError: 499; the client does not read.
         """
-        if not more:
-            self._before_last()
+        if not more and self._before_last is not None:
+            await self._before_last()
         try:
             async with asyncio.timeout(self._patience):
                 await self._send({"type": "http.response.body", "body": data, "more_body": more})

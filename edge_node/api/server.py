@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from edge_node.api.app import create_app
 from edge_node.api.connections import ApiConnection, ApiConnections
-from edge_node.api.serving import Api
+from edge_node.api.serving import Api, go_on_with_all
 from edge_node.api.settings import ApiSettings
 from flexspec_mq import waiting
 from flexspec_mq.controller.plan import Policy
@@ -28,6 +28,7 @@ from flexspec_mq.transport.base import LinkSettings
 
 if TYPE_CHECKING:
     from edge_node.node import EdgeNode
+    from edge_node.outbox.journal import Journal
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.link import LinkFactory
 
@@ -79,7 +80,8 @@ async def serve(app: Starlette, started: Callable[[int], None]) -> None:
         server = _Server(_config(app, api), partial(started, port))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
         try:
-            await asyncio.wait([serving])
+            async with running(go_on_with_all(api), "outbox"):
+                await asyncio.wait([serving])
             raise FlexSpecError("the API server ended by itself", hint="its log has the reason")
         finally:
             await api.texts.close()
@@ -164,6 +166,7 @@ async def serve_node(
     settings: ApiSettings,
     started: Callable[[int], None],
     beside: Callable[[Api], AbstractAsyncContextManager[asyncio.Task[None]]] | None = None,
+    journal: Journal | None = None,
 ) -> None:
     """Run the node and serve its API until cancelled.
 
@@ -179,12 +182,13 @@ async def serve_node(
         settings: settings of the API.
         started: told the port when requests are answered.
         beside: serves the texts of the API in another way as well, until its task fails or the block ends.
+        journal: keeps requests with a key; without one they are kept in memory.
 
     Raises:
         UsageError: the port is taken.
         LinkError: the broker refused, or could not be reached within `base.give_up_after`.
     """
-    app = create_app(node, model, policy=policy, settings=settings)
+    app = create_app(node, model, policy=policy, settings=settings, journal=journal)
     listens = asyncio.Event()
 
     def tell(port: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -18,12 +21,13 @@ from edge_node.api.auth import ClientRefusals
 from edge_node.api.bodies import Bodies, canonical
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
 from edge_node.api.forms import TextRequest
-from edge_node.api.kept_responses import ResponseStore
+from edge_node.api.kept_responses import ResponseStore, client_of
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.options import SEED_BITS, CompletionOptions
-from edge_node.completion.store import CompletionStore
+from edge_node.completion.store import CompletionStore, TooManyTexts
+from edge_node.outbox.outbox import ASKED
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import Carrier, Telemetry, context_of
 from schemas.openai import Model, ModelVersion
@@ -33,9 +37,12 @@ if TYPE_CHECKING:
 
     from edge_node.completion.metrics import Metrics
     from edge_node.node import EdgeNode
+    from edge_node.outbox.entries import Entry
 
     Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
     """Answers a request, or has sent its answer by itself."""
+    Parser = Callable[["Api", dict[str, Any], bytes], TextRequest]
+    """Reads a body that asks for texts, of a client."""
 
 _log = logging.getLogger(__name__)
 LATEST = ":latest"
@@ -51,6 +58,7 @@ class Api:
     Attributes:
         bodies: bodies of the requests that are being read.
         responses: responses that later ones may go on from.
+        parsers: readers of bodies that ask for texts, by path.
         since: seconds since the Unix epoch at which the app was made.
     """
 
@@ -61,6 +69,7 @@ class Api:
     refusals: ClientRefusals
     bodies: Bodies
     responses: ResponseStore
+    parsers: Mapping[str, Parser]
     since: int
 
     def versions(self) -> dict[str, int]:
@@ -136,21 +145,78 @@ async def serve_text(
     Raises:
         ApiError: nothing was sent.
     """
-    key = _key(request, body)
     if wanted.ignored:
         _log.warning("fields of a request to %s were ignored: %s", request.url.path, wanted.ignored_names)
-    with _request_span(api.node.telemetry, request) as context, ExitStack() as reading:
+    with _request_span(api.node.telemetry, request) as context:
         version = await api.version(wanted.model)
         limits = api.settings.api_timeout, api.settings.offline
         options = replace(wanted.options(version, *limits), trace_context=context)
-        texts = [
-            reading.enter_context(api.texts.reading(wanted.prompt, each, name))
-            for each, name in _choices(options, wanted.choices, key)
-        ]
+        if (key := _key(request, body, options)) is not None:
+            options = replace(options, timeout=None)  # its patience is its bound
         since = request.headers.get("last-event-id")
         if since is not None and key is None:
             raise bad(None, "a Last-Event-ID needs the Idempotency-Key of its stream")
-        await reply(texts, wanted, api.settings, request.receive, send, reading.close, since)
+        async with AsyncExitStack() as reading:
+            texts = [
+                await reading.enter_async_context(api.texts.reading(wanted.prompt, each, name))
+                for each, name in _choices(options, wanted.choices, key)
+            ]
+            await reply(texts, wanted, api.settings, request.receive, send, reading.aclose, since)
+
+
+async def go_on_with_all(api: Api) -> None:
+    """Have what earlier lives of the node have left written, in the order in which it was accepted."""
+    outbox = api.texts.outbox
+    oldest = time.time() - api.settings.outbox_age
+    for entry in outbox.unfinished:
+        if entry.path == ASKED or entry.state == "stale":
+            continue
+        if entry.accepted < oldest and not entry.tokens:
+            await outbox.run(outbox.journal.park, entry.id, "it is old")
+            continue
+        try:
+            await _go_on_in_turn(api, entry)
+        except FlexSpecError as error:
+            _log.error("text %s does not go on: %s", entry.id, error)
+            await outbox.run(outbox.journal.finish, entry.id, b"", error.message)
+
+
+async def _go_on_in_turn(api: Api, entry: Entry) -> None:
+    while True:
+        try:
+            return await go_on(api, entry)
+        except TooManyTexts as full:
+            await asyncio.sleep(full.retry_after)
+
+
+async def go_on(api: Api, entry: Entry) -> None:
+    """Have the text of a request of an earlier life written, with nobody reading it.
+
+    Raises:
+        FlexSpecError: it cannot be.
+    """
+    wanted = wanted_of(api, entry)
+    try:
+        version = await api.version(wanted.model)
+    except ApiError:  # no worker of it is known yet
+        version = wanted.model
+    options = wanted.options(version, None, api.settings.offline)
+    first = entry.key.removesuffix(f"\0{entry.choice}") if entry.choice else entry.key
+    key = IdempotencyKey(first, entry.digest, entry.path, entry.body, entry.client)
+    each, name = list(_choices(options, wanted.choices, key))[entry.choice]
+    await api.texts.go_on(wanted.prompt, each, name or key)
+
+
+def wanted_of(api: Api, entry: Entry) -> TextRequest:
+    """A request of the outbox, read as it was when it came.
+
+    Raises:
+        ApiError: this node does not read it any more.
+    """
+    parse = api.parsers.get(entry.path)
+    if parse is None:
+        raise ApiError(404, f"requests to {entry.path} are not read here")
+    return parse(api, json.loads(entry.body), entry.client)
 
 
 @contextmanager
@@ -195,19 +261,24 @@ def _choices(
     if seed is None:
         seed = secrets.randbits(SEED_BITS) if key is None else key.seed
     for at in range(count):
-        name = key if key is None or not at else IdempotencyKey(f"{key.key}\0{at}", key.digest)
+        name = key and replace(key, key=f"{key.key}\0{at}" if at else key.key, choice=at)
         yield replace(options, seed=(seed + at) % 2**64), name
 
 
-def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
+def _key(request: Request, body: dict[str, Any], options: CompletionOptions) -> IdempotencyKey | None:
+    """The key of a request; a request that is to be delivered needs one, and gets it."""
     key = request.headers.get("idempotency-key")
     if key is None:
-        return None
+        if options.offline != "deliver":
+            return None
+        key = secrets.token_hex(16)
     if not 0 < len(key) <= MAX_KEY:
         raise bad(
             None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
         )
-    return IdempotencyKey(key, blake2b(canonical([request.url.path, body])).digest())
+    path = request.url.path
+    digest = blake2b(canonical([path, body])).digest()
+    return IdempotencyKey(key, digest, path, canonical(body), client_of(request))
 
 
 def json_answer(body: msgspec.Struct, status: int = 200) -> Response:

@@ -209,7 +209,7 @@ class Asks:
         options = asked.wanted.options(version, api.settings.api_timeout, api.settings.offline)
         while True:
             try:
-                with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:
+                async with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:
                     return await self._send(link, asked.wanted, answering, text)
             except TooManyTexts as full:
                 if time.monotonic() + full.retry_after > until:

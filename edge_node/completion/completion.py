@@ -6,14 +6,16 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
 
 from edge_node.completion.decoding import Origins, Piece
 from edge_node.completion.options import SEED_BITS, CompletionOptions, Prompt
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.grammar.tools import HERMES, CallParser
+from flexspec_mq.grammar.tools import HERMES, CallParser, ToolFormat
 from schemas.node import TextFigures, TextView
 from schemas.openai import unconfirmed
 
@@ -34,21 +36,49 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """The mark by which two requests are the same.
+    """The mark by which two requests are the same, and what their text is written from after a restart.
 
     Attributes:
-        key: the client's.
+        key: the client's, or one that the node drew.
         digest: digest of endpoint and body, in canonical form.
+        path: endpoint that reads the body.
+        body: the request's body.
+        client: who asks, as far as can be told.
+        choice: which of the request's texts, from 0.
     """
 
     key: str
     digest: bytes
+    path: str = field(default="", compare=False)
+    body: bytes = field(default=b"", compare=False, repr=False)
+    client: bytes = field(default=b"", compare=False)
+    choice: int = field(default=0, compare=False)
 
     @property
     def seed(self) -> int:
         """The same for the same key and body, also after the node was started again."""
         digest = blake2b(self.digest, key=blake2b(self.key.encode(), digest_size=32).digest(), digest_size=8)
         return int.from_bytes(digest.digest(), "big") >> (64 - SEED_BITS)
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that is over, as the outbox keeps it.
+
+    Attributes:
+        pieces: the text, by who wrote it.
+        provisional: text of the draft behind it.
+        reason: how it ended.
+        version: target version that wrote it.
+        form: how that writes calls of tools.
+        figures: figures of the text.
+    """
+
+    pieces: list[Piece]
+    provisional: str
+    reason: EndReason
+    version: str
+    form: ToolFormat
+    figures: TextFigures | None
 
 
 class Part(NamedTuple):
@@ -106,6 +136,28 @@ class Completion:
         self._parts: list[str] = []
         self._news = asyncio.Event()
 
+    def recall(self, answer: bytes) -> None:
+        """Be the text that was kept."""
+        kept = msgspec.json.decode(answer, type=Answer)
+        self.version, self.form = kept.version, kept.form
+        self.add(kept.pieces)
+        self.provisional = kept.provisional
+        self.finish(End(kept.reason, kept.figures))
+
+    def answer(self, end: End) -> bytes:
+        """The text with the end that it is about to have, to be kept."""
+        assert end.reason is not None  # noqa: S101  errors are kept otherwise
+        return msgspec.json.encode(
+            Answer(
+                pieces=self.origins.cut(self.whole, 0),
+                provisional=self.provisional if end.reason == "provisional" else "",
+                reason=end.reason,
+                version=self.version,
+                form=self.form,
+                figures=end.figures,
+            )
+        )
+
     def add(self, pieces: Sequence[Piece]) -> None:
         """Append confirmed text, which eats the beginning of the provisional text, or all of it where they differ."""
         part = "".join(piece for piece, _ in pieces)
@@ -162,10 +214,6 @@ class Completion:
     def complete(self) -> bool:
         """Whether it ended, and not by an error."""
         return self.end is not None and self.end.error is None
-
-    def settle(self) -> None:
-        """Nobody reads it now: keep it as one string."""
-        self._parts = ["".join(self._parts)]
 
     async def begun(self) -> None:
         """Wait until there is something to show or to tell, or the text is over."""

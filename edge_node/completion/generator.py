@@ -55,6 +55,7 @@ from schemas.plan import Plan
 
 if TYPE_CHECKING:
     from edge_node.node import EdgeNode
+    from edge_node.outbox.outbox import Record
     from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.models.load import LoadedText
 
@@ -74,6 +75,9 @@ class CompletionGenerator:
         model: whose tokenizer prompts and answers go through.
         policy: makes the policy of each session.
         default_limit: tokens of a text whose request names no limit.
+
+    Attributes:
+        closed: the node stops: texts that are kept go on when it is started again, and no worker is told of their end.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class CompletionGenerator:
         self.node = node
         self.model = model
         self.policy = policy
+        self.closed = False
         self._default_limit = default_limit
         self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
         self._grammars: ExpiringMap[object, CompiledGrammars | None] = ExpiringMap(most=_TEXTS)
@@ -99,7 +104,11 @@ class CompletionGenerator:
 
     @asynccontextmanager
     async def writing(
-        self, prompt: Prompt, options: CompletionOptions, told: Callable[[Wait], None] = lambda _wait: None
+        self,
+        prompt: Prompt,
+        options: CompletionOptions,
+        told: Callable[[Wait], None] = lambda _wait: None,
+        record: Record | None = None,
     ) -> AsyncIterator[Writing]:
         """Begin a text; it is cancelled at the end of the block, up to the worker.
 
@@ -107,6 +116,7 @@ class CompletionGenerator:
             prompt: beginning of the text.
             options: how.
             told: told whom the text waits for, each time that it begins to.
+            record: page of the text in the outbox; None where it is not kept.
 
         Raises:
             PromptError: the prompt cannot be taken.
@@ -120,9 +130,12 @@ class CompletionGenerator:
         with text_span(self.node, prompt, options) as span:
             tell = told if span is None else partial(_tell_span, span, told)
             alone = options.offline == "provisional" and self.node.may_write_alone
+            version = options.version
+            if record is not None and record.opened is not None and record.commits:
+                version = record.opened.version  # what was shown is of it
             service = Service(
                 self.node,
-                options.version,
+                version,
                 key,
                 options.wait or 0.0,
                 tell,
@@ -130,12 +143,13 @@ class CompletionGenerator:
                 alone=alone,
             )
             await service.linked()
-            writing = Writing(self, prompt, options, began, service, span, alone=alone)
+            writing = Writing(self, prompt, options, began, service, span, record, alone=alone)
             await writing.begin()
             try:
                 yield writing
             finally:
-                self.node.cancel(writing.generation)
+                if record is None or not self.closed:
+                    self.node.cancel(writing.generation)
                 if span is not None:
                     finish = getattr(writing, "finish", None)
                     note_outcome(span, writing.generation, writing.figures(), finish)
@@ -243,7 +257,6 @@ class Writing:
 
     generation: Generation
     finish: Finish
-    tokens = 0
     _encoded: _Encoded
 
     def __init__(
@@ -254,10 +267,13 @@ class Writing:
         began: float,
         service: Service,
         span: TextSpan | None = None,
+        record: Record | None = None,
         *,
         alone: bool = False,
     ) -> None:
         self._by = by
+        self._record = record
+        self.tokens = 0 if record is None else len(record.tokens)
         self._prompt = prompt
         self._options = options
         self.span = span
@@ -337,6 +353,8 @@ class Writing:
         """
         decoder = beyond = self._decoder()
         provisional = ""
+        for commit in [] if self._record is None else self._record.commits:
+            yield decoder.push(commit)
         async for event in self._events():
             if not self.tokens:  # until something is committed, another target may take the text
                 decoder = self._decoder()
@@ -353,6 +371,8 @@ class Writing:
                 self.tokens += len(event.tokens)
                 if self.span is not None:
                     self.span.committed(len(event.tokens), self.generation.machine.worker)
+                if self._record is not None:
+                    await self._record.commit(event)
                 yield decoder.push(event)
                 continue
             self.finish = event
@@ -366,7 +386,7 @@ class Writing:
 
     async def _events(self) -> AsyncIterator[Shown]:
         """Parts of the session's text and its finish, unless nobody serves its version."""
-        begun, heard = False, time.monotonic()
+        begun, heard = self.tokens > 0, time.monotonic()
         while True:
             event = await self.generation.event(waiting.SILENT_TEXT if begun else _LOOK)
             stuck = event is None and not begun

@@ -8,18 +8,21 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from edge_node.completion.completion import Completion, End, EndReason, IdempotencyKey
 from edge_node.completion.options import SEED_BITS, CompletionOptions, Prompt
+from edge_node.outbox.entries import Entry, OutboxError
+from edge_node.outbox.journal import Bounds
+from edge_node.outbox.outbox import Outbox, Record
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import limit_in_words
-from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver
+from flexspec_mq.daemon.tasks import ended
+from flexspec_mq.errors import Cancelled, FlexSpecError, LinkError, TimeIsOver, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.settings import Setting
 from schemas.node import TextFigures, TextView
@@ -46,9 +49,6 @@ class CompletionLimits:
         api_texts: texts that are written or read at a time.
         api_max_tokens: most tokens of a text whose request names no limit; 0 is what the context leaves.
         max_readers: readers of one text at a time, by the same idempotency key.
-        keep_for: seconds that a complete text stays under its idempotency key.
-        keep_texts: complete texts kept at most.
-        keep_bytes: characters of them, taken together, at most.
         grace: seconds for texts to end when the server stops.
     """
 
@@ -59,11 +59,38 @@ class CompletionLimits:
             help="tokens of an answer to a chat that names no limit; 0 is what the context leaves", least=0
         ),
     ] = 1024
+    outbox: Annotated[
+        bool,
+        Setting(
+            help="keep requests with an idempotency key and their answers on disk, through restarts and power cuts; "
+            "whoever reads the file reads them (docs/security.md). Off, or without a name of the node that stays, "
+            "they are kept in memory"
+        ),
+    ] = True
+    outbox_texts: Annotated[int, Setting(help="requests that the outbox holds, finished or not", least=1)] = (
+        512
+    )
+    outbox_mb: Annotated[float, Setting(help="megabytes of requests and answers in the outbox", above=0)] = (
+        64.0
+    )
+    outbox_for: Annotated[
+        float, Setting(help="seconds that finished answers stay in the outbox", unit="seconds", above=0)
+    ] = 86_400.0
+    outbox_age: Annotated[
+        float,
+        Setting(
+            help="seconds that a request waits in the outbox, with nobody reading, until its user is asked",
+            unit="seconds",
+            above=0,
+        ),
+    ] = 3600.0
     max_readers: int = 16
-    keep_for: float = 600.0
-    keep_texts: int = 256
-    keep_bytes: int = 16 * 2**20
     grace: float = waiting.GRACE
+
+    @property
+    def bounds(self) -> Bounds:
+        """Bounds of the outbox."""
+        return Bounds(texts=self.outbox_texts, size=round(self.outbox_mb * 2**20), keep=self.outbox_for)
 
 
 SHOWN = 16
@@ -87,29 +114,34 @@ class KeyReused(FlexSpecError):
 
 
 class CompletionStore:
-    """Starts texts, and ends those that nobody reads.
+    """Starts texts, and ends those that nobody wants.
+
+    A text without a key is its readers': when the last one leaves it is cancelled. One with a key is the node's: it is
+    in the outbox before anybody is told of it, goes on without readers and through restarts, and its answer is kept.
 
     Args:
         generator: writes them.
         limits: bounds of what it takes on.
         metrics: told what happens.
+        outbox: keeps requests with a key, and their answers.
 
     Attributes:
+        outbox: to read.
         closed: whether it takes no more texts.
     """
 
-    def __init__(self, generator: CompletionGenerator, limits: CompletionLimits, metrics: Metrics) -> None:
+    def __init__(
+        self, generator: CompletionGenerator, limits: CompletionLimits, metrics: Metrics, outbox: Outbox
+    ) -> None:
         self._generator = generator
         self._limits = limits
         self._metrics = metrics
+        self.outbox = outbox
         self._active: dict[Completion, asyncio.Task[tuple[End, str]] | None] = {}  # None: only read
-        self._writing: dict[str, Completion] = {}
-        self._complete = ExpiringMap[str, Completion](
-            most=limits.keep_texts,
-            life=limits.keep_for,
-            most_weight=limits.keep_bytes,
-            weigh=lambda text: text.size,
-        )
+        self._keyed: dict[str, Completion] = {}  # those of the active ones that have a key
+        self._again: set[Completion] = set()  # to wait for longer than their readers did
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._admission = asyncio.Lock()  # requests with a key are taken one after the other
         self._pace = 1.0  # seconds that a text takes, smoothed
         self._stood: dict[str, str] = {}  # the state of each limit that was logged last
         self._over: deque[TextView] = deque(maxlen=SHOWN)
@@ -130,42 +162,52 @@ class CompletionStore:
 
     @property
     def waiting(self) -> int:
-        """Texts that wait for the link, for a worker or for their turn."""
-        return sum(text.waits is not None for text in self._active if text.end is None)
+        """Texts that wait for the link, for a worker or for their turn, or whose users are asked."""
+        waits = sum(text.waits is not None for text in self._active if text.end is None)
+        return waits + self.outbox.counts.get("stale", 0)
 
-    @property
-    def kept(self) -> int:
-        """Texts under an idempotency key."""
-        return len(self._writing) + len(self._complete)
-
-    @contextmanager
-    def reading(
+    @asynccontextmanager
+    async def reading(
         self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey | None
-    ) -> Iterator[Completion]:
+    ) -> AsyncIterator[Completion]:
         """A new text, or the one that has the same key, for as long as the block reads it.
-
-        When the last reader leaves a text that is not complete, its session is cancelled and its key is free.
 
         Raises:
             TooManyTexts: no room for another.
             KeyReused: the key was used for another request.
+            OutboxError: the outbox is full, or cannot be written.
             Cancelled: the store is closed.
         """
-        if self.closed:
-            raise _stopping()
-        self._complete.expire(time.monotonic())
-        text = self._known(key) or self._start(prompt, options, key)
-        text.readers += 1
+        text = self._begin(prompt, options) if key is None else await self._asked(prompt, options, key)
         try:
             yield text
+            if text.key is not None and text.complete:
+                self.outbox.later(self.outbox.journal.set_read, text.id)
         finally:
-            text.readers -= 1
-            if not text.readers:
-                self._abandoned(text)
+            self._leave(text)
+
+    async def go_on(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey) -> None:
+        """Write a text that the outbox has, with nobody reading it; it waits for a link and a worker for long.
+
+        Raises:
+            TooManyTexts: no room for another.
+            OutboxError: the outbox cannot be written.
+        """
+        wait = max(options.wait or 0.0, self._limits.outbox_age)
+        await self._admit(prompt, replace(options, wait=wait), key, readers=0)
+
+    async def drop(self, name: str) -> bool:
+        """Cancel a text by its id, and forget it; whether there was one."""
+        text = next((text for text in self._keyed.values() if text.id == name), None)
+        if text is not None and (task := self._active[text]) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        return await self.outbox.run(self.outbox.journal.forget, name)
 
     async def close(self) -> None:
-        """Take no more; end those that are being written with an error that says why."""
-        self.closed = True
+        """Take no more; end those that are being written with an error that says why. Those with a key go on later."""
+        self.closed = self._generator.closed = True
+        await ended(self._tasks)
         for text in self._active:
             text.finish(End(None, error=_stopping()))
         tasks = [task for task in self._active.values() if task is not None and not task.done()]
@@ -174,35 +216,77 @@ class CompletionStore:
         if tasks:
             await asyncio.wait(tasks, timeout=self._limits.grace)
         self._generator.close()
+        await self.outbox.close()
 
-    def _known(self, key: IdempotencyKey | None) -> Completion | None:
-        if key is None:
-            return None
-        text = self._writing.get(key.key) or self._complete.get(key.key, time.monotonic())
-        if text is None:
-            return None
-        if text.key != key:
-            raise KeyReused("this idempotency key was used for another request")
-        if text.readers >= self._limits.max_readers:
-            raise self._too_many("too many requests with this idempotency key read its text")
-        if text not in self._active:
-            self._make_room()
-            self._active[text] = None
-        return text
+    async def _asked(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey) -> Completion:
+        """The text of a key, for one more reader; that one may go away meanwhile."""
+        admission = asyncio.create_task(self._admit(prompt, options, key, readers=1), name="admission")
+        try:
+            return await asyncio.shield(admission)
+        except asyncio.CancelledError:
+            admission.add_done_callback(self._asked_in_vain)
+            raise
 
-    def _start(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey | None) -> Completion:
+    def _asked_in_vain(self, admission: asyncio.Task[Completion]) -> None:
+        if not admission.cancelled() and admission.exception() is None:
+            self._leave(admission.result())
+
+    async def _admit(
+        self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey, *, readers: int
+    ) -> Completion:
+        async with self._admission:
+            text = self._keyed.get(key.key)
+            if text is None or (text.end is not None and not text.complete):
+                text = await self._found(Completion(prompt, options, key), key)
+            elif text.key != key:
+                raise KeyReused("this idempotency key was used for another request")
+            if text.readers >= self._limits.max_readers:
+                raise self._too_many("too many requests with this idempotency key read its text")
+            text.readers += readers
+            return text
+
+    async def _found(self, text: Completion, key: IdempotencyKey) -> Completion:
+        """A text of a key that is neither written nor read: new, or as the outbox has it."""
         self._make_room()
-        if options.seed is None:
-            options = replace(options, seed=secrets.randbits(SEED_BITS) if key is None else key.seed)
-        text = Completion(prompt, options, key)
-        self._metrics.started(text)
-        task = self._active[text] = asyncio.create_task(self._outcome(text), name=f"text {text.id}")
-        task.add_done_callback(partial(self._ended, text))
-        if key is not None:
-            self._writing[key.key] = text
+        outbox, journal = self.outbox, self.outbox.journal
+        outbox.write()
+        entry = await outbox.run(journal.under, key.key)
+        if entry is None or entry.state == "failed":
+            entry = _entry(text, key)
+            await outbox.run(journal.accept, entry)
+        elif entry.digest != key.digest:
+            raise KeyReused("this idempotency key was used for another request")
+        text.id, text.created = entry.id, int(entry.accepted)
+        if entry.unfinished:
+            if entry.state == "stale":
+                entry = await outbox.run(journal.unpark, entry.id)
+            self._write(text, Record(outbox, entry, await outbox.run(journal.committed, entry.id)))
+        else:
+            text.recall(await outbox.run(journal.answer, entry.id))
+            self._active[text] = None
+        self._keyed[key.key] = text
         return text
+
+    def _begin(self, prompt: Prompt, options: CompletionOptions) -> Completion:
+        self._make_room()
+        text = Completion(prompt, options)
+        text.readers = 1
+        self._write(text, None)
+        return text
+
+    def _write(self, text: Completion, record: Record | None) -> None:
+        if text.options.seed is None:
+            seed = secrets.randbits(SEED_BITS) if text.key is None else text.key.seed
+            text.options = replace(text.options, seed=seed)
+        self._metrics.started(text)
+        task = self._active[text] = asyncio.create_task(self._outcome(text, record), name=f"text {text.id}")
+        task.add_done_callback(partial(self._ended, text))
+        if record is not None:
+            asyncio.get_running_loop().call_later(self._limits.outbox_age, self._aged, text)
 
     def _make_room(self) -> None:
+        if self.closed:
+            raise _stopping()
         if len(self._active) >= self._limits.api_texts:
             raise self._too_many(f"{len(self._active)} texts are being written or read, as many as may be")
 
@@ -211,20 +295,44 @@ class CompletionStore:
         wait = min(30, max(1, math.ceil(self._pace / self._limits.api_texts)))
         return TooManyTexts(message, wait)
 
-    async def _outcome(self, text: Completion) -> tuple[End, str]:
+    async def _outcome(self, text: Completion, record: Record | None) -> tuple[End, str]:
         """Write a text; returns its end, and the outcome for the metrics."""
         try:
-            end = await self._write(text)
+            end = await self._written(text, record)
+            outcome: str = end.reason or "failed"
         except FlexSpecError as error:
-            return End(None, error=error), "deadline" if isinstance(error, TimeIsOver) else "failed"
+            end, outcome = End(None, error=error), "deadline" if isinstance(error, TimeIsOver) else "failed"
         except Exception:  # noqa: BLE001  the top of a text's task; logged with its traceback
             _log.exception("text %s failed", text.id)
-            return End(None, error=FlexSpecError("the edge node failed; its log says how")), "failed"
-        return end, end.reason or "failed"
+            end, outcome = End(None, error=FlexSpecError("the edge node failed; its log says how")), "failed"
+        if record is not None:
+            await self._keep(text, end)
+        return end, outcome
 
-    async def _write(self, text: Completion) -> End:
-        last, tokens = text.began, 0
-        async with self._generator.writing(text.prompt, text.options, text.wait) as writing:
+    async def _keep(self, text: Completion, end: End) -> None:
+        """Have the outbox know of an end before anybody else does."""
+        journal, error = self.outbox.journal, end.error
+        call: asyncio.Future[Any]
+        if error is None:
+            call = self.outbox.run(journal.finish, text.id, text.answer(end))
+        elif self.closed or self._generator.node.failure is not None:
+            return  # it goes on when the node is started again
+        elif text.readers:  # they are told, and may ask again
+            call = self.outbox.run(journal.forget, text.id)
+        elif isinstance(error, LinkError | WorkerError):
+            call = self.outbox.run(journal.park, text.id, error.message)
+            if self._limits.outbox_age > max(text.options.wait or 0.0, time.time() - text.created):
+                self._again.add(text)
+        else:
+            call = self.outbox.run(journal.finish, text.id, b"", error.message)
+        try:
+            await call
+        except OutboxError as lost:
+            _log.error("text %s: its end is not kept: %s", text.id, lost)
+
+    async def _written(self, text: Completion, record: Record | None) -> End:
+        async with self._generator.writing(text.prompt, text.options, text.wait, record) as writing:
+            last, tokens = text.began, writing.tokens
             _log.info("text %s is session %d", text.id, writing.generation.session)
             text.figures = writing.figures
             if writing.span is not None:
@@ -267,32 +375,53 @@ class CompletionStore:
         text.finish(end)
         self._over.append(text.view())
         self._metrics.ended(text, outcome)
-        now = time.monotonic()
-        self._pace += (now - text.began - self._pace) / 8
-        key = self._freed_key(text)  # asking again may succeed, unless it is complete
-        if key is not None and text.complete:
-            self._complete.put(key, text, now)
+        self._pace += (time.monotonic() - text.began - self._pace) / 8
         if not text.readers:
             self._release(text)
+        if text in self._again and text.key is not None:
+            self._again.discard(text)
+            longer = asyncio.create_task(self.go_on(text.prompt, text.options, text.key), name="go on")
+            self._tasks.add(longer)
+            longer.add_done_callback(self._tasks.discard)
 
-    def _freed_key(self, text: Completion) -> str | None:
-        """Take a text that is not being written any more from under its key; the key, if it is still there."""
-        if text.key is None or self._writing.get(text.key.key) is not text:
-            return None
-        del self._writing[text.key.key]
-        return text.key.key
-
-    def _abandoned(self, text: Completion) -> None:
+    def _leave(self, text: Completion) -> None:
+        """A reader leaves a text."""
+        text.readers -= 1
+        if text.readers:
+            return
         task = self._active[text]
         if task is None or task.done():
             self._release(text)
-            return
-        self._freed_key(text)
-        task.cancel()
+        elif text.key is None:
+            task.cancel()
+        elif time.time() - text.created > self._limits.outbox_age:
+            self._aged(text)
+
+    def _aged(self, text: Completion) -> None:
+        """Have a text that waits for so long, and that nobody reads, wait for its user."""
+        task = self._active.get(text)
+        if task is not None and not task.done() and not (text.readers or text.size):
+            task.cancel()
+            self.outbox.later(self.outbox.journal.park, text.id, "it waited for too long")
 
     def _release(self, text: Completion) -> None:
         self._active.pop(text, None)
-        text.settle()
+        if text.key is not None and self._keyed.get(text.key.key) is text:
+            del self._keyed[text.key.key]
+
+
+def _entry(text: Completion, key: IdempotencyKey) -> Entry:
+    return Entry(
+        id=text.id,
+        key=key.key,
+        digest=key.digest,
+        path=key.path,
+        body=key.body,
+        client=key.client,
+        choice=key.choice,
+        mode=text.options.offline or "hold",
+        accepted=time.time(),
+    )
 
 
 def _stopping() -> Cancelled:

@@ -60,14 +60,15 @@ class Entry:
         key: idempotency key of the client, or one that was drawn.
         digest: digest of endpoint and body, in canonical form.
         path: endpoint that reads the body.
-        body: the request's body as it came.
+        body: the request's body.
+        client: who asks, as far as can be told.
         choice: which of the request's texts, from 0.
         mode: offline mode.
         accepted: when it was, in seconds since the Unix epoch.
         state: how far it is.
         life: starts of the node since it was accepted.
         opened: values of its session; None before it is open.
-        error: reason of its failure; empty otherwise.
+        error: reason of its failure, or of its waiting for its user; empty otherwise.
         finished: when it was done or failed, in seconds since the Unix epoch.
         read: somebody has read the answer to its end.
         tokens: committed ones in the journal, while it is unfinished.
@@ -78,6 +79,7 @@ class Entry:
     digest: bytes
     path: str
     body: bytes
+    client: bytes = b""
     choice: int = 0
     mode: str = "hold"
     accepted: float

@@ -38,7 +38,7 @@ _VERSION = 1
 _TABLES = """
 CREATE TABLE requests(
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, key TEXT NOT NULL UNIQUE, digest BLOB NOT NULL,
-  path TEXT NOT NULL, choice INTEGER NOT NULL, mode TEXT NOT NULL, accepted REAL NOT NULL,
+  path TEXT NOT NULL, client BLOB NOT NULL, choice INTEGER NOT NULL, mode TEXT NOT NULL, accepted REAL NOT NULL,
   state TEXT NOT NULL DEFAULT 'queued', life INTEGER NOT NULL DEFAULT 0, finished REAL,
   read INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '', opened BLOB, body BLOB NOT NULL, answer BLOB
 );
@@ -47,8 +47,11 @@ CREATE TABLE tokens(
   tokens BLOB NOT NULL, origins BLOB NOT NULL, PRIMARY KEY(request, start)
 ) WITHOUT ROWID;
 """
-_ENTRY = """SELECT id, key, digest, path, choice, mode, accepted, state, life, finished, read, error, opened, body,
-(SELECT ifnull(sum(length(origins)), 0) FROM tokens WHERE request = number) FROM requests """
+_KNOWN = (
+    "id", "key", "digest", "path", "client", "choice", "mode", "accepted", "state", "life", "finished", "read", "error",
+)  # fmt: skip
+_ENTRY = """SELECT id, key, digest, path, client, choice, mode, accepted, state, life, finished, read, error, opened,
+body, (SELECT ifnull(sum(length(origins)), 0) FROM tokens WHERE request = number) FROM requests """
 _BYTES = """SELECT count(*), ifnull(sum(length(body) + ifnull(length(opened), 0) + ifnull(length(answer), 0)), 0)
 FROM requests"""
 _WAL = 2**20
@@ -110,12 +113,18 @@ class Journal:
         """All requests, in the order in which they were accepted."""
         return self._entries("ORDER BY number")
 
+    def counts(self) -> dict[State, int]:
+        """Number of requests in each state that there is."""
+        return dict(self._all("SELECT state, count(*) FROM requests GROUP BY state"))
+
     def entry(self, name: str) -> Entry | None:
         """The request with this id."""
         return next(iter(self._entries("WHERE id = ?", name)), None)
 
     def under(self, key: str) -> Entry | None:
-        """The request with this key."""
+        """The request with this key, unless its answer is too old."""
+        with self._transaction():
+            self._drop_old()
         return next(iter(self._entries("WHERE key = ?", key)), None)
 
     def committed(self, name: str) -> list[Commit]:
@@ -132,10 +141,10 @@ class Journal:
             at += len(codes)
         return commits
 
-    def answer(self, name: str) -> bytes | None:
-        """The answer of a text that is done; None without one."""
+    def answer(self, name: str) -> bytes:
+        """The answer of a text that is done; empty without one."""
         found = self._all("SELECT answer FROM requests WHERE id = ?", name)
-        return found[0][0] if found else None
+        return (found and found[0][0]) or b""
 
     # What happens
 
@@ -169,11 +178,13 @@ class Journal:
                     hint="`flexspec-edge outbox` lists them, `flexspec-edge outbox drop ID` makes room",
                 )
             self._run(
-                "INSERT INTO requests(id, key, digest, path, choice, mode, accepted, body) VALUES(?,?,?,?,?,?,?,?)",
+                "INSERT INTO requests(id, key, digest, path, client, choice, mode, accepted, body) "
+                "VALUES(?,?,?,?,?,?,?,?,?)",
                 entry.id,
                 entry.key,
                 entry.digest,
                 entry.path,
+                entry.client,
                 entry.choice,
                 entry.mode,
                 entry.accepted,
@@ -219,15 +230,20 @@ class Journal:
                 )
                 self._fits(0, 0)
 
-    def park(self, name: str) -> None:
+    def park(self, name: str, why: str = "") -> None:
         """Have a text wait until its user wants it still."""
         with self._transaction():
-            self._run("UPDATE requests SET state = 'stale' WHERE id = ?", name)
+            self._run("UPDATE requests SET state = 'stale', error = ? WHERE id = ?", why, name)
 
-    def unpark(self, name: str) -> None:
-        """Queue a text anew that has waited for its user."""
+    def unpark(self, name: str) -> Entry:
+        """Queue a text that has waited for its user, in another life and as if it was accepted now."""
         with self._transaction():
-            self._run("UPDATE requests SET state = 'queued', accepted = ? WHERE id = ?", self._clock(), name)
+            self._run(
+                "UPDATE requests SET state = 'queued', error = '', life = life + 1, accepted = ? WHERE id = ?",
+                self._clock(),
+                name,
+            )
+        return self._entries("WHERE id = ?", name)[0]
 
     def set_read(self, name: str) -> None:
         """Note that the answer was read to its end."""
@@ -365,24 +381,12 @@ def _told(path: Path | None) -> Iterator[None]:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    (
-        name, key, digest, path, choice, mode, accepted, state, life, finished, read, error, opened, body, tokens,
-    ) = row  # fmt: skip
+    *columns, opened, body, tokens = row
+    known = dict(zip(_KNOWN, columns, strict=True))
     return Entry(
-        id=name,
-        key=key,
-        digest=digest,
-        path=path,
-        body=body,
-        choice=choice,
-        mode=mode,
-        accepted=accepted,
-        state=state,
-        life=life,
+        **{**known, "read": bool(known["read"])},
         opened=None if opened is None else msgspec.json.decode(opened, type=Opened),
-        error=error,
-        finished=finished,
-        read=bool(read),
+        body=body,
         tokens=tokens,
     )
 

@@ -95,36 +95,70 @@ async def test_a_key_used_for_another_body(mosquitto: PrivateBroker) -> None:
         assert api.daemons[0].worker.machine.counters.opened == 1
 
 
-async def test_a_text_that_failed_or_was_left_frees_its_key(mosquitto: PrivateBroker) -> None:
+async def test_a_text_that_failed_frees_its_key(mosquitto: PrivateBroker) -> None:
     engine = waiting_engine()
     key = {"idempotency-key": "k"}
-    async with served(mosquitto, engine=engine, api_timeout=2.0) as api:
-        assert (await api.chat(max_tokens=20, headers=key)).status_code == 504
+    async with served(mosquitto, engine=engine) as api:
+        said(await api.chat(max_tokens=20, headers=key, wait=0.5), 503, "no_worker")
+        assert api.api.texts.outbox.counts == {}  # whoever asked was told
         engine.gate.set()
         first = (await api.chat(max_tokens=20, headers=key)).json()
         assert first["usage"]["completion_tokens"] <= 20
     async with served(mosquitto, engine=FakeEngine(), version=api.version) as api:
-        # Without a seed of the client's, key and body make one, so what was left half-read comes again.
+        # Without a seed of the client's, key and body make one, so a node that knows nothing of it writes the same.
         answer = (await api.chat(max_tokens=20, headers=key)).json()
         assert answer["choices"] == first["choices"]
-        left, _ = await begin(api, headers={"idempotency-key": "left"})
+
+
+async def test_a_text_with_a_key_goes_on_without_its_reader(mosquitto: PrivateBroker) -> None:
+    """It is found while it is written and when it is over, and dropping it cancels up to the worker."""
+    key = {"idempotency-key": "left"}
+    engine = waiting_engine()
+    async with served(mosquitto, engine=engine) as api:
+        asking = asyncio.create_task(api.chat(max_tokens=20, headers=key))
+        await until(lambda: api.node.sessions == 1)
+        asking.cancel()
+        await until(lambda: _readers(api) == 0)
+        assert api.node.sessions == 1
+        engine.gate.set()
+        await until(lambda: api.api.texts.outbox.counts == {"done": 1})
+        await until(lambda: len(api.api.texts) == api.node.sessions == 0)
+        (entry,) = await api.api.texts.outbox.run(api.api.texts.outbox.journal.entries)
+        assert not entry.read
+        answer = await api.chat(max_tokens=20, headers=key)
+        assert answer.headers["x-flexspec-outbox"] == entry.id
+        assert answer.json()["id"] == f"chatcmpl-{entry.id}"
+        assert api.daemons[0].worker.machine.counters.opened == 1
+        await until(lambda: len(api.api.texts) == 0)
+        (entry,) = await api.api.texts.outbox.run(api.api.texts.outbox.journal.entries)
+        assert entry.read
+        left, _ = await begin(api, headers={"idempotency-key": "other"})
         await left.aclose()
-        await until(lambda: api.node.sessions == 0)
-        assert api.api.texts.kept == 1
+        await until(lambda: _readers(api) == 0)
+        assert api.node.sessions == 1
+        assert await api.api.texts.drop(left.headers["x-flexspec-outbox"])
+        assert not await api.api.texts.drop(left.headers["x-flexspec-outbox"])
+        await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)
+        assert api.api.texts.outbox.counts == {"done": 1}
 
 
-async def test_kept_texts_are_bounded(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, keep_texts=3) as api:
+async def test_the_outbox_is_bounded(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, outbox_texts=3) as api:
         for n in range(8):
             assert (await api.chat(max_tokens=2, headers={"idempotency-key": f"k{n}"})).status_code == 200
-        await until(
-            lambda: api.api.texts.kept == 3
-        )  # an answer may be there a moment before its text has ended
-    async with served(mosquitto, keep_bytes=1) as api:
-        for n in range(3):
-            await api.chat(max_tokens=9, ignore_eos=True, headers={"idempotency-key": f"k{n}"})
-        await until(lambda: api.api.texts.kept == 0)  # each alone is too long
-    async with served(mosquitto, keep_for=0.0001) as api:
+        assert api.api.texts.outbox.counts == {"done": 3}
+    engine = waiting_engine()
+    async with served(mosquitto, engine=engine, outbox_texts=2) as api:
+        asking = [
+            asyncio.create_task(api.chat(max_tokens=2, headers={"idempotency-key": f"k{n}"}))
+            for n in range(2)
+        ]
+        await until(lambda: api.node.sessions == 2)
+        said(await api.chat(max_tokens=2, headers={"idempotency-key": "full"}), 503, "outbox_full")
+        assert api.api.texts.outbox.counts == {"writing": 2}
+        engine.gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200, 200]
+    async with served(mosquitto, outbox_for=0.0001) as api:
         ids = {
             (await api.chat(max_tokens=9, headers={"idempotency-key": "k"})).json()["id"] for _ in range(3)
         }

@@ -165,15 +165,17 @@ class Model(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9))
     def park(self, number: int) -> None:
-        if (each := self._one(number, "queued")) is not None:
-            self.journal.park(each.entry.id)
-            each.entry = replace(each.entry, state="stale")
+        if (each := self._one(number, "queued", "writing")) is not None:
+            self.journal.park(each.entry.id, "it is old")
+            each.entry = replace(each.entry, state="stale", error="it is old")
 
     @rule(number=st.integers(0, 9))
     def unpark(self, number: int) -> None:
         if (each := self._one(number, "stale")) is not None:
-            self.journal.unpark(each.entry.id)
-            each.entry = replace(each.entry, state="queued", accepted=self.now)
+            each.entry = replace(
+                each.entry, state="queued", error="", life=each.entry.life + 1, accepted=self.now
+            )
+            assert self.journal.unpark(each.entry.id) == replace(each.entry, tokens=len(each.tokens))
 
     @rule(number=st.integers(0, 9))
     def read(self, number: int) -> None:
@@ -205,13 +207,20 @@ class Model(RuleBasedStateMachine):
             each.entry.id for each in self.known if each.entry.unfinished
         ]
 
+    @rule()
+    def look(self) -> None:
+        self._drop_old()
+        assert self.journal.under("nobody's") is None
+        for each in self.known:
+            assert self.journal.under(each.entry.key) == replace(each.entry, tokens=len(each.tokens))
+
     @invariant()
     def the_file_has_what_the_model_has(self) -> None:
         expected = [replace(each.entry, tokens=len(each.tokens)) for each in self.known]
         assert self.journal.entries() == expected
         for each in self.known:
-            assert self.journal.under(each.entry.key) == self.journal.entry(each.entry.id)
-            assert self.journal.answer(each.entry.id) == each.answer
+            assert self.journal.entry(each.entry.id) == replace(each.entry, tokens=len(each.tokens))
+            assert self.journal.answer(each.entry.id) == (each.answer or b"")
             commits = self.journal.committed(each.entry.id)
             got = [pair for one in commits for pair in zip(one.tokens, one.origins, strict=True)]
             assert got == each.tokens

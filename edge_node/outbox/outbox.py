@@ -1,0 +1,137 @@
+"""The journal on a thread of its own: nobody on the event loop waits for the disk, unless by `await`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from edge_node.outbox.entries import Entry, Opened, OutboxError, State
+from flexspec_mq import waiting
+
+if TYPE_CHECKING:
+    from edge_node.outbox.journal import Journal
+    from flexspec_mq.protocol.effects import Commit
+
+P = ParamSpec("P")
+R = TypeVar("R")
+ASKED = "mqtt"
+"""Path of asks by MQTT; those who answer them go on with them after a restart."""
+_log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Calls of a journal, in the order in which they were made.
+
+    Args:
+        journal: begins another life of its unfinished texts here.
+
+    Attributes:
+        journal: names the calls for `run`.
+        unfinished: requests of earlier lives that are still to be written, in order.
+        counts: number of requests in each state.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.unfinished = journal.begin()
+        self.counts: dict[State, int] = journal.counts()
+        self._thread = ThreadPoolExecutor(1, "outbox")
+        self._commits: dict[str, list[Commit]] = {}  # not written yet
+        self._timer: asyncio.TimerHandle | None = None
+        self._behind: set[asyncio.Future[Any]] = set()
+
+    def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
+        """Call the journal; the future raises `OutboxError` where the call does."""
+
+        def called() -> R:
+            result = call(*args, **kwargs)
+            self.counts = self.journal.counts()
+            return result
+
+        return asyncio.get_running_loop().run_in_executor(self._thread, called)
+
+    def later(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call the journal, and only log where that fails: a text goes on without it."""
+        future = self.run(call, *args, **kwargs)
+        self._behind.add(future)
+        future.add_done_callback(self._behind.discard)
+        future.add_done_callback(_logged)
+
+    async def asks(self) -> list[Entry]:
+        """Asks by MQTT that are unfinished, or whose answer nobody has read."""
+        entries = await self.run(self.journal.entries)
+        return [each for each in entries if each.path == ASKED and (each.unfinished or not each.read)]
+
+    def commit(self, name: str, commit: Commit) -> None:
+        """Take committed tokens, which are written with those of other texts a moment later."""
+        self._commits.setdefault(name, []).append(commit)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(waiting.OUTBOX_TOKENS, self.write)
+
+    async def close(self) -> None:
+        """Write what there is, and close the file."""
+        self.write()
+        if self._behind:
+            await asyncio.wait(self._behind)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.journal.close)
+        self._thread.shutdown(wait=False)
+
+    def write(self) -> None:
+        """Write the tokens that have come."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        commits, self._commits = self._commits, {}
+        if commits:
+            self.later(self.journal.commit, commits)
+
+
+class Record:
+    """The page of one text in the outbox, for whoever writes the text.
+
+    Args:
+        outbox: the outbox.
+        entry: the request.
+        commits: tokens of earlier lives.
+
+    Attributes:
+        opened: session of an earlier life; None without one.
+    """
+
+    def __init__(self, outbox: Outbox, entry: Entry, commits: list[Commit]) -> None:
+        self._outbox = outbox
+        self._name = entry.id
+        self.life = entry.life
+        self.opened = entry.opened
+        self.commits = commits
+        self._begun = bool(commits)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All tokens of earlier lives."""
+        return tuple(token for commit in self.commits for token in commit.tokens)
+
+    def open(self, opened: Opened) -> None:
+        """Note a session; it is on the disk before any token of it is shown."""
+        self._outbox.later(self._outbox.journal.open, self._name, opened)
+
+    async def commit(self, commit: Commit) -> None:
+        """Note tokens. The first ones of a text are on the disk, with its session, when this returns."""
+        if self._begun:
+            self._outbox.commit(self._name, commit)
+            return
+        self._begun = True
+        written = self._outbox.run(self._outbox.journal.commit, {self._name: [commit]})
+        await asyncio.wait([written])
+        _logged(written)
+
+
+def _logged(call: asyncio.Future[Any]) -> None:
+    """Log an error of the disk."""
+    if isinstance(error := call.exception(), OutboxError):
+        _log.error("%s", error)
+    elif error is not None:
+        raise error
