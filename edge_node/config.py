@@ -36,6 +36,7 @@ class EdgeConfig:
 _FILE_ONLY = """
     in_flight qos stop policy_weights
     api_texts api_client_connections lenient
+    outbox_texts outbox_mb outbox_for outbox_age
     ask_texts ask_per_minute ask_username ask_password_file ask_tls_ca
 """
 """Settings that are seldom changed, and then for good."""

@@ -39,6 +39,7 @@ from flexspec_mq.transport.link import Link
 if TYPE_CHECKING:
     from edge_node.api.serving import Api
     from edge_node.node import EdgeNode
+    from edge_node.outbox.journal import Journal
     from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.drafting.memory import AnswerMemory
@@ -142,7 +143,7 @@ def _main(argv: Sequence[str]) -> int:
             def asks(api: Api) -> AbstractAsyncContextManager[asyncio.Task[None]]:
                 return Asks(api, config.asks, mqtt_link, told, ephemeral=ephemeral).running()
 
-        run = partial(_serve, config.api.for_serving(), asks, ready_json=args.ready_json)
+        run = partial(_serve, config.api.for_serving(), asks, _journal(config), ready_json=args.ready_json)
     else:
         options = _options(args, config.node.wait)
         from edge_node.cli.texts import prompt_of
@@ -175,6 +176,22 @@ def _main(argv: Sequence[str]) -> int:
 def _answers_folder(config: EdgeConfig) -> Path:
     stated = config.family.state_dir
     return cache_folder("answers") if stated is None else stated / "answers"
+
+
+def _journal(config: EdgeConfig) -> Journal:
+    """The outbox; in memory where nobody wants it on disk, or would find it there: its name is the node's.
+
+    Raises:
+        OutboxError: it cannot be used.
+        ModelError: there is neither a folder nor a home.
+    """
+    from edge_node.outbox.journal import Journal
+
+    if config.node.ephemeral or not config.api.outbox:
+        return Journal(None, config.api.bounds)
+    stated = config.family.state_dir
+    folder = cache_folder("outbox") if stated is None else stated / "outbox"
+    return Journal(folder / f"{config.node.edge}.sqlite", config.api.bounds)
 
 
 def _memory(config: EdgeConfig, link: LinkSettings) -> AnswerMemory | None:
@@ -229,6 +246,7 @@ def _options(args: argparse.Namespace, wait: float) -> CompletionOptions:
 async def _serve(
     api: ApiSettings,
     asks: Callable[[Api], AbstractAsyncContextManager[asyncio.Task[None]]] | None,
+    journal: Journal,
     node: EdgeNode,
     text: LoadedText,
     policy: Callable[[], Policy],
@@ -255,7 +273,15 @@ async def _serve(
     with contextlib.suppress(Cancelled):
         async with stoppable(ending):
             await serve_node(
-                node, text, mqtt_link, link, policy=policy, settings=api, started=started, beside=asks
+                node,
+                text,
+                mqtt_link,
+                link,
+                policy=policy,
+                settings=api,
+                started=started,
+                beside=asks,
+                journal=journal,
             )
 
 

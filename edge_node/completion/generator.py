@@ -366,13 +366,7 @@ class Writing:
                 yield provisional
                 continue
             if isinstance(event, Commit):
-                if self._first is None:
-                    self._first = time.monotonic()
-                self.tokens += len(event.tokens)
-                if self.span is not None:
-                    self.span.committed(len(event.tokens), self.generation.machine.worker)
-                if self._record is not None:
-                    await self._record.commit(event)
+                await self._committed(event)
                 yield decoder.push(event)
                 continue
             self.finish = event
@@ -380,6 +374,15 @@ class Writing:
                 raise error
             if rest := decoder.finish():
                 yield rest
+
+    async def _committed(self, commit: Commit) -> None:
+        if self._first is None:
+            self._first = time.monotonic()
+        self.tokens += len(commit.tokens)
+        if self.span is not None:
+            self.span.committed(len(commit.tokens), self.generation.machine.worker)
+        if self._record is not None:
+            await self._record.commit(commit)
 
     def _decoder(self) -> PieceDecoder:
         return PieceDecoder(self._encoded.text.tokenizer, self._options.stops)

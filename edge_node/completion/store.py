@@ -260,7 +260,7 @@ class CompletionStore:
         if entry.unfinished:
             if entry.state == "stale":
                 entry = await outbox.run(journal.unpark, entry.id)
-            self._write(text, Record(outbox, entry, await outbox.run(journal.committed, entry.id)))
+            self._write(text, Record(outbox, entry, []))
         else:
             text.recall(await outbox.run(journal.answer, entry.id))
             self._active[text] = None

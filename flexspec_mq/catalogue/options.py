@@ -32,8 +32,8 @@ class FamilyOptions(Section):
     state_dir: Annotated[
         Path | None,
         Setting(
-            help="folder for the newest catalogue seen, so that no older one is taken up after it, and for remembered "
-            "answers",
+            help="folder for the newest catalogue seen, so that no older one is taken up after it, for remembered "
+            "answers and for the outbox",
             default="in the cache",
         ),
     ] = None

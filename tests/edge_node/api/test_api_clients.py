@@ -155,7 +155,7 @@ async def test_the_outbox_is_bounded(mosquitto: PrivateBroker) -> None:
         ]
         await until(lambda: api.node.sessions == 2)
         said(await api.chat(max_tokens=2, headers={"idempotency-key": "full"}), 503, "outbox_full")
-        assert api.api.texts.outbox.counts == {"writing": 2}
+        assert api.api.texts.outbox.counts == {"queued": 2}
         engine.gate.set()
         assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200, 200]
     async with served(mosquitto, outbox_for=0.0001) as api:
