@@ -33,12 +33,8 @@ async def reply(
     settings: ApiSettings,
     receive: Receive,
     send: Send,
-<<<<<<< HEAD
-    was_read: Callable[[], None] = lambda: None,
-    since: str | None = None,
-=======
     was_read: Callable[[], Awaitable[None]] | None = None,
->>>>>>> f6a07fe0 (Texts with a key are the node's: kept before they are acknowledged, and written on without a reader)
+    since: str | None = None,
 ) -> None:
     """Send texts, as one object or as a stream.
 

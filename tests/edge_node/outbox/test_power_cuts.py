@@ -34,7 +34,7 @@ steps = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 3), st.integers(1, 400)), min_size=5, max_size=25
 )
 
-Text = tuple[Entry, tuple[int, ...], bytes | None]
+Text = tuple[Entry, tuple[int, ...], bytes]
 Texts = dict[str, Text]
 
 
