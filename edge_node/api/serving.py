@@ -278,7 +278,10 @@ def _key(request: Request, body: dict[str, Any], options: CompletionOptions) -> 
         )
     path = request.url.path
     digest = blake2b(canonical([path, body])).digest()
-    return IdempotencyKey(key, digest, path, canonical(body), client_of(request))
+    ordered = json.dumps(
+        body, ensure_ascii=False
+    ).encode()  # the order of a schema's properties decides the text
+    return IdempotencyKey(key, digest, path, ordered, client_of(request))
 
 
 def json_answer(body: msgspec.Struct, status: int = 200) -> Response:

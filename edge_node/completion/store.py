@@ -116,17 +116,17 @@ class KeyReused(FlexSpecError):
 class CompletionStore:
     """Starts texts, and ends those that nobody wants.
 
-    A text without a key is its readers': when the last one leaves it is cancelled. One with a key is the node's: it is
-    in the outbox before anybody is told of it, goes on without readers and through restarts, and its answer is kept.
+    A text without a key is its readers': when the last one leaves it is cancelled. A text with a key is the node's: it
+    is in the outbox before anybody is told of it, goes on without readers and through restarts, and its answer is kept.
 
     Args:
         generator: writes them.
         limits: bounds of what it takes on.
         metrics: told what happens.
-        outbox: keeps requests with a key, and their answers.
+        outbox: keeps what has a key.
 
     Attributes:
-        outbox: to read.
+        outbox: requests with a key, and their answers.
         closed: whether it takes no more texts.
     """
 
@@ -205,7 +205,7 @@ class CompletionStore:
         return await self.outbox.run(self.outbox.journal.forget, name)
 
     async def close(self) -> None:
-        """Take no more; end those that are being written with an error that says why. Those with a key go on later."""
+        """Take no more; end those that are being written with an error that says why: texts with a key go on later."""
         self.closed = self._generator.closed = True
         await ended(self._tasks)
         for text in self._active:
