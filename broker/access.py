@@ -33,8 +33,10 @@ class AccessRule(NamedTuple):
 
 
 _SELF = (
-    AccessRule("read", "f1/r/{name}/+"),  # for `flexspec-broker check`
-    AccessRule("write", "f1/r/{name}/check"),
+    AccessRule(
+        "read", "f1/r/{name}/+"
+    ),  # a device's answers; its worker clears them, or it could fill the broker
+    AccessRule("write", "f1/r/{name}/check"),  # for `flexspec-broker check`
     AccessRule("write", "f1/r/{name}/checka"),
     AccessRule("write", "f1/r/{name}/checkb"),
 )
@@ -65,6 +67,7 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("read", "f1/o/{version}/+"),
         AccessRule("read", "f1/d/{name}/+"),
         AccessRule("write", "f1/v/+"),
+        AccessRule("write", "f1/r/+/+"),
         AccessRule("write", "f1/w/{name}"),
         AccessRule("write", "f1/t/{name}"),
         AccessRule("write", "f1/o/{asked}/{name}"),  # as devices may: the doctor writes to itself

@@ -95,7 +95,7 @@ def _bridge_lines(bridge: Bridge) -> list[str]:
         reach += [f"{name} {file}" for name, file in zip(names, files, strict=True) if file is not None]
     # Where there are workers, devices talk with those: an open that went out as well would be taken twice.
     # Statuses go one way, or an old one that is retained on this side would come back as the newest on that.
-    inward, outward = ("dhki", "vwte") if bridge.shares else ("vwthki", "ode")
+    inward, outward = ("dhki", "vrwte") if bridge.shares else ("vrwthki", "ode")
     lines = [
         "connection centre",
         *reach,

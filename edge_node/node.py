@@ -487,30 +487,24 @@ class EdgeNode:
             _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
 
     def _receive_delivery(self, session: int, payload: bytes, now: float) -> None:
-        """Take an answer that a worker left at the broker, which then need not keep it.
+        """Take an answer that a worker left at the broker, and clears there when the session is closed.
 
         If it comes before its text, as the node has just started, it waits for that.
         """
         if not payload:  # cleared
             return
         if session in self._sessions:
-            self._clear(session)
             self._receive_message(payload, now)
             return
-        for other, _ in self._answers.put(session, payload, now):
-            self._clear(other)
+        self._answers.put(session, payload, now)
         asyncio.get_running_loop().call_later(waiting.UNCLAIMED, self._give_back, session, payload)
 
     def _give_back(self, session: int, payload: bytes) -> None:
-        """No text has begun that this answer is of: the broker and its worker need not keep it."""
+        """No text has begun that this answer is of: its worker need not keep it, if it can be read who that is."""
         if self._answers.get(session, 0.0) is payload:
             self._answers.pop(session)
             self.unclaimed += 1
-            self._clear(session)
             self._receive(Inbound(self._verdicts, payload), time.monotonic())
-
-    def _clear(self, session: int) -> None:
-        self._queue.put(Outbound(topics.delivery_topic(self.name, session), b"", 1, retain=True))
 
     def _misled(self, generation: Generation, message: Verdict | Delivery | Error) -> bool:
         """Take what a session's worker says of sampling; whether that ended the session, to be begun again."""

@@ -15,7 +15,7 @@ from flexspec_mq.errors import UsageError
 ROOT = "f1"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
-BRIDGED = frozenset("odvewthki")
+BRIDGED = frozenset("odvrewthki")
 """Letters of the topics that brokers of a deployment carry to each other; asks and their answers stay at a site."""
 _LEVELS = 8
 """Levels of a topic that an asker may name for its answer."""

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import socket
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ from broker.announcing import Announcer
 from broker.deployment.folder import Deployment
 from broker.serving import DeploymentServer
 from broker.settings import ClientLimits, Listener
+from edge_node.generation import Resume
+from flexspec_mq import topics
 from flexspec_mq.daemon.children import sockets_of
 from flexspec_mq.transport.arguments import LinkOptions, link_settings
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.deployment import free_port
 from tests.broker.deployments import good, made, run
-from tests.daemons import FakeEngine, check, edge_at, until, wanting, worker_at
+from tests.daemons import PATIENCE, FakeEngine, check, edge_at, until, wanting, worker_at
 from tests.transport.proxy import proxy_to
+from tests.transport.reading import retained
 
 
 class Sites:
@@ -92,7 +97,8 @@ async def test_texts_cross_bridges_and_outlive_them(sites: Sites, caplog: pytest
     port = int(Deployment(sites.centre).load().address.split(":")[1])
     async with proxy_to("127.0.0.1", port) as proxy:
         here = sites.bundle("site", "a") / "identities.json"
-        here.write_text(here.read_text().replace(f":{port}", f":{proxy.port}"))
+        said = here.read_text()
+        here.write_text(said.replace(f":{port}", f":{proxy.port}"))
         with (
             serving(sites.centre),
             serving(sites.bundle("site", "a")) as site_a,
@@ -101,6 +107,7 @@ async def test_texts_cross_bridges_and_outlive_them(sites: Sites, caplog: pytest
             await go_on(sites, proxy.cut)
             assert sends_at_once(site_a)
             assert sends_at_once(site_b)
+        here.write_text(said)
     assert "was refused" not in caplog.text
 
 
@@ -137,6 +144,46 @@ async def go_on(sites: Sites, cut: Callable[[], None]) -> None:
         await under_way
         await w2.kill()
         await until(lambda: len(d1.directory.online()) == 1)  # by its will, over both bridges
+
+
+@contextmanager
+def all_serving(sites: Sites) -> Iterator[None]:
+    with (
+        serving(sites.centre),
+        serving(sites.bundle("site", "a")),
+        serving(sites.bundle("site", "b")),
+    ):
+        yield
+
+
+async def test_an_answer_waits_at_the_site_of_its_device_and_is_cleared_everywhere(sites: Sites) -> None:
+    (at2, files2), (near, near_files) = sites.client("worker", "w2"), sites.client("edge", "d1")
+    request = replace(wanting(1, limit=200), deliver=600, kept=True)
+    slow = FakeEngine(before=lambda _: time.sleep(0.005))
+    answers, statuses = topics.delivery_filter("d1"), topics.worker_status_topic("w2")
+    with all_serving(sites):
+        async with worker_at(mqtt_link, "w2", slow, at2, **files2) as w2:
+            async with edge_at(mqtt_link, "d1", at=near, **near_files) as device:
+                await until(device.directory.online)
+                text = device.generate(request)
+                await until(lambda: text.machine.committed)
+                resume = Resume(session=text.session, life=1, private=device.wire.private(text.session))
+            async with asyncio.timeout(PATIENCE):
+                while not (kept := await retained(near, answers)):
+                    assert not w2.worker.machine.counters.closed
+            assert list(kept) == [topics.delivery_topic("d1", text.session)]
+            async with edge_at(mqtt_link, "d1", at=near, **near_files) as device:
+                (text,) = await check(device, [replace(request, resume=resume)])
+                assert text.machine.counters.deliveries == 1
+                await until(lambda: not w2.worker.machine.deliveries)
+            async with asyncio.timeout(PATIENCE):
+                while await retained(near, answers):
+                    pass
+    with all_serving(sites):  # each bridge carries again what its brokers keep
+        async with asyncio.timeout(PATIENCE), worker_at(mqtt_link, "w2", slow, at2, **files2):
+            while b'"online"' not in (await retained(near, statuses)).get(statuses, b""):
+                pass
+        assert not await retained(near, answers)
 
 
 def test_a_site_is_changed_at_the_centre(sites: Sites) -> None:

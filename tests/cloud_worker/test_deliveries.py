@@ -15,10 +15,10 @@ from flexspec_mq import topics
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
-from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import PATIENCE, Daemon, FakeEngine, alone, edge_at, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment, at
+from tests.transport.reading import retained
 
 FOR = 600
 PLAN = Plan(4, 2, 1)
@@ -44,22 +44,7 @@ class Site:
 
     async def kept(self, edge: str = "+") -> dict[str, bytes]:
         """Answers that the broker keeps, by topic."""
-        link = LinkSettings(
-            port=self.broker.port,
-            client_id=f"looks-{time.monotonic_ns()}",
-            subscriptions=(Subscription(f"f1/r/{edge}/+"),),
-        )
-        found = {}
-        async with mqtt_link(link) as looking:
-            await looking.wait_up()
-            try:
-                async with asyncio.timeout(0.3):
-                    async for event in looking.events():
-                        if isinstance(event, Inbound):
-                            found[event.topic] = event.payload
-            except TimeoutError:
-                return found
-        return found
+        return await retained(at(self.broker, "looks"), topics.delivery_filter(edge))
 
 
 @pytest.fixture(params=["keys", "open"])

@@ -1,11 +1,20 @@
 """Read a link's events in tests, each with a bound on waiting."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
-from flexspec_mq.transport.base import Inbound, LinkDownEvent, LinkEvent, LinkSettings, LinkUpEvent
+from flexspec_mq.transport.base import (
+    Inbound,
+    LinkDownEvent,
+    LinkEvent,
+    LinkSettings,
+    LinkUpEvent,
+    Subscription,
+)
 from flexspec_mq.transport.connection import MqttConnection
 from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
@@ -49,6 +58,24 @@ class Reader:
     async def payloads(self, count: int) -> list[bytes]:
         """The payloads of the next messages."""
         return [await self.payload() for _ in range(count)]
+
+
+async def retained(at: LinkSettings, topic_filter: str) -> dict[str, bytes]:
+    """Messages that a broker keeps, by topic, as a client of these settings may read them."""
+    client = replace(
+        at, client_id=f"looks-{time.monotonic_ns()}", subscriptions=(Subscription(topic_filter),)
+    )
+    found: dict[str, bytes] = {}
+    async with mqtt_link(client) as link:
+        await link.wait_up(PATIENCE)
+        try:
+            async with asyncio.timeout(0.3):
+                async for event in link.events():
+                    if isinstance(event, Inbound):
+                        found[event.topic] = event.payload
+        except TimeoutError:
+            pass
+    return found
 
 
 def connection_of(link: Link) -> MqttConnection:

@@ -421,9 +421,10 @@ class WorkerMachine:
         if session.deliver and not session.delivered and len(session.chain) > session.have:
             self._deliver(session, now)
 
-    def _withdraw(self, key: SessionKey) -> None:
-        """The edge needs no delivery any more."""
-        if self.deliveries.leave(key):
+    def _withdraw(self, key: SessionKey, reason: CloseReason, *, left: bool) -> None:
+        """The edge needs no delivery any more; `left`: one may be there, by this worker or an earlier one."""
+        kept = self.deliveries.leave(key)
+        if kept or (left and reason is not CloseReason.ELSEWHERE):
             self._out.append(Deliver(key, None))
 
     def _waits(self, session: WorkerSession, now: float) -> tuple[int, int]:
@@ -476,12 +477,12 @@ class WorkerMachine:
             self.counters.ignored += 1
             return
         self.counters.closed += 1
-        self._withdraw(key)
+        self._withdraw(key, message.reason, left=session.deliver > 0 and message.attempt > 1)
         keep = message.reason in (CloseReason.DONE, CloseReason.CANCELLED)
         self._end(session, message.attempt, now, keep=keep)
 
     def _bury(self, key: SessionKey, now: float, message: Close) -> None:
-        self._withdraw(key)
+        self._withdraw(key, message.reason, left=self._config.deliver_for > 0)
         self._remember(key, message.attempt, now)
 
     def _remember(self, key: SessionKey, attempt: int, now: float) -> None:
