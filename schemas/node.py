@@ -5,7 +5,7 @@ as its data: the whole of what it is about, not a difference. Whoever has the ne
 text, knows all.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -105,6 +105,70 @@ class TextView(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     reason: str = ""
     figures: TextFigures | None = None
+
+
+class OutboxView(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that the node keeps, with its answer.
+
+    Attributes:
+        id: end of the answer's id in every API.
+        path: endpoint that it was sent to; ``mqtt`` for one by MQTT.
+        mode: offline mode, ``hold``, ``provisional`` or ``deliver``.
+        state: ``queued`` before it has a session; ``writing``; ``stale``, queued for so long that its user is asked;
+            ``done``; ``failed``.
+        accepted: when it came, in seconds since the Unix epoch.
+        finished: when it was done or failed, likewise; null before.
+        read: somebody has read the answer to its end.
+        tokens: confirmed tokens so far.
+        prompt: first words of what is asked.
+        error: reason of its failure, or of its waiting for its user; empty otherwise.
+    """
+
+    id: str
+    path: str
+    mode: str
+    state: Literal["queued", "writing", "stale", "done", "failed"]
+    accepted: float
+    finished: float | None = None
+    read: bool = False
+    tokens: int = 0
+    prompt: str = ""
+    error: str = ""
+
+
+class OutboxText(OutboxView, frozen=True, kw_only=True):
+    """A request that the node keeps, and its text.
+
+    Attributes:
+        text: confirmed text so far.
+        provisional: text of the draft behind it.
+        reason: how it ended, ``stop``, ``length`` or ``provisional``; empty before, and after an error.
+        figures: figures of the text; null before it has a session, and while it waits for the node's next start.
+        request: body of the request.
+    """
+
+    text: str = ""
+    provisional: str = ""
+    reason: str = ""
+    figures: TextFigures | None = None
+    request: dict[str, Any]
+
+
+class OutboxList(msgspec.Struct, frozen=True, kw_only=True):
+    """All requests that the node keeps, the newest last."""
+
+    data: list[OutboxView]
+
+
+class OutboxDropped(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was cancelled and forgotten.
+
+    Attributes:
+        dropped: always true.
+    """
+
+    id: str
+    dropped: bool = True
 
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):

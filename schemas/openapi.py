@@ -79,6 +79,15 @@ ENDPOINTS = (
     _Endpoint("get", "/v1/models", "Target versions that can be asked for.", openai.ModelList),
     _Endpoint("get", "/v1/models/{model}", "One of them.", openai.Model),
     _Endpoint("get", "/v1/events", "Events of the node, as its page shows them.", None, chunk=node.NodeView),
+    _Endpoint("get", "/v1/outbox", "Requests that the node keeps.", node.OutboxList),
+    _Endpoint(
+        "get",
+        "/v1/outbox/{id}",
+        "One of them with its text; or a stream of this in the form of its request.",
+        node.OutboxText,
+    ),
+    _Endpoint("post", "/v1/outbox/{id}", "Send it again, if it waits for its user.", node.OutboxText),
+    _Endpoint("delete", "/v1/outbox/{id}", "Cancel and forget it.", node.OutboxDropped),
     _Endpoint("get", "/openapi.json", "This document.", None, locked=False),
     _Endpoint("get", "/healthz", "Whether the process lives.", openai.Health, locked=False),
     _Endpoint(

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edge_node.api import ollama, page, responses
+from edge_node.api import ollama, outbox, page, responses
 from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
 from edge_node.api.bodies import Bodies, parse_object
 from edge_node.api.errors import ApiError
@@ -127,6 +127,7 @@ _TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/v1/models", "GET", _models),
     ("/v1/models/{model:path}", "GET", _model),
     ("/v1/events", "GET", events),
+    *outbox.TABLE,
     ("/openapi.json", "GET", _document),
     ("/healthz", "GET", _health),
     ("/readyz", "GET", _ready),
@@ -169,8 +170,8 @@ def create_app(
     metrics = Metrics(node)
     limit = settings.api_max_tokens or WHOLE_CONTEXT
     generator = CompletionGenerator(node, model, policy, limit)
-    outbox = Outbox(journal or Journal(None, settings.bounds))
-    texts = CompletionStore(generator, settings, metrics, outbox)
+    kept = Outbox(journal or Journal(None, settings.bounds))
+    texts = CompletionStore(generator, settings, metrics, kept)
     node.state.waiting = lambda: texts.waiting
     refusals = ClientRefusals(metrics.refused)
     api = Api(

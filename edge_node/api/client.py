@@ -11,7 +11,7 @@ from flexspec_mq import waiting
 from flexspec_mq.doctor.statuses import duration
 from schemas.status import ConnectionStatus
 
-_MOST = 2**22
+_MOST = 2**26
 """Bytes of an answer that are read."""
 
 
@@ -64,10 +64,11 @@ def ask(
     path: str,
     body: Any = None,
     *,
+    method: str | None = None,
     key: str | None = None,
     timeout: float = waiting.ASK_API,
 ) -> tuple[int, dict[str, Any]]:
-    """Status and JSON object of a GET, or of a POST where there is a body.
+    """Status and JSON object of a GET, or of a POST where there is a body, unless another method is named.
 
     Raises:
         OSError, http.client.HTTPException, ValueError: there is no such answer.
@@ -76,10 +77,10 @@ def ask(
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         if body is None:
-            connection.request("GET", path, headers=headers)
+            connection.request(method or "GET", path, headers=headers)
         else:
             headers["content-type"] = "application/json"
-            connection.request("POST", path, json.dumps(body), headers)
+            connection.request(method or "POST", path, json.dumps(body), headers)
         with connection.getresponse() as answer:
             body = json.loads(answer.read(_MOST))
     finally:

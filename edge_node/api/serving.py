@@ -190,12 +190,25 @@ async def _go_on_in_turn(api: Api, entry: Entry) -> None:
 
 
 async def go_on(api: Api, entry: Entry) -> None:
-    """Have the text of a request of an earlier life written, with nobody reading it.
+    """Have the text of a request in the outbox written, with nobody reading it.
 
     Raises:
         FlexSpecError: it cannot be.
     """
-    wanted = wanted_of(api, entry)
+    wanted, options, key = await kept_request(api, entry)
+    await api.texts.go_on(wanted.prompt, options, key)
+
+
+async def kept_request(api: Api, entry: Entry) -> tuple[TextRequest, CompletionOptions, IdempotencyKey]:
+    """A request in the outbox as it was when it came, with the options and the key of its text.
+
+    Raises:
+        ApiError: this node does not read it any more.
+    """
+    parse = api.parsers.get(entry.path)
+    if parse is None:
+        raise ApiError(404, f"requests to {entry.path} are not read here", code="not_found")
+    wanted = parse(api, json.loads(entry.body), entry.client)
     try:
         version = await api.version(wanted.model)
     except ApiError:  # no worker of it is known yet
@@ -204,19 +217,7 @@ async def go_on(api: Api, entry: Entry) -> None:
     first = entry.key.removesuffix(f"\0{entry.choice}") if entry.choice else entry.key
     key = IdempotencyKey(first, entry.digest, entry.path, entry.body, entry.client)
     each, name = list(_choices(options, wanted.choices, key))[entry.choice]
-    await api.texts.go_on(wanted.prompt, each, name or key)
-
-
-def wanted_of(api: Api, entry: Entry) -> TextRequest:
-    """A request of the outbox, read as it was when it came.
-
-    Raises:
-        ApiError: this node does not read it any more.
-    """
-    parse = api.parsers.get(entry.path)
-    if parse is None:
-        raise ApiError(404, f"requests to {entry.path} are not read here")
-    return parse(api, json.loads(entry.body), entry.client)
+    return wanted, each, name or key
 
 
 @contextmanager

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
 
 
+OUTBOX_ACTIONS = "list", "show", "send", "drop"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     # No abbreviations: --password, which is no flag of ours, would be taken for --password-file.
@@ -75,7 +78,15 @@ def build_parser() -> argparse.ArgumentParser:
         "of", nargs="?", metavar="VERSION", help="one version, whose texts are shown (default: all)"
     )
     add_arguments(remembered, api=False)
-    for command in (serves, add_show_command(commands), add_doctor_command(commands)):
+    kept = commands.add_parser(
+        "outbox", help="requests that wait, and answers that are kept", allow_abbrev=False
+    )
+    kept.add_argument(
+        "action", nargs="?", default="list", choices=OUTBOX_ACTIONS, help="what to do (default: list)"
+    )
+    kept.add_argument("id", nargs="?", metavar="ID", help="id of a request, or how it begins")
+    kept.add_argument("--json", action="store_true", help="print JSON")
+    for command in (serves, kept, add_show_command(commands), add_doctor_command(commands)):
         add_arguments(command)
         logs.add_verbose(command)
     return parser
@@ -115,6 +126,11 @@ def _main(argv: Sequence[str]) -> int:
         from edge_node.cli.memory import run_memory
 
         run_memory(args, _answers_folder(config), config.node, logs.tell)
+        return 0
+    if args.command == "outbox":
+        from edge_node.cli.outbox import run_outbox
+
+        run_outbox(args, config.api, _outbox_file(config))
         return 0
     link = link_settings(config.link, f"e-{config.node.edge}")
     if config.node.keys is not None:
@@ -189,9 +205,13 @@ def _journal(config: EdgeConfig) -> Journal:
 
     if config.node.ephemeral or not config.api.outbox:
         return Journal(None, config.api.bounds)
+    return Journal(_outbox_file(config), config.api.bounds)
+
+
+def _outbox_file(config: EdgeConfig) -> Path:
     stated = config.family.state_dir
     folder = cache_folder("outbox") if stated is None else stated / "outbox"
-    return Journal(folder / f"{config.node.edge}.sqlite", config.api.bounds)
+    return folder / f"{config.node.edge}.sqlite"
 
 
 def _memory(config: EdgeConfig, link: LinkSettings) -> AnswerMemory | None:

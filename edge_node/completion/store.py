@@ -196,9 +196,13 @@ class CompletionStore:
         wait = max(options.wait or 0.0, self._limits.outbox_age)
         await self._admit(prompt, replace(options, wait=wait), key, readers=0)
 
+    def text(self, name: str) -> Completion | None:
+        """The text with a key that has this id, while it is written or read."""
+        return next((text for text in self._keyed.values() if text.id == name), None)
+
     async def drop(self, name: str) -> bool:
         """Cancel a text by its id, and forget it; whether there was one."""
-        text = next((text for text in self._keyed.values() if text.id == name), None)
+        text = self.text(name)
         if text is not None and (task := self._active[text]) is not None:
             task.cancel()
             await asyncio.wait([task])

@@ -144,7 +144,7 @@ def shown(tokens: Sequence[int]) -> str:
 
 def events(stream: str) -> list[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events."""
-    return [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
+    return [json.loads(line[6:]) for line in stream.split("\n") if line.startswith("data: {")]
 
 
 async def never() -> Any:

@@ -44,7 +44,7 @@ def _token(name: str, at: int) -> int:
 
 def _texts(journal: Journal) -> Texts:
     """All that an outbox says of its texts."""
-    found = {}
+    found: Texts = {}
     for entry in journal.entries():
         tokens = tuple(token for commit in journal.committed(entry.id) for token in commit.tokens)
         found[entry.id] = entry, tokens, journal.answer(entry.id)

@@ -1,0 +1,184 @@
+"""The outbox over HTTP: what is kept, its text in the form of its request, and an end to it; and its command."""
+
+import argparse
+import asyncio
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from broker.launcher import PrivateBroker
+from edge_node.api.settings import ApiSettings
+from edge_node.cli.main import main
+from edge_node.cli.outbox import run_outbox
+from edge_node.outbox.entries import Entry
+from edge_node.outbox.journal import Journal
+from flexspec_mq.errors import UsageError
+from tests.daemons import until
+from tests.edge_node.api.served import Served, alone, content, events, said, served, waiting_engine
+
+BODY: dict[str, Any] = {"seed": 5, "max_tokens": 12, "ignore_eos": True}
+
+
+async def _views(node: Served) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await node.get("/v1/outbox", node.key)).json()["data"]
+    return found
+
+
+async def _leave(node: Served, prompt: str, key: str) -> str:
+    """Ask for a stream with a key, and go away when it is acknowledged; the id of its text."""
+    body = {"messages": [{"role": "user", "content": prompt}], "stream": True, **BODY}
+    path = f"{node.url}/v1/chat/completions"
+    async with node.http.stream("POST", path, json=body, headers={"idempotency-key": key}) as answer:
+        assert answer.status_code == 200
+        return answer.headers["x-flexspec-outbox"]
+
+
+async def _until(node: Served, name: str, **fields: Any) -> dict[str, Any]:
+    """A request's view when it has these values."""
+    async with asyncio.timeout(20.0):
+        while True:
+            view: dict[str, Any] = (await node.get(f"/v1/outbox/{name}")).json()
+            if fields.items() <= view.items():
+                return view
+            await asyncio.sleep(0.02)
+
+
+async def test_an_answer_that_nobody_read_is_there_and_told_as_unread(mosquitto: PrivateBroker) -> None:
+    engine = waiting_engine()
+    async with served(mosquitto, engine=engine, heartbeat=0.2) as node:
+        name = await _leave(node, "hello", "mine")
+        (view,) = await _views(node)
+        assert (view["id"], view["state"] in ("queued", "writing"), view["read"]) == (name, True, False)
+        assert (view["prompt"], view["path"], view["mode"]) == ("hello", "/v1/chat/completions", "hold")
+        engine.gate.set()
+        view = await _until(node, name, state="done")
+        assert (view["state"], view["reason"], view["read"], view["tokens"]) == ("done", "length", False, 12)
+        assert view["text"] == alone("hello", 5, 12, ignore_eos=True)
+        assert view["request"]["messages"] == [{"role": "user", "content": "hello"}]
+        body = {"messages": [{"role": "user", "content": "hello"}], **BODY, "stream": True}
+        again = await node.post("/v1/chat/completions", body, idempotency_key="mine")
+        told = "".join(each["choices"][0]["delta"].get("content", "") for each in events(again.text))
+        assert told == view["text"]
+        await _until(node, name, read=True)
+
+
+async def test_a_request_is_streamed_in_the_form_that_it_asked_for_from_any_event_on(
+    mosquitto: PrivateBroker,
+) -> None:
+    async with served(mosquitto) as node:
+        asked = await node.post(
+            "/v1/completions", {"prompt": "hello", **BODY, "stream": True}, idempotency_key="mine"
+        )
+        lines = asked.text.splitlines()
+        ids = [line[4:] for line in lines if line.startswith("id: ")]
+        whole = "".join(each["choices"][0]["text"] for each in events(asked.text))
+        name = asked.headers["x-flexspec-outbox"]
+        for since in ids:
+            headers = {"accept": "text/event-stream", "last-event-id": since}
+            rest = await node.get(f"/v1/outbox/{name}", headers)
+            assert rest.headers["content-type"].startswith("text/event-stream")
+            text = "".join(each["choices"][0]["text"] for each in events(rest.text))
+            assert text == whole[int(since.rpartition(":")[2]) :]
+        said(
+            await node.get(f"/v1/outbox/{name}", {"accept": "text/event-stream", "last-event-id": "other:3"}),
+            404, "not_found",
+        )  # fmt: skip
+
+
+async def test_a_request_that_is_dropped_is_cancelled_and_forgotten(mosquitto: PrivateBroker) -> None:
+    engine = waiting_engine()
+    async with served(mosquitto, engine=engine, heartbeat=0.2) as node:
+        name = await _leave(node, "hello", "mine")
+        dropped = await node.http.delete(f"{node.url}/v1/outbox/{name}")
+        assert (dropped.status_code, dropped.json()) == (200, {"id": name, "dropped": True})
+        assert await _views(node) == []
+        await until(lambda: not node.node.sessions)
+        said(await node.get(f"/v1/outbox/{name}"), 404, "not_found")
+        said(await node.http.delete(f"{node.url}/v1/outbox/{name}"), 404, "not_found")
+        engine.gate.set()
+        body = {"messages": [{"role": "user", "content": "hello"}], **BODY}
+        again = await node.post("/v1/chat/completions", body, idempotency_key="mine")
+        assert content(again) == alone("hello", 5, 12, ignore_eos=True)
+
+
+async def test_a_request_that_waited_for_too_long_goes_out_when_its_user_says_so(
+    mosquitto: PrivateBroker,
+) -> None:
+    engine = waiting_engine()
+    async with served(mosquitto, engine=engine, heartbeat=0.2, outbox_age=0.5) as node:
+        name = await _leave(node, "hello", "mine")
+        await _until(node, name, state="stale")
+        said(await node.get(f"/v1/outbox/{name}", {"accept": "text/event-stream"}), 409, "outbox_stale")
+        engine.gate.set()
+        sent = await node.post(f"/v1/outbox/{name}", {})
+        assert (sent.status_code, sent.json()["id"]) == (200, name)
+        assert (await _until(node, name, state="done"))["text"] == alone("hello", 5, 12, ignore_eos=True)
+
+
+async def test_the_outbox_asks_for_the_key_of_the_api(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, api_key="secret") as node:
+        for method in ("GET", "POST", "DELETE"):
+            said(await node.http.request(method, f"{node.url}/v1/outbox/x"), 401, "invalid_api_key")
+        said(await node.get("/v1/outbox"), 401, "invalid_api_key")
+        assert (await node.get("/v1/outbox", node.key)).json() == {"data": []}
+
+
+def _flags(action: str = "list", name: str | None = None, *, as_json: bool = False) -> argparse.Namespace:
+    return argparse.Namespace(action=action, id=name, json=as_json)
+
+
+async def test_the_command_asks_the_node_that_runs(
+    mosquitto: PrivateBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with served(mosquitto, api_key="secret") as node:
+
+        async def outbox(*flags: str, as_json: bool = False) -> str:
+            settings = ApiSettings(api_port=node.port, api_key="secret")
+            await asyncio.to_thread(run_outbox, _flags(*flags, as_json=as_json), settings, tmp_path / "none")
+            return capsys.readouterr().out
+
+        assert await outbox() == "the outbox is empty\n"
+        http: httpx2.AsyncClient = node.http
+        http.headers["authorization"] = "Bearer secret"
+        await node.chat("hello\x1b there", {"idempotency_key": "mine"}, **BODY)
+        head, row = (await outbox()).splitlines()
+        assert head.split() == ["ID", "AGE", "MODE", "STATE", "TOKENS", "PROMPT"]
+        name = row.split()[0]
+        assert row.split(maxsplit=4)[2:4] == ["s", "hold"]
+        assert row.endswith("12  hello\N{SYMBOL FOR ESCAPE} there")
+        assert alone("hello\x1b there", 5, 12, ignore_eos=True) in await outbox("show", name[:6])
+        assert json.loads(await outbox("show", name, as_json=True))["state"] == "done"
+        with pytest.raises(UsageError, match="no request whose id"):
+            await outbox("show", "other")
+        assert await outbox("drop", name) == f"{name}: dropped\n"
+        assert await outbox() == "the outbox is empty\n"
+
+
+def test_the_command_reads_the_file_where_no_node_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--edge", "e1", "--state-dir", str(tmp_path), "--api-port", "1"]
+    assert main(["outbox", *flags]) == 2
+    assert "there is no outbox in" in capsys.readouterr().err
+    body = json.dumps({"messages": [{"role": "user", "content": "are we there yet?"}]}).encode()
+    with closing(Journal(tmp_path / "outbox" / "e1.sqlite")) as journal:
+        for name in ("aaaa", "bbbb"):
+            journal.accept(
+                Entry(id=name, key=name, digest=b"d", path="/v1/chat/completions", body=body, accepted=1e9)
+            )
+        journal.park("bbbb", "it is old")
+    assert main(["outbox", *flags]) == 0
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[3:6] == ["hold", "queued", "0"]
+    assert second.endswith("are we there yet?")
+    assert main(["outbox", "send", "bb", *flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "queued"
+    assert main(["outbox", "drop", "aa", *flags]) == 0
+    capsys.readouterr()
+    assert main(["outbox", "list", "--json", *flags]) == 0
+    assert [view["id"] for view in json.loads(capsys.readouterr().out)["data"]] == ["bbbb"]
+    assert main(["outbox", "show", *flags]) == 2
