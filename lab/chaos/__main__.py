@@ -12,7 +12,6 @@ is broken, and says where the history is.
 
 import argparse
 import asyncio
-import random
 import sys
 import tempfile
 import time
@@ -22,13 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab.bench.questions import OWN, read_questions
 from lab.benchmarks import _common
 from lab.benchmarks.attacks.ways import WAYS
-from lab.benchmarks.exact.constraints import OF_WORDS, of_tools
 from lab.chaos.checker import Judgement, check
 from lab.chaos.history import Ended, Healed, Record, Struck, read_history
-from lab.chaos.run import Pair, Run
+from lab.chaos.pairs import real, tiny
+from lab.chaos.run import Run
 from lab.chaos.schedule import EDGES, KINDS, Sizes
 
 _TINY = Sizes(answers=0, faults=0, least=24, most=120, most_prompt=300)
@@ -49,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         scratch = folder / name
         scratch.mkdir(parents=True)
         _say(f"{name}: {sizes.answers} answers, {sizes.faults} faults and attacks, seed {args.seed}")
-        pair = _tiny(scratch) if name == "tiny" else _pair(args, name)
+        pair = (
+            tiny(scratch)
+            if name == "tiny"
+            else real(args.target or "default", args.draft, args.prompts, _say)
+        )
         began = time.monotonic()
         run = Run(pair, sizes, args.seed, _say)
         asyncio.run(run.happen(scratch))
@@ -104,32 +106,6 @@ def _runs(args: argparse.Namespace) -> dict[str, Sizes]:
 def _sizes(args: argparse.Namespace, of: Sizes, answers: int, faults: int) -> Sizes:
     chosen: dict[str, Any] = {"ways": tuple(args.attacks), "kinds": tuple(args.kinds)}
     return replace(of, answers=answers, faults=faults, edges=EDGES[: args.edges], **chosen)
-
-
-def _tiny(scratch: Path) -> Pair:
-    from flexspec_mq.models.load import load_text
-    from lab.chaos.models import tiny_pair, tiny_prompts
-
-    target, draft, graphs = map(str, tiny_pair(scratch))
-    text, prompts = load_text(target), tiny_prompts(random.Random(0), 64)
-    return Pair(
-        target=target, draft=draft, graphs=graphs,
-        prompts=prompts, eos=text.eos, tokenizer=text.tokenizer, constraints=OF_WORDS,
-    )  # fmt: skip
-
-
-def _pair(args: argparse.Namespace, name: str) -> Pair:
-    from flexspec_mq.models.load import load_text, resolve
-    from flexspec_mq.models.text import Turn, encode_turns
-
-    target = str(resolve(args.target if name == "target" else "default", progress=_say))
-    text, questions = load_text(target), read_questions(args.prompts or OWN)
-    turns = [[Turn("user", question.text)] for question in questions]
-    prompts = [encode_turns(text.tokenizer, turn, max_context=2**20) for turn in turns]
-    return Pair(
-        target=target, draft=args.draft, graphs=args.draft,
-        prompts=prompts, eos=text.eos, tokenizer=text.tokenizer, constraints=[*OF_WORDS, *of_tools()],
-    )  # fmt: skip
 
 
 def _figures(history: Sequence[Record], judged: Judgement, took: float) -> dict[str, Any]:

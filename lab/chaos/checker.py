@@ -143,7 +143,7 @@ def check(history: Sequence[Record]) -> Judgement:
             _check_end(found, name, attempt, began, broken[edge], spans[edge])
     for text in wanted.keys() - attempts.keys():
         found.broken(Broken.LOST, f"text {text} was never asked for")
-    _check_sessions(history, wanted, found)
+    check_sessions(history, wanted, found)
     _measure_back(found, history, attempts, {text: one.edge for text, one in wanted.items()})
     for record in history:
         if isinstance(record, Left) and record.value > record.most:
@@ -260,10 +260,15 @@ def _check_end(
         found.broken(Broken.HEALTHY, said)
 
 
-def _check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found: Judgement) -> None:
+def check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found: Judgement) -> None:
     """A device's sessions commit the text of their seed, token by token, and hear of nobody else's.
 
     A process that goes on with a session of an earlier one begins behind tokens that this one had committed.
+
+    Args:
+        history: records in the order of their times.
+        wanted: texts, by their numbers.
+        found: told of what is broken, and counts.
     """
     texts = {one.seed: one for one in wanted.values()}
     sessions: dict[tuple[str, int, int], _Session] = {}

@@ -14,10 +14,10 @@ import httpx2
 from flexspec_mq.models.text import decode
 from flexspec_mq.waiting import PATIENCE
 from lab.bench.client import unbounded
-from lab.benchmarks.exact.grammars import Constraint
 from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import MAX_CONTEXT, ReferenceText, Text
 from lab.chaos.history import PROVISIONAL, Asked, Began, Ended, HistoryFile, Piece, Unverified, Wanted
+from lab.chaos.pairs import DTYPE, Pair
 from lab.chaos.schedule import WORKERS, Ask, Fault, Schedule, Sizes, schedule
 from lab.chaos.site import LEASE, Site, site
 
@@ -28,31 +28,6 @@ _AGAIN = 0.5
 _HANGS = 900.0
 """Seconds for one attempt, after which it counts as hung: beyond the API's own bound."""
 _SAY_EVERY = 15.0
-_KV_MB = "192"
-_DTYPE = "bfloat16"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A target and its draft.
-
-    Attributes:
-        target: checkpoint of the target, also for the reference.
-        draft: draft of the workers: a checkpoint, ``default`` or ``none``.
-        graphs: draft of the devices.
-        prompts: token ids.
-        eos: ids that end a text.
-        tokenizer: tokenizer of the target.
-        constraints: constraints that half of the texts draw from.
-    """
-
-    target: str
-    draft: str
-    graphs: str
-    prompts: Sequence[Sequence[int]]
-    eos: tuple[int, ...]
-    tokenizer: Any
-    constraints: Sequence[Constraint]
 
 
 @dataclass(slots=True)
@@ -84,17 +59,13 @@ class Run:
         plan = schedule(self.seed, self.sizes, self.pair.prompts, self.pair.constraints)
         self._answers = HistoryFile(scratch / "answers.jsonl")
         self._answers.add(Began(time.monotonic(), self.seed, GRACE, WORKERS))
-        pair, pool = self.pair, ReferencePool(self.pair.target, _DTYPE, 1)
+        pair, pool = self.pair, ReferencePool(self.pair.target, DTYPE, 1)
         pool.start()
         try:
             for ask in plan.asks:
                 self._references.append(asyncio.create_task(self._reference(pool, ask)))
-            worker = [
-                "--target", pair.target, "--dtype", _DTYPE, "--draft", pair.draft,
-                "--threads", "1", "--lease", f"{LEASE:g}", "--kv-mb", _KV_MB,
-            ]  # fmt: skip
-            edge = ["--draft", pair.graphs, "--threads", "1"]
-            async with site(scratch, self.sizes, worker, edge, self.seed) as made:
+            flags = [*pair.at_workers, "--lease", f"{LEASE:g}"], pair.at_devices
+            async with site(scratch, self.sizes, *flags, self.seed) as made:
                 self.say("all daemons serve; it begins")
                 await self._happen(made, plan)
                 await made.given_back()
@@ -182,11 +153,11 @@ class Run:
                 http.stream("POST", url, json=body, headers=headers) as response,
             ):
                 if response.status_code != 200:
-                    code, why = _error(json.loads(await response.aread()))
+                    code, why = error_of(json.loads(await response.aread()))
                 async for line in response.aiter_lines():
                     event = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
                     if "error" in event:
-                        code, why = _error(event)
+                        code, why = error_of(event)
                     usage = event.get("usage") or usage
                     reason = self._note(event, text, attempt) or reason
                 if not (code or usage):
@@ -213,5 +184,6 @@ class Run:
         return reason
 
 
-def _error(body: dict[str, Any]) -> tuple[str, str]:
+def error_of(body: dict[str, Any]) -> tuple[str, str]:
+    """Code and words of an error of the API."""
     return body["error"]["code"] or "none", body["error"]["message"]

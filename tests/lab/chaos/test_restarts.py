@@ -1,0 +1,19 @@
+"""A small run in which a device's daemon is killed again and again, and what it proves is looked for."""
+
+import json
+
+import pytest
+
+from lab.chaos.restarts import main
+
+
+@pytest.mark.timeout(240)
+def test_a_device_that_is_killed_loses_doubles_and_changes_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = main(["--requests", "6", "--kills", "3", "--seed", "1"])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    found = json.loads(printed.splitlines()[-1])["results"]
+    assert (found["requests"], found["kills"], found["broken rules"]) == (6, 3, 0)
+    assert found["committed"] >= found["tokens"] > 100
