@@ -39,7 +39,7 @@ def listed(journal: Journal) -> list[OutboxView]:
         if entry.state == "done":
             figures = msgspec.json.decode(journal.answer(entry.id), type=_Figures).figures
             tokens = 0 if figures is None else figures.tokens
-        found.append(OutboxView(**_seen(entry, json.loads(entry.body)), tokens=tokens))
+        found.append(OutboxView(**_seen(entry, _read(entry.body)), tokens=tokens))
     return found
 
 
@@ -48,7 +48,7 @@ def shown(journal: Journal, name: str) -> OutboxText | None:
     entry = journal.entry(name)
     if entry is None:
         return None
-    body = json.loads(entry.body)
+    body = _read(entry.body)
     about = {**_seen(entry, body), "tokens": entry.tokens, "request": body}
     if entry.state != "done":
         return OutboxText(**about)
@@ -61,6 +61,17 @@ def shown(journal: Journal, name: str) -> OutboxText | None:
         reason=answer.reason,
         figures=answer.figures,
     )
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    """The body of a request; of what came by MQTT, its payload, which need be no JSON."""
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        return {"prompt": body.decode("utf-8", "replace")}
+    if isinstance(asked, dict):
+        return _read(asked["payload"].encode()) if isinstance(asked.get("payload"), str) else asked
+    return {"prompt": str(asked)}
 
 
 def _seen(entry: Entry, body: dict[str, Any]) -> dict[str, Any]:
