@@ -19,6 +19,8 @@ from typing import Any
 
 import httpx2
 
+from schemas.openai import Provisional, unconfirmed
+
 PATIENCE = 600.0
 """Seconds for one answer; the API's own bound is 600."""
 _READY_WITHIN = 120.0
@@ -66,11 +68,11 @@ class StreamedAnswer:
         """Add a confirmed piece, which eats the beginning of the provisional text or, where it differs, all of it."""
         self.text += piece
         self.times.append(time.perf_counter())
-        self.unverified(0, self.provisional[len(piece) :] if self.provisional.startswith(piece) else "")
+        self.unverified(Provisional(0, unconfirmed(self.provisional, piece)))
 
-    def unverified(self, at: int, text: str) -> None:
-        """Have `text` stand behind the first `at` characters of the provisional text."""
-        self.provisional = self.provisional[:at] + text
+    def unverified(self, change: Provisional) -> None:
+        """Change the provisional text."""
+        self.provisional = change.applied(self.provisional)
         self.readable.append((time.perf_counter(), len(self.text) + len(self.provisional)))
 
 
@@ -149,7 +151,7 @@ async def _read(response: httpx2.Response, found: StreamedAnswer) -> None:
                 found.take(piece)
             found.reason = choice.get("finish_reason") or found.reason
         if (unverified := event.get("flexspec", {}).get("provisional")) is not None:
-            found.unverified(unverified["at"], unverified["text"])
+            found.unverified(Provisional(**unverified))
     if not done:
         found.error = "the stream ended without [DONE]"
 

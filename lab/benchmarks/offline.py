@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
@@ -120,6 +119,30 @@ class Text:
         final = self.final.text[len(self.confirmed) :]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(self.provisional, final, strict=False))
         return sum(1 for _ in same)
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Number of tokens that the draft wrote alone, and of those that were confirmed, as the API tells them."""
+        ours = self.final.usage.get("flexspec", {})
+        return ours.get("provisional", 0), ours.get("provisional_confirmed", 0)
+
+    def facts(self) -> dict[str, Any]:
+        """All that was measured, without the texts."""
+        return {
+            "way": self.way,
+            "number": self.number,
+            "away": self.back - self.cut,
+            "readable_after": self.first,
+            "more_characters": self.at_back - self.at_cut,
+            "provisional_characters": len(self.provisional),
+            "of_them_confirmed": self.kept,
+            "provisional_tokens": self.tokens,
+            "asked_to_cut": self.cut - self.answer.began,
+            "return_to_complete": self.final.ended - self.back if self.complete else None,
+            "reason": self.final.error or self.final.reason,
+            "forwards": self.forwards,
+            "asked_again": self.again.seconds if self.again else None,
+        }
 
 
 def build_parser() -> ArgumentParser:
@@ -344,8 +367,12 @@ async def measure(args: Namespace) -> dict[str, list[Text]]:
         found[name] = []
         async with site(plan, args) as made:
             for number, outage in enumerate(met):
-                found[name] += await made.meet(number, calm, outage)
-                say(f"{name}: {number + 1} of {len(met)}")
+                texts = await made.meet(number, calm, outage)
+                found[name] += texts
+                told = ", ".join(
+                    f"{text.way} {text.final.ended - text.back:.2f} s {text.final.error}" for text in texts
+                )
+                say(f"{name}, {number + 1} of {len(met)}, complete after the return: {told}")
         _check(found[name])
     return found
 
@@ -369,15 +396,18 @@ def _rows(name: str, texts: Sequence[Text]) -> list[tuple[Any, ...]]:
     for way in dict.fromkeys(text.way for text in texts):
         its = [text for text in texts if text.way == way and not 0 < text.answer.ended < text.cut]
         done = [text.final.ended - text.back for text in its if text.complete]
-        shown = sum(len(text.provisional) for text in its)
+        shown = sum(len(text.provisional) for text in its if text.complete)
         kept = sum(text.kept for text in its if text.complete)
+        alone, right = (sum(text.tokens[which] for text in its) for which in (0, 1))
+        again = [
+            text.again.seconds for text in its if text.again and not text.again.error and not text.killed
+        ]
         rows.append((
-            f"{name}, {way}", len(its),
-            _median([text.first for text in its]), _median([text.at_back - text.at_cut for text in its]),
-            kept / shown if shown else None, shown - kept if shown else None,
+            f"{name}, {way}", len(its), _median([text.first for text in its]),
+            _median([text.at_back - text.at_cut for text in its]),
+            right / alone if alone else None, kept / shown if shown else None, (shown - kept) / len(its),
             _median(done), max(done, default=None), _median([text.forwards[1] for text in its]),
-            len(its) - len(done),
-            _median([text.again.seconds for text in its if text.again and not text.again.error and not text.killed]),
+            len(its) - len(done), _median(again),
         ))  # fmt: skip
     return rows
 
@@ -388,8 +418,8 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 HEADERS = (
-    "outage, way", "texts", "readable after s", "characters more", "confirmed", "replaced",
-    "complete after return s", "most", "forwards s", "not complete", "asked again s",
+    "outage, way", "texts", "readable after s", "characters more", "tokens confirmed", "characters confirmed",
+    "replaced", "complete after return s", "most", "forwards s", "not complete", "asked again s",
 )  # fmt: skip
 
 
@@ -406,7 +436,8 @@ def _measure(argv: Sequence[str]) -> int:
             {f"{text.way}: {text.final.error or text.final.reason}" for text in texts if not text.complete}
         ):
             print(f"{name}, {why}")
-    finish("offline", {name: msgspec.to_builtins(texts) for name, texts in found.items()}, quick=args.quick)
+    facts = {name: [text.facts() for text in texts] for name, texts in found.items()}
+    finish("offline", facts, quick=args.quick)
     return 0
 
 

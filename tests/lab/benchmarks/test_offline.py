@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lab.bench.client import StreamedAnswer
 from lab.benchmarks.offline import Text, main
+from schemas.openai import Provisional
 from tests.lab.link.plans import needs_namespaces
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
@@ -19,7 +20,7 @@ WORDS = st.text("ab", max_size=8)
 @given(WORDS, st.lists(WORDS.filter(bool), max_size=8))
 def test_confirmed_pieces_eat_what_agrees_and_clear_what_does_not(guess: str, pieces: list[str]) -> None:
     answer = StreamedAnswer()
-    answer.unverified(0, guess)
+    answer.unverified(Provisional(0, guess))
     for number, piece in enumerate(pieces):
         answer.take(piece)
         written = "".join(pieces[: number + 1])
@@ -32,7 +33,7 @@ def test_confirmed_pieces_eat_what_agrees_and_clear_what_does_not(guess: str, pi
 def test_provisional_text_is_told_from_where_it_differs(parts: list[tuple[int, str]]) -> None:
     answer, whole = StreamedAnswer(), ""
     for at, text in parts:
-        answer.unverified(at, text)
+        answer.unverified(Provisional(at, text))
         whole = whole[:at] + text
         assert answer.provisional == whole
     assert not answer.text
@@ -63,6 +64,9 @@ def test_texts_are_measured_through_an_outage(tmp_path: Path, capsys: pytest.Cap
     (texts,) = json.loads(capsys.readouterr().out.splitlines()[-1])["results"].values()
     assert [text["way"] for text in texts] == ["hold", "stream"]
     for text in texts:
-        assert text["answer"]["ended"] > text["back"] > text["cut"]
-        assert text["answer"]["reason"] == "length"
-    assert texts[0]["answer"]["text"] == texts[1]["answer"]["text"] == texts[1]["again"]["text"]
+        assert text["away"] == pytest.approx(1.5)
+        assert text["return_to_complete"] > 0
+        assert text["reason"] == "length"
+        assert text["forwards"][0] > 0
+    assert texts[0]["asked_again"] is None
+    assert texts[1]["asked_again"] > 0
