@@ -38,7 +38,7 @@ def options(**more: object) -> CompletionOptions:
 
 
 class Reader:
-    """What a reader of a text has of it: confirmed and provisional text, and all provisional texts that stood."""
+    """View of a text by its reader: confirmed and provisional text, and all provisional texts that stood."""
 
     def __init__(self, writing: Writing) -> None:
         self.writing = writing
