@@ -21,7 +21,7 @@ from tests.daemons import FakeDrafter, FakeEngine, until
 from tests.edge_node.api.served import Served, alone, served
 
 pytestmark = pytest.mark.asyncio
-LIMIT = 60
+LIMIT = 120
 CUT_S = 2.5
 
 
@@ -64,7 +64,7 @@ async def reading(here: Served, asked: CompletionOptions) -> AsyncIterator[Reade
 
 @asynccontextmanager
 async def cut_off(broker: PrivateBroker, accuracy: float = 0.9) -> AsyncIterator[tuple[Served, Proxy]]:
-    engine, drafter = FakeEngine(lambda _: time.sleep(0.05)), FakeDrafter(accuracy)
+    engine, drafter = FakeEngine(lambda _: time.sleep(0.1)), FakeDrafter(accuracy)
     async with (
         Proxy.steady(LINKS["loopback"], ("127.0.0.1", broker.port)).listening() as link,
         served(broker, engine=engine, through=link.port, drafter=drafter) as here,
