@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.openai import FinishReason, ToolCall
+from schemas.openai import FinishReason, Provisional, ToolCall
 from schemas.status import ConnectionStatus
 
 AskId = Annotated[str, Meta(min_length=1, max_length=128)] | int
@@ -57,12 +57,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         text: the whole text; left out where it was sent in pieces, unless it is kept.
         finish_reason: as that of ``/v1/chat/completions``.
         tool_calls: as those of ``/v1/chat/completions``.
+        provisional: provisional text behind it, where ``finish_reason`` is ``provisional``.
         ignored: fields of the ask that were ignored, as the node is lenient.
     """
 
     id: AskId | UnsetType = UNSET
     text: str | UnsetType = UNSET
     tool_calls: list[ToolCall] | UnsetType = UNSET
+    provisional: Provisional | UnsetType = UNSET
     done: Literal[True] = True
     finish_reason: FinishReason | None
     ignored: list[str] | UnsetType = UNSET
@@ -77,12 +79,15 @@ class AnswerPiece(msgspec.Struct, frozen=True, kw_only=True):
         at: characters of the text before it; a piece that was received twice, or again after the node was started
             anew, takes the place of what is there.
         delta: the next characters.
+        provisional: change of the provisional text behind them, as of ``/v1/chat/completions``; there is none behind a
+            piece at 0 that does not say it.
         waiting: whom the text waits for, if it does.
     """
 
     id: AskId | UnsetType = UNSET
     at: int
     delta: str
+    provisional: Provisional | UnsetType = UNSET
     waiting: str | UnsetType = UNSET
     done: Literal[False] = False
 

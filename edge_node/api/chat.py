@@ -12,6 +12,7 @@ from msgspec import UNSET
 from edge_node.api.errors import ApiError
 from edge_node.api.forms import Form, TextRequest
 from edge_node.completion.completion import Completion, End
+from edge_node.completion.following import Follower
 from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, CallParser, Content
 from schemas import openai
 
@@ -99,7 +100,7 @@ class OpenAIForm(Form):
             return msgspec.json.encode(openai.ChatCompletion(**self._head, choices=chosen, usage=took))
         choices = [
             openai.TextChoice(
-                index=at, text=text.whole, finish_reason=end.reason, flexspec=behind(end, text.provisional)
+                index=at, text=text.whole, finish_reason=end.reason, flexspec=behind(self.followers[at], end)
             )
             for at, (text, end) in enumerate(zip(self.texts, ends, strict=True))
         ]
@@ -107,15 +108,14 @@ class OpenAIForm(Form):
 
     def choice(self, at: int, end: End) -> openai.ChatChoice:
         """The answer to a chat, for a text that is complete."""
-        text, parser = self.texts[at], self.parser(at)
-        events = parser.push(text.whole) + self.rest(at, end)
-        content = "".join(event.text for event in events if isinstance(event, Content))
+        text, follower = self.texts[at], self.followers[at]
+        content = "".join(event.text for event in follower.whole(end) if isinstance(event, Content))
         calls = [
             openai.ToolCall(
                 id=call_id(text, index),
                 function=openai.FunctionCall(name=call.name, arguments=call.arguments),
             )
-            for index, call in enumerate(parser.calls)
+            for index, call in enumerate(follower.parser.calls)
         ]
         message = openai.AssistantMessage(
             content=content if content or not calls else None, tool_calls=calls or UNSET
@@ -123,8 +123,8 @@ class OpenAIForm(Form):
         return openai.ChatChoice(
             index=at,
             message=message,
-            finish_reason=_reason(end, parser),
-            flexspec=behind(end, parser.ahead(text.provisional)),
+            finish_reason=_reason(end, follower.parser),
+            flexspec=behind(self.followers[at], end),
         )
 
     def first(self) -> bytes:
@@ -141,13 +141,13 @@ class OpenAIForm(Form):
     def silence(self, at: int, waits: Wait | None) -> bytes:
         """A comment, and an event where the client asks for more than text."""
         told = super().silence(at, waits)
-        if waits is None or not (self._wanted.include_origin or self.provisional(at)):
+        if waits is None or not (self._wanted.include_origin or self.followers[at].sees_provisional):
             return told
         return told + self._chunk(at, openai.Delta(), flexspec=openai.FlexspecPart(waiting=str(waits)))
 
     def over(self, at: int, end: End) -> bytes:
         """The event that says why."""
-        return self._chunk(at, openai.Delta(), _reason(end, self.parser(at)))
+        return self._chunk(at, openai.Delta(), _reason(end, self.followers[at].parser))
 
     def last(self, ends: Sequence[End]) -> bytes:
         """Figures, if they are asked for, and the mark of the end."""
@@ -203,11 +203,10 @@ class OpenAIForm(Form):
         return {"id": self.name, "created": text.created, "model": text.version}
 
 
-def behind(end: End, unverified: str) -> openai.FlexspecPart | msgspec.UnsetType:
+def behind(follower: Follower, end: End) -> openai.FlexspecPart | msgspec.UnsetType:
     """Provisional text of an answer that ended with it."""
-    if end.reason != "provisional":
-        return UNSET
-    return openai.FlexspecPart(provisional=openai.Provisional(0, unverified))
+    left = follower.left(end)
+    return UNSET if left is None else openai.FlexspecPart(provisional=left)
 
 
 def _reason(end: End, parser: CallParser) -> openai.FinishReason | None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from edge_node.api.errors import ApiError, api_error
 from edge_node.completion.completion import Completion, End, Part
+from edge_node.completion.following import Follower
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEnds, CallEvent, CallParser, Content
-from flexspec_mq.protocol.digest import common_length
-from schemas.openai import Offline, Provisional, unconfirmed
+from flexspec_mq.grammar.tools import CallEvent
+from schemas.openai import Offline, Provisional
 
 if TYPE_CHECKING:
     from edge_node.completion.service import Wait
@@ -27,9 +27,6 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 class Form(ABC):
     """An API's shape of the texts of one request, for one client. Texts are counted from 0; most requests have one.
 
-    A stream is at a position in each text: how many characters of content and of calls' arguments its client has, and
-    how many beginnings and ends of calls. It is the same however the text came, so that a client can go on from there.
-
     Args:
         texts: the texts.
         prompt: field of the request that holds the prompt.
@@ -38,6 +35,7 @@ class Form(ABC):
     Attributes:
         kind: content type of a stream.
         name: id of the answer; the same for all who read it.
+        followers: progress of the client in each text.
     """
 
     kind: ClassVar[str] = "text/event-stream; charset=utf-8"
@@ -45,12 +43,8 @@ class Form(ABC):
 
     def __init__(self, texts: Sequence[Completion], prompt: str, shaped_by: str | None = None) -> None:
         self.texts = texts
+        self.followers = [Follower(text) for text in texts]
         self._fields = prompt, shaped_by
-        self._since: Sequence[int] = [0] * len(texts)
-        self._told = [0] * len(texts)
-        self._parsers: dict[int, CallParser] = {}
-        self._waits: dict[int, Wait | None] = {}
-        self._provisional: list[str | None] = [""] * len(texts)  # as the client has it; None: tell it anew
 
     @abstractmethod
     def whole(self, ends: Sequence[End]) -> bytes:
@@ -91,73 +85,29 @@ class Form(ABC):
         """A text's error as this API tells it."""
         return api_error(error, *self._fields)
 
-    def go_on(self, since: Sequence[int]) -> None:
-        """Leave out what the client has already, up to these positions."""
-        self._since, self._provisional = since, [None] * len(self.texts)
-
     def news(self, at: int, part: Part) -> bytes:
         """A text's news, or a sign of life."""
-        told = self._events(at, self.parser(at).push(part.text)) if part.text else b""
-        told += self._changed(at, part.provisional)
-        lives = bool(part.text or told) and part.waits in (None, self._waits.get(at))
-        self._waits[at] = part.waits
-        return told if lives else told + self.silence(at, part.waits)
+        follower = self.followers[at]
+        told = self._events(at, follower.push(part.text))
+        if (change := follower.change(part.provisional)) is not None:
+            told += self.changed(at, change)
+        if follower.begins_to_wait(part.waits) or not (part.text or told):
+            told += self.silence(at, part.waits)
+        return told
 
     def ended(self, at: int, end: End) -> bytes:
         """The rest of a text that is complete, and how it ended."""
-        return self._events(at, self.rest(at, end)) + self.over(at, end)
-
-    def rest(self, at: int, end: End) -> list[CallEvent]:
-        """The rest of a text; before unverified text it may yet become a call, and is shown as a part of that."""
-        return [] if end.reason == "provisional" else self.parser(at).finish()
-
-    def parser(self, at: int) -> CallParser:
-        """Reader of a text's calls."""
-        if at not in self._parsers:
-            self._parsers[at] = self.texts[at].parser()
-        return self._parsers[at]
-
-    def provisional(self, at: int) -> bool:
-        """Whether the client is told of provisional text."""
-        return self.texts[at].options.offline == "provisional"
+        return self._events(at, self.followers[at].finish(end)) + self.over(at, end)
 
     @property
     def mark(self) -> bytes:
         """The line by which a server-sent event names the stream's position; none where nobody could come back."""
-        text, positions = self.texts[0], map(max, self._told, self._since)
-        return b"" if text.key is None else f"id: {text.id}:{','.join(map(str, positions))}\n".encode()
+        text, positions = self.texts[0], (str(follower.position) for follower in self.followers)
+        return b"" if text.key is None else f"id: {text.id}:{','.join(positions)}\n".encode()
 
-    def _events(self, at: int, events: Sequence[CallEvent]) -> bytes:
-        return b"".join(self._event_from(at, event) for event in events)
-
-    def _event_from(self, at: int, event: CallEvent) -> bytes:
-        """Tell of an event, or of the part of it that the client has not."""
-        size = len(event.text) if isinstance(event, Content | CallArguments) else 1
-        known = min(max(self._since[at] - self._told[at], 0), size)
-        self._told[at] += size
-        before = self._provisional[at]
-        if before is not None and isinstance(event, Content):
-            agrees = event.text.startswith(before) or before.startswith(event.text)
-            self._provisional[at] = unconfirmed(before, event.text) if agrees else None
-        if 0 < known < size and not isinstance(event, CallBegins | CallEnds):
-            self.told(at, event._replace(text=event.text[:known]))
-            event = event._replace(text=event.text[known:])
-            event = event._replace(at=event.at + known) if isinstance(event, Content) else event
-        told = self.told(at, event)
-        return told if known < size else b""
-
-    def _changed(self, at: int, provisional: str) -> bytes:
-        if not self.provisional(at):
-            return b""
-        parser = (
-            self._parsers.get(at) or self.texts[at].parser()
-        )  # until it has begun, another target may take it
-        now, before = parser.ahead(provisional), self._provisional[at]
-        self._provisional[at] = now
-        if now == before:
-            return b""
-        kept = common_length(now, before or "")
-        return self.changed(at, Provisional(kept, now[kept:]))
+    def _events(self, at: int, events: Iterable[tuple[CallEvent, bool]]) -> bytes:
+        told = [(self.told(at, event), new) for event, new in events]
+        return b"".join(body for body, new in told if new)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edge_node.api.bodies import parse_object, read
-from edge_node.api.chat import behind, call_id
+from edge_node.api.chat import call_id
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import Form, TextRequest
@@ -204,11 +204,9 @@ class OllamaForm(Form):
 
     def whole(self, ends: Sequence[End]) -> bytes:
         """A single object."""
-        parser = self.parser(0)
-        events = parser.push(self._text.whole) + self.rest(0, ends[0])
-        unverified = behind(ends[0], parser.ahead(self._text.provisional))
-        left = {} if unverified is UNSET else {"provisional": unverified.provisional}
-        return self._wanted.encoded(**self._said(events), **_ended(ends[0]), **left)
+        (follower,), (end,) = self.followers, ends
+        said, left = self._said(follower.whole(end)), follower.left(end)
+        return self._wanted.encoded(**said, **_ended(end), provisional=UNSET if left is None else left)
 
     def told(self, at: int, event: CallEvent) -> bytes:
         """A line, where it has text or completes a call."""
@@ -246,7 +244,7 @@ class OllamaForm(Form):
         return {"message": ollama.OllamaAssistantMessage(content=content, tool_calls=calls or UNSET)}
 
     def _call(self, number: int) -> ollama.OllamaToolCall:
-        call = self.parser(0).calls[number]
+        call = self.followers[0].parser.calls[number]
         written = cast("dict[str, Any]", msgspec.Raw(call.arguments.encode()))  # sent as the target wrote it
         function = ollama.OllamaFunctionCall(index=number, name=call.name, arguments=written)
         return ollama.OllamaToolCall(id=call_id(self._text, number), function=function)

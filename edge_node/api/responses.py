@@ -329,7 +329,7 @@ class ResponsesForm(Form):
     def silence(self, at: int, waits: Wait | None) -> bytes:
         """A comment, and an event where the client is told of provisional text."""
         told = super().silence(at, waits)
-        if waits is None or not self.provisional(at):
+        if waits is None or not self.followers[at].sees_provisional:
             return told
         return told + _sent(self._output.event("flexspec", flexspec=FlexspecPart(waiting=str(waits))))
 
@@ -363,7 +363,7 @@ class ResponsesForm(Form):
             "incomplete" if cut else "completed",
             completed_at=None if cut or figures is None else self._text.created + round(figures.seconds),
             incomplete_details=types.ResponseIncompleteDetails(reason) if cut else None,
-            flexspec=behind(end, self.parser(0).ahead(self._text.provisional)),
+            flexspec=behind(self.followers[0], end),
             output=self._output.items,
             **({} if figures is None else _used(figures)),
         )

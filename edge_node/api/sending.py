@@ -52,7 +52,8 @@ async def reply(
     """
     form = wanted.form(texts)
     if since is not None and wanted.stream:
-        form.go_on(_positions(since, texts))
+        for follower, position in zip(form.followers, _positions(since, texts), strict=True):
+            follower.go_on(position)
     headers = {"x-request-id": form.name}
     if wanted.ignored:
         headers[IGNORED] = wanted.ignored_names

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -20,12 +21,13 @@ from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
 from edge_node.asking.request import AskedText, AskReader, Reply
 from edge_node.asking.settings import AskSettings
 from edge_node.completion.completion import Completion, IdempotencyKey
+from edge_node.completion.following import Follower
 from edge_node.completion.store import TooManyTexts
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.daemon.tasks import ended, running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, PublishRefused
-from flexspec_mq.grammar.tools import Content
+from flexspec_mq.grammar.tools import CallEvent, Content
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
     Inbound,
@@ -230,6 +232,7 @@ class Asks:
             **answering.reply.named,
             text=UNSET if wanted.stream and not keep else choice.message.content or "",
             tool_calls=choice.message.tool_calls,
+            provisional=UNSET if choice.flexspec is UNSET else choice.flexspec.provisional,
             finish_reason=choice.finish_reason,
             ignored=list(wanted.ignored) or UNSET,
             usage=UNSET if end.figures is None else _usage(end.figures),
@@ -238,22 +241,27 @@ class Asks:
 
     async def _send_pieces(self, link: Link, answering: _Answering, text: Completion) -> None:
         """Send what is no call of a tool as it comes, from the beginning, until another copy of the ask has come."""
-        await text.begun()
-        parser, at = text.parser(), 0
-        async for part in text.read(self._api.settings.heartbeat):
-            events = parser.push(part.text)
-            delta = "".join(event.text for event in events if isinstance(event, Content))
-            waits = UNSET if part.text or part.waits is None else str(part.waits)
-            if delta or waits is not UNSET:
-                body = AnswerPiece(**answering.reply.named, at=at, delta=delta, waiting=waits)
-                await self._publish(link, answering.reply.message(body))
+        follower, at = Follower(text), 0
+
+        async def publish(events: Iterable[tuple[CallEvent, bool]], **more: Any) -> None:
+            nonlocal at
+            delta = "".join(event.text for event, _ in events if isinstance(event, Content))
+            if delta or more:
+                body = AnswerPiece(**answering.reply.named, at=at, delta=delta, **more)
                 at += len(delta)
+                await self._publish(link, answering.reply.message(body))
+
+        async for part in text.read(self._api.settings.heartbeat):
+            events, more = [*follower.push(part.text)], dict[str, Any]()
+            if (change := follower.change(part.provisional)) is not None:
+                more["provisional"] = change
+            if part.waits is not None and (follower.begins_to_wait(part.waits) or not (part.text or more)):
+                more["waiting"] = str(part.waits)
+            await publish(events, **more)
             if answering.again:
                 return
-        rest = "".join(event.text for event in parser.finish() if isinstance(event, Content))
-        if rest and text.complete:
-            body = AnswerPiece(**answering.reply.named, at=at, delta=rest)
-            await self._publish(link, answering.reply.message(body))
+        if text.end is not None and text.complete:
+            await publish(follower.finish(text.end))
 
     async def _publish(self, link: Link, message: Outbound) -> None:
         """Hand a message to the broker, when the link is there again if it is not now; `_run` tells of its end."""

@@ -271,7 +271,7 @@ def test_a_stream_goes_on_behind_its_last_event(
         client.take("\n\n".join(got).encode())
         name, _, position = ids[-1].partition(":")
         assert name == written.id
-        form.go_on([int(position)])
+        form.followers[0].go_on(int(position))
     client.take(streamed(form, text, again, end))
     assert (client.content, client.calls, client.output) == (
         expected.content,

@@ -49,12 +49,13 @@ async def asked(
     asks: dict[str, Any] | None = None,
     user: str | None = None,
     through: int | None = None,
+    node_through: int | None = None,
     **serving: Any,
 ) -> AsyncIterator[Asked]:
-    """A node whose workers are at one broker, and which is asked there or at another one, maybe through a port."""
+    """A node whose workers are at one broker, and which is asked there or at another one, maybe each through a port."""
     broker = at or mosquitto
     settings = AskSettings(mqtt_ask=True, **(asks or {}))
-    async with served(mosquitto, **serving) as node:
+    async with served(mosquitto, through=node_through, **serving) as node:
         link = LinkSettings(
             port=through or broker.port,
             client_id=f"a-{node.node.name}",

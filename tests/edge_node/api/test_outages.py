@@ -1,0 +1,132 @@
+"""An outage in the middle of an answer, as clients see it that wait, that read provisional text, and that come back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.demo.proxy import Proxy
+from flexspec_mq.links import LINKS
+from schemas.openai import Provisional, unconfirmed
+from tests.daemons import FakeDrafter, FakeEngine, until
+from tests.edge_node.api.served import Served, alone, served
+
+CUT = 2.5
+HEARTBEAT = 0.2
+LONG: dict[str, Any] = {"seed": 3, "max_tokens": 400, "extra_body": {"ignore_eos": True}}
+TEXT = alone("hello", 3, 400, ignore_eos=True)
+
+
+@asynccontextmanager
+async def behind_a_link(broker: PrivateBroker, **more: Any) -> AsyncIterator[tuple[Served, Proxy]]:
+    """A node whose link can be cut, and whose answers take seconds."""
+    async with (
+        Proxy.steady(LINKS["loopback"], ("127.0.0.1", broker.port)).listening() as link,
+        served(
+            broker,
+            engine=FakeEngine(lambda _: time.sleep(0.02)),
+            through=link.port,
+            heartbeat=HEARTBEAT,
+            **more,
+        ) as api,
+    ):
+        yield api, link
+
+
+async def cut_while_written(api: Served, link: Proxy) -> None:
+    """Cut the link in the middle of the first text."""
+    await until(lambda: any(view.figures and view.figures.tokens for view in api.api.texts.views()))
+    link.stall(CUT)
+    link.cut()
+
+
+async def test_the_official_client_waits_by_comments_and_skips_what_it_does_not_know(
+    mosquitto: PrivateBroker,
+) -> None:
+    """Its own time for silence is far shorter than the outage."""
+    async with behind_a_link(mosquitto) as (api, link):
+        client = api.client.with_options(timeout=4 * HEARTBEAT)
+        cutting = asyncio.create_task(cut_while_written(api, link))
+        text, waits = "", []
+        async for chunk in await client.chat.completions.create(
+            model=api.version,
+            messages=[{"role": "user", "content": "hello"}],
+            stream=True,
+            stream_options={"include_origin": True},
+            **LONG,
+        ):
+            text += chunk.choices[0].delta.content or ""
+            waits += [(chunk.model_extra or {}).get("flexspec", {}).get("waiting")]
+        await cutting
+        assert text == TEXT
+        assert any(wait and wait.startswith("waiting for the broker") for wait in waits)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.7, 1.0])
+async def test_provisional_text_is_read_while_the_link_is_away_and_confirmed_or_replaced_afterwards(
+    mosquitto: PrivateBroker, accuracy: float
+) -> None:
+    async with behind_a_link(mosquitto, drafter=FakeDrafter(accuracy)) as (api, link):
+        cutting = asyncio.create_task(cut_while_written(api, link))
+        text = provisional = longest = ""
+        reason = None
+        async for chunk in await api.client.chat.completions.create(
+            model=api.version,
+            messages=[{"role": "user", "content": "hello"}],
+            stream=True,
+            **{**LONG, "extra_body": {"ignore_eos": True, "offline": "provisional"}},
+        ):
+            assert isinstance(chunk, ChatCompletionChunk)
+            delta = chunk.choices[0].delta.content or ""
+            text, provisional = text + delta, unconfirmed(provisional, delta)
+            if change := (chunk.model_extra or {}).get("flexspec", {}).get("provisional"):
+                provisional = Provisional(**change).applied(provisional)
+            longest = max(longest, provisional, key=len)
+            reason = chunk.choices[0].finish_reason or reason
+            assert accuracy != 1.0 or TEXT.startswith(text + provisional[:-2])
+        await cutting
+        assert (text, provisional, reason) == (TEXT, "", "length")
+        assert len(longest) > 50
+
+
+@pytest.mark.parametrize("wait", [None, 4.0])
+async def test_who_begins_where_nobody_can_be_reached_has_provisional_text_alone(
+    mosquitto: PrivateBroker, wait: float | None
+) -> None:
+    async with behind_a_link(mosquitto, drafter=FakeDrafter(1.0)) as (api, link):
+        link.stall(20)
+        link.cut()
+        await until(lambda: not api.node.link.is_up)
+        patience: dict[str, Any] = {} if wait is None else {"wait": wait}
+        answer = (await api.chat(max_tokens=400, offline="provisional", seed=3, **patience)).json()
+        (choice,) = answer["choices"]
+        assert choice["finish_reason"] == "provisional"
+        assert not choice["message"]["content"]
+        shown = choice["flexspec"]["provisional"]
+        assert shown["at"] == 0
+        assert alone("hello", 3, 400).startswith(shown["text"][:-2])
+        assert shown["text"]
+
+
+async def test_events_of_a_response_that_the_official_client_does_not_know_do_no_harm(
+    mosquitto: PrivateBroker,
+) -> None:
+    """Its own helper raises for a text that the limit cuts, so this one ends by itself."""
+    async with behind_a_link(mosquitto) as (api, link):
+        cutting = asyncio.create_task(cut_while_written(api, link))
+        async with api.client.responses.stream(
+            model=api.version,
+            input="hello",
+            max_output_tokens=2000,
+            extra_body={"seed": 376, "offline": "provisional"},
+        ) as stream:
+            kinds: list[str] = [event.type async for event in stream]
+            whole = await stream.get_final_response()
+        await cutting
+        assert kinds.count("response.flexspec") > 2
+        assert whole.output_text == alone("hello", 376, 2000)
