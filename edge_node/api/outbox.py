@@ -96,10 +96,11 @@ async def _entry(api: Api, name: str) -> Entry:
 
 
 def _alive(view: View, text: Completion | None) -> View:
-    """A request with the tokens of its text that is being written."""
+    """A request with the tokens of its text that is being written, which the journal learns a little later."""
     if text is None or text.figures is None:
         return view
-    return msgspec.structs.replace(view, tokens=text.figures().tokens)
+    state = "writing" if view.state == "queued" else view.state
+    return msgspec.structs.replace(view, tokens=text.figures().tokens, state=state)
 
 
 def _none(name: str) -> ApiError:

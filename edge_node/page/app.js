@@ -3,6 +3,7 @@ import { follow, request } from "./api.js";
 import * as chat from "./chat.js";
 import * as fleet from "./fleet.js";
 import * as live from "./live.js";
+import * as outbox from "./outbox.js";
 
 let listed = "";
 
@@ -25,6 +26,7 @@ follow(
       fleet.seen(view);
       models(view);
     } else live.seen(kind, view);
+    if (kind === "node" || (kind === "text" && view.state !== "writing")) outbox.look();
   },
   live.unreachable,
 );

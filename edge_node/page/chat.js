@@ -245,6 +245,15 @@ async function ask(question) {
   }));
 }
 
+/** Shows a text of the node's outbox, to its end. @param {string} path of it */
+export async function open(path) {
+  if (writing) return;
+  const { request: asked } = await (await request(path)).json();
+  const question = asked.messages.at(-1).content;
+  await show(new Turn(typeof question === "string" ? question : JSON.stringify(question)), path,
+    { accept: "text/event-stream" });
+}
+
 /**
  * Shows an answer as it comes. A stream that breaks is read on behind what has come.
  * @param {Turn} turn
@@ -407,6 +416,9 @@ export function listModels(models) {
 
 /** The text that the node writes for this page, if it does: its events are told apart by this. @returns {string} */
 export const ownText = () => turns.at(-1)?.id ?? "";
+
+/** Whether this page shows a text of the outbox. @param {string} id */
+export const shows = (id) => turns.some(({ box }) => box === id);
 
 export function start() {
   for (const writer of ["target", "device", "lookup", "worker"]) addToLegend(writer);

@@ -126,6 +126,35 @@ async def test_what_nobody_could_verify_stays_marked(browser: Any, mosquitto: Pr
         assert await view.breaches() == []
 
 
+async def test_an_answer_that_nobody_read_is_found_again_and_stop_is_an_end(
+    browser: Any, mosquitto: PrivateBroker
+) -> None:
+    async with served(mosquitto, engine=FakeEngine(lambda _: time.sleep(0.15))) as api:
+        async with opened(browser, api.url) as view:
+            await begin(view)
+            await view.until("li.turn[data-state=writing]")
+        async with opened(browser, api.url) as view:
+            await view.until("#outbox [data-state=writing]", "hello")
+            assert await view.see("#waiting").text_content() == "1 question waiting"
+            await view.until("#waiting", "1 answer ready")
+            await view.until("#announcer", "An answer is ready: hello")
+            for size in (DESKTOP, PHONE):
+                await view.look(size=size)
+                assert await view.barriers() == []
+            await view.look()
+            await view.see("#outbox").get_by_text("Show").click()
+            assert await whole(view, view.see("li.turn")) == alone("hello", SEED, LENGTH)
+            await view.see("#waiting").wait_for(state="hidden")
+            turn = await begin(view, "again")
+            await view.until("li.turn[data-state=writing]")
+            assert len((await api.get("/v1/outbox")).json()["data"]) == 2
+            await view.see("#stop").click()
+            await view.answered(turn, "stopped")
+            (read,) = (await api.get("/v1/outbox")).json()["data"]
+            assert (read["prompt"], read["read"]) == ("hello", True)
+            assert await view.breaches() == []
+
+
 async def test_a_canary_shows_up_and_answers(browser: Any, mosquitto: PrivateBroker, tmp_path: Path) -> None:
     family = Family()
     old, new = version("v1", STABLE), version("v2", CANARY, 20)
