@@ -44,6 +44,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
         link: connection to the broker.
         texts: texts being written.
         tokens: tokens of texts that are over, since the node started.
+        outbox: number of requests in the outbox by state; ``unread`` are answers that nobody has read.
         energy_j: energy of these texts; null where the node does not tell it.
         energy_source: where the joules come from, ``none`` without any.
         battery: charge of the device's battery in percent; null without one, and where nobody asks for it.
@@ -59,6 +60,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     link: LinkView
     texts: int
     tokens: int
+    outbox: dict[str, int] = {}
     energy_j: float | None = None
     energy_source: str = "none"
     battery: float | None = None

@@ -167,10 +167,10 @@ def create_app(
     Returns:
         The app; `app.state.api` is its `Api`.
     """
-    metrics = Metrics(node)
+    kept = Outbox(journal or Journal(None, settings.bounds))
+    metrics = Metrics(node, kept)
     limit = settings.api_max_tokens or WHOLE_CONTEXT
     generator = CompletionGenerator(node, model, policy, limit)
-    kept = Outbox(journal or Journal(None, settings.bounds))
     texts = CompletionStore(generator, settings, metrics, kept)
     node.state.waiting = lambda: texts.waiting
     refusals = ClientRefusals(metrics.refused)

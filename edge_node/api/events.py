@@ -114,6 +114,7 @@ def _node(api: Api) -> Iterator[_Told]:
         ),
         texts=node.sessions,
         tokens=api.metrics.tokens,
+        outbox=api.texts.outbox.counts,
         energy_j=api.metrics.energy_j,
         energy_source="none" if newest is None else newest.energy_source,
         battery=None if battery is None else 100 * battery,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edge_node.completion.generator import Writing
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
+    from edge_node.outbox.outbox import Outbox
 
 _REASONS = {
     "stop": "stop",
@@ -95,6 +96,7 @@ class Metrics(Collector):
 
     Args:
         node: read whenever the page is made.
+        outbox: read likewise.
 
     Attributes:
         requests: counter by endpoint and HTTP status; 499 is a client that went away.
@@ -108,8 +110,9 @@ class Metrics(Collector):
     energy_j: float | None = None
     newest: TextFigures | None = None
 
-    def __init__(self, node: EdgeNode) -> None:
+    def __init__(self, node: EdgeNode, outbox: Outbox) -> None:
         self._node = node
+        self._outbox = outbox
         self._texts: dict[Completion, Writing | None] = {}  # None: without a session yet
         self._sums: dict[str, _Sums] = {}
         self._page = page = Instruments("flexspec_edge:")
@@ -207,6 +210,7 @@ class Metrics(Collector):
         state = node.state.look().state
         states = {name: state == name for name in ("online", "degraded", "offline")}
         yield now("state", "1 for the state of the node, 0 for the others", states, "state")
+        yield now("outbox", "Requests in the outbox; unread are answers", self._kept(), "state")
         offline = "Seconds without a link to the broker"
         yield total("offline_seconds", offline, node.link.offline_seconds)
         surprises = "Events that the protocol's table has no row for"
@@ -218,6 +222,11 @@ class Metrics(Collector):
             yield now("statement_expires_seconds", expires, statement.expires)
         if (family := node.models.followed) is not None:
             yield from self._family(family)
+
+    def _kept(self) -> dict[str, int]:
+        """Requests in the outbox by state."""
+        states = ("queued", "writing", "stale", "unread", "done", "failed")
+        return dict.fromkeys(states, 0) | self._outbox.counts
 
     def _requests(self) -> Iterator[Metric]:
         """Texts by version, those that are being written among them."""

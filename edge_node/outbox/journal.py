@@ -113,9 +113,13 @@ class Journal:
         """All requests, in the order in which they were accepted."""
         return self._entries("ORDER BY number")
 
-    def counts(self) -> dict[State, int]:
-        """Number of requests in each state that there is."""
-        return dict(self._all("SELECT state, count(*) FROM requests GROUP BY state"))
+    def counts(self) -> dict[str, int]:
+        """Number of requests in each state that there is; answers that nobody has read are ``unread``."""
+        return dict(
+            self._all(
+                "SELECT iif(state = 'done' AND NOT read, 'unread', state), count(*) FROM requests GROUP BY 1"
+            )
+        )
 
     def entry(self, name: str) -> Entry | None:
         """The request with this id."""

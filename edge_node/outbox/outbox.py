@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from edge_node.outbox.entries import Entry, Opened, OutboxError, State
+from edge_node.outbox.entries import Entry, Opened, OutboxError
 from flexspec_mq import waiting
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ class Outbox:
     Attributes:
         journal: names the calls for `run`.
         unfinished: requests of earlier lives that are still to be written, in order.
-        counts: number of requests in each state.
+        counts: number of requests in each state; see `Journal.counts`.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.unfinished = journal.begin()
-        self.counts: dict[State, int] = journal.counts()
+        self.counts = journal.counts()
         self._thread = ThreadPoolExecutor(1, "outbox")
         self._commits: dict[str, list[Commit]] = {}  # not written yet
         self._timer: asyncio.TimerHandle | None = None

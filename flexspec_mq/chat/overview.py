@@ -227,6 +227,8 @@ def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
         energy,
         "" if node.battery is None else f"battery {node.battery:.0f} %",
     )
+    if waits := [f"{count} {state}" for state, count in node.outbox.items() if state != "done"]:
+        yield _line("outbox", *waits)
     for limit in node.limits:
         yield _line((limit_in_words(limit), "" if limit.state in {"kept", "unknown"} else "yellow"))
 

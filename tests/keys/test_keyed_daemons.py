@@ -14,6 +14,8 @@ from cloud_worker.__main__ import main as cloud
 from cloud_worker.metrics import WorkerMetrics
 from edge_node.cli.main import main as edge
 from edge_node.completion.metrics import Metrics as EdgeMetrics
+from edge_node.outbox.journal import Bounds, Journal
+from edge_node.outbox.outbox import Outbox
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkRefused, WorkerError
 from flexspec_mq.keys.agreement import new_opening_secrets
@@ -290,6 +292,8 @@ async def test_what_is_not_believed_is_counted_by_reason(
         assert at_worker["unkeyed"] == 1
         assert at_worker["credential"] >= 1
         assert at_worker["forged"] == at_worker["revoked"] == 0
-        at_edge = figures(EdgeMetrics(keyed).page(), "flexspec_edge:unbelieved")
+        at_edge = figures(
+            EdgeMetrics(keyed, Outbox(Journal(None, Bounds()))).page(), "flexspec_edge:unbelieved"
+        )
         assert set(at_edge) == set(at_worker)
         assert not any(at_edge.values())

@@ -1,11 +1,15 @@
 """State of a node as its users see it: online, degraded, offline, since when, and what waits."""
 
 import asyncio
+import io
 import time
 from typing import Any
 
+from rich.console import Console
+
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
+from flexspec_mq.chat.overview import Overview, Screenful
 from flexspec_mq.codec import Codec
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
@@ -82,6 +86,26 @@ async def test_an_outage_is_told_while_it_lasts_and_when_it_is_over(mosquitto: P
             pass
         assert status.outage is not None
         assert abs(status.outage.seconds - outage["seconds"]) < 0.5
+
+
+async def test_requests_in_the_outbox_are_counted_by_state(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, watched(api) as seen:
+        for key in ("one", "other"):
+            await api.chat(max_tokens=5, headers={"idempotency-key": key})
+        await seen.until("node", lambda node: node.outbox == {"done": 2})
+        engine = api.daemons[0].engine
+        engine.gate.clear()
+        asking = asyncio.create_task(api.chat(max_tokens=9, headers={"idempotency-key": "left"}))
+        await until(lambda: api.node.sessions)
+        asking.cancel()
+        engine.gate.set()
+        node = await seen.until("node", lambda node: "unread" in node.outbox)
+        assert node.outbox == {"done": 2, "unread": 1}
+        for state, count in {"done": 2, "unread": 1, "queued": 0, "stale": 0}.items():
+            assert await api.metric(f'flexspec_edge:outbox{{state="{state}"}}') == count
+        shown = io.StringIO()
+        Console(file=shown, width=100).print(Screenful(Overview(node=node), api.url))
+        assert "outbox · 1 unread" in shown.getvalue()
 
 
 async def test_a_node_whom_nobody_serves_is_degraded(mosquitto: PrivateBroker) -> None:
