@@ -1,4 +1,4 @@
-"""A version with a LoRA of the draft, on real tiny models: the worker drafts with it, and no text changes."""
+"""Versions on real tiny models, one with a LoRA of the draft: the worker drafts with it, and no text changes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from cloud_worker.versions import loader as loading
 from cloud_worker.versions.family import base_of
 from flexspec_mq.evolution.canaries import greedy, load_base
 from flexspec_mq.heads.manifest import Canary
-from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_lora
+from flexspec_mq.models.checkpoint import weights_fingerprint
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_full, read_lora
 from flexspec_mq.models.shape import Shape
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.draft_budget import DraftBudget
+from schemas.catalogue import BASE_ID
 from schemas.messages import Identity
 from tests.families import Operator
 from tests.models.tiny_checkpoints import save
-from tests.models.tiny_heads import save_lora
+from tests.models.tiny_heads import save_full, save_lora
 from tests.models.tiny_models import built
 
 PROMPT, TOKENS, ROOM, FLOOR = tuple(range(3, 20)), 48, 4, 1
@@ -80,25 +82,26 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     heads = engine.head_holder
     assert heads is not None
     facts = base_of(settings, heads, "exact")
+    assert facts.id == bytes.fromhex(weights_fingerprint(base))[:BASE_ID], "catalogues name it so"
     model = load_base(base, dtype="bfloat16")
-    model.hold("v", read_lora(head, Shape.from_config(heads.loaded.config), FLOOR))
-    truth = greedy(model, PROMPT, TOKENS, (), "v")
-    assert truth != greedy(model, PROMPT, TOKENS, ())
+    shape = Shape.from_config(heads.loaded.config)
+    model.hold("v", read_lora(head, shape, FLOOR))
+    model.hold("full", read_full(save_full(base, tmp_path / "full", floor=FLOOR), shape, FLOOR))
+    plainly, truth, tuned = (greedy(model, PROMPT, TOKENS, (), name) for name in ("", "v", "full"))
+    assert len({plainly, truth, tuned}) == 3
 
     operator, plain = Operator(tmp_path / "heads"), {n: (head / n).read_bytes() for n in (CONFIG, ADAPTER)}
+
+    def published(files: dict[str, bytes] | Path, text: tuple[int, ...], kind: str) -> bytes:
+        like = {"base": facts.weights_fingerprint, "tokenizer": facts.tokenizer, "layers": facts.layers}
+        return operator.head(files, kind=kind, floor=FLOOR, canaries=(Canary(PROMPT, text[:16]),), **like)
+
     lora = {f"{DRAFT}{name}": data for name, data in plain.items()}
     digests = {
-        name: operator.head(
-            plain | files,
-            kind="lora",
-            base=facts.weights_fingerprint,
-            tokenizer=facts.tokenizer,
-            layers=facts.layers,
-            floor=FLOOR,
-            canaries=(Canary(PROMPT, truth[:16]),),
-        )
+        name: published(plain | files, truth, "lora")
         for name, files in {"good": lora, "broken": {**lora, f"{DRAFT}{ADAPTER}": b"?"}, "plain": {}}.items()
     }
+    digests["full"] = published(tmp_path / "full", tuned, "full")
     digests["late"] = digests["good"]
     drafter = partial(load_for_version, settings, heads.loaded, say=lambda _: None)
     loader = loading.HeadLoader(facts, engine, heads, tmp_path / "cache", drafter)
@@ -108,6 +111,7 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     give = {name: partial(loader.load_drafter, name, digest, thread) for name, digest in digests.items()}
     text, frozen = write(engine, "good")
     assert text == truth
+    assert write(engine, "full")[0] == tuned
     for name in ("broken", "plain"):
         give[name]()
         text, rounds = write(engine, name)

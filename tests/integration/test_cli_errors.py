@@ -189,15 +189,6 @@ def test_a_prompt_longer_than_the_context(
     refused(capsys, code, 2, f"{CONTEXT} tokens and the model's context {CONTEXT}", "shorten the prompt")
 
 
-def test_a_draft_with_another_vocabulary(
-    capsys: pytest.CaptureFixture[str], tiny_worker: Process, mosquitto: PrivateBroker, stranger: Path
-) -> None:
-    code = edge(["ask", "hi", "--draft", str(stranger), *at(mosquitto), "--version", "tiny"])
-    why = "the tokenizer of this node is not the target's: its vocabulary has 259 tokens and ours 267"
-    refused(capsys, code, 5, why, "or name the target's tokenizer with --tokenizer")
-    assert tiny_worker.runs
-
-
 async def streaming(broker: PrivateBroker, draft: Path, **environment: str) -> Process:
     """An answer of which the first text has come."""
     flags = ("--draft", str(draft), "--version", "tiny", "--ignore-eos", "--max-tokens", "2000", "--events")

@@ -12,25 +12,18 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import torch
-from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
-from edge_node.api.server import serve_node
-from edge_node.api.settings import ApiSettings
 from edge_node.generation import Generation, GenerationRequest
-from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.daemon.tasks import running
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.text import Turn, decode, encode_turns
+from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
 from lab.testbed.process import Process
@@ -39,8 +32,6 @@ from tests.integration.processes import (
     PATIENCE,
     edge_of,
     events_of,
-    joined,
-    start,
     start_worker,
     status,
 )
@@ -181,51 +172,6 @@ async def test_it_is_the_targets_text_whoever_drafts(
     assert asked["worker"].machine.counters.rounds < 0.8 * length
 
 
-async def test_the_command_prints_the_same_text(pool: Pool, draft: DraftModel) -> None:
-    await pool.at_least(1)
-    asked = await start(
-        "edge_node",
-        *("ask", SKY, "--broker", f"{pool.broker.host}:{pool.broker.port}", "--max-tokens", "28", "--events"),
-    )
-    events = await events_of(asked)
-    expected = alone(prompt_of(draft, SKY), GREEDY, 28, draft.loaded.eos)
-    assert tuple(events[-1]["tokens"]) == expected
-    assert events[-1]["text"] == joined(events) == decode(draft.loaded.tokenizer, expected)
-    assert [event["type"] for event in events[:3]] == ["start", "text", "stats"]
-
-
-async def test_turns_of_a_chat_over_the_api_are_the_targets(pool: Pool, draft: DraftModel) -> None:
-    await pool.at_least(1)
-    node = EdgeNode(EdgeSettings(edge="api"), draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
-    link = LinkSettings(port=pool.broker.port, client_id="e-api")
-    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    serving = serve_node(
-        *(node, draft.loaded, mqtt_link, link),
-        policy=lambda: FixedPolicy(PLAIN), settings=ApiSettings(api_port=0), started=port.set_result,
-    )  # fmt: skip
-    turns: list[Turn] = []
-    async with running(serving, "api"):
-        url = f"http://127.0.0.1:{await asyncio.wait_for(port, PATIENCE)}/v1"
-        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
-            for seed, said in enumerate((SKY, "And why is it red in the evening?")):
-                turns.append(Turn("user", said))
-                prompt = encode_turns(draft.loaded.tokenizer, turns, max_context=draft.loaded.max_context)
-                tokens = alone(prompt, SamplingParams(1.0, 0, 0.9, seed), 16, draft.loaded.eos)
-                asked: dict[str, Any] = {
-                    "model": "base", "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
-                    "seed": seed, "top_p": 0.9, "max_tokens": 16, "temperature": 1, "extra_body": {"top_k": 0},
-                }  # fmt: skip
-                answer = await client.chat.completions.create(**asked)
-                text = answer.choices[0].message.content
-                assert text == decode(draft.loaded.tokenizer, tokens)
-                stream = await client.chat.completions.create(**asked, stream=True)
-                assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == text
-                turns.append(Turn("assistant", text))
-    ours = answer.usage.model_extra["flexspec"]
-    assert ours["exactness"] == "exact"
-    assert ours["drafted"] > 0
-
-
 WITHOUT_TORCH = (
     "import sys\n"
     "absent = 'torch', 'transformers', 'safetensors', 'accelerate', 'gguf', 'onnx'\n"
@@ -237,7 +183,7 @@ WITHOUT_TORCH = (
 
 
 @pytest.mark.parametrize("params", [GREEDY, WARM])
-async def test_a_device_without_torch_writes_what_the_target_writes_without_drafts(
+async def test_the_command_of_a_device_without_torch_prints_the_targets_text(
     pool: Pool, draft: DraftModel, params: SamplingParams
 ) -> None:
     assert (
@@ -257,7 +203,8 @@ async def test_a_device_without_torch_writes_what_the_target_writes_without_draf
         )
         finishes.append((await events_of(asked))[-1])
     drafted, undrafted = finishes
-    assert drafted["tokens"] == undrafted["tokens"]
+    expected = alone(prompt_of(draft, SEA), params, 28, draft.loaded.eos)
+    assert tuple(drafted["tokens"]) == tuple(undrafted["tokens"]) == expected
     assert drafted["stats"]["accepted"] > 0 == undrafted["stats"]["accepted"]
 
 
