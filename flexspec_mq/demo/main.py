@@ -193,8 +193,10 @@ async def _compare(args: argparse.Namespace, screen: Screen, nodes: Sequence[tup
                         hint="this is a bug: please report it",
                     )
     screen.say("Both share this machine, so they were recorded in turns; they are played at their true pace.")
-    cut = f"the network is cut for {args.outage:g} s; what is missing then comes late, or again"
-    screen.say(f"When half of the text has come, {cut}. Meanwhile the draft writes on, unverified.\n")
+    screen.say(
+        f"When half of the text has come, the network is cut for {args.outage:g} s. What is missing then comes"
+    )
+    screen.say("late, or again; with drafts, the device's draft writes on meanwhile, unverified.\n")
     screen.legend()
     await screen.play(runs[2:])
     screen.figures(runs[:2], runs[2:])
