@@ -98,7 +98,7 @@ class TextView(msgspec.Struct, frozen=True, kw_only=True):
         id: end of the answer's id in every API.
         state: ``queued`` before it has a session; ``writing``; ``waiting`` for a link, a worker or its turn; ``over``.
         why: whom it waits for, or the error that ended it; empty else.
-        reason: why it ended, ``stop`` or ``length``; empty before, and after an error.
+        reason: why it ended, ``stop``, ``length`` or ``provisional``; empty before, and after an error.
         figures: null before it has a session.
     """
 

@@ -1,5 +1,5 @@
 /** The fleet: workers, devices, versions of the family, and how the catalogue changed. */
-import { byId, make, many, number, redraw, seconds, span } from "./dom.js";
+import { byId, clock, make, many, number, redraw, seconds, span } from "./dom.js";
 import { happened } from "./news.js";
 
 /** Seconds after which a worker's silence is told. */
@@ -35,7 +35,7 @@ function workerCard({ age_s: age, status }) {
 }
 
 /** @param {any} status a device's */
-function deviceCard({ edge, state, draft, sessions = 0, versions = [] }) {
+function deviceCard({ edge, state, draft, sessions = 0, waiting = 0, outage, versions = [] }) {
   const figures = versions.map((/** @type {any} */ own) => {
     const right = own.drafted ? `, ${number((100 * own.accepted) / own.drafted, 0)} % of drafts right` : "";
     const errors = own.errors ? `, ${many(own.errors, "error")}` : "";
@@ -43,7 +43,9 @@ function deviceCard({ edge, state, draft, sessions = 0, versions = [] }) {
   });
   const now = make("span", { class: "load" }, `${many(sessions, "text")} now`);
   const top = [make("strong", {}, edge), tag(state, state === "online" ? "good" : "bad"), now];
-  return card({ "data-device": edge }, top, draft && draft !== "none" && `Draft ${draft}`, ...figures);
+  const waits = waiting > 0 && `${many(waiting, "text")} waiting`;
+  const away = outage && `Away for ${seconds(outage.seconds)} until ${clock(outage.ended)}`;
+  return card({ "data-device": edge }, top, draft && draft !== "none" && `Draft ${draft}`, waits, away, ...figures);
 }
 
 /** @param {any} version of the family */

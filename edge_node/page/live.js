@@ -138,7 +138,9 @@ function drawWhy(text, plan) {
 /** @param {any} plan newest plan of the shown text's version */
 function drawPlan(plan) {
   if (!plan) return;
-  say(byId("plan"), `${planSentence(plan.plan)} ${choiceSentence(plan.alternatives)}`);
+  const alone = plan.estimates.provisional?.value;
+  const lately = alone == null ? "" : `Lately ${number(100 * alone, 0)} % of what the draft wrote alone was confirmed.`;
+  say(byId("plan"), [planSentence(plan.plan), choiceSentence(plan.alternatives), lately].filter(Boolean).join(" "));
   byId("choice").hidden = !plan.alternatives.length;
   redraw(byId("alternatives").tBodies[0], plan.alternatives, () => plan.alternatives.map((/** @type {any} */ way) => {
     const name = `${way.chosen ? "✓ " : ""}${way.name}${way.allowed ? "" : " (a limit excludes it)"}`;

@@ -10,7 +10,7 @@ const BACK = {
   node: "The edge node is back", link: "The link to the broker is back", ready: "Texts can be written again",
 };
 const NO_LINK =
-  "No link to the broker. Texts wait and go on by themselves; what you ask now waits too. Nothing is lost.";
+  "No link to the broker. Texts wait, or the draft writes on alone; all go on by themselves. Nothing is lost.";
 
 /** @type {{kind: string, words: string, since: number} | null} */
 let trouble = null;

@@ -69,7 +69,9 @@ const MEANS = {
 export function why(text, plan, since, waited, whom) {
   const { state, figures } = text;
   if (state === "waiting" || state === "queued") {
-    return `Nothing is written now: waiting for ${text.why || "its turn"} since ${seconds(since)}.`;
+    const waits = `waiting for ${text.why || "its turn"} since ${seconds(since)}.`;
+    if (!figures?.provisional) return `Nothing is written now: ${waits}`;
+    return `Nothing is confirmed now: ${waits} The draft has written ${many(figures.provisional, "token")} alone.`;
   }
   if (state === "over" && text.why) return `The text ended by an error: ${text.why}.`;
   if (!figures) return "The question was just asked.";

@@ -96,6 +96,8 @@ async def test_an_outage_passes(browser: Any, mosquitto: PrivateBroker) -> None:
         await whole(view, turn)
         assert await view.see(".provisional").count() == 0
         await view.until(".figures", "Written by the draft alone")
+        await view.until("#plan", "of what the draft wrote alone was confirmed")
+        await view.until(f"#devices [data-device={api.node.name}]", "Away for 2")
         assert "Answer complete" in (await view.see("#announcer").text_content() or "")
         assert await view.breaches() == []
 
