@@ -23,7 +23,7 @@ from edge_node.generation import Generation, GenerationRequest
 from edge_node.settings import PlanOptions
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.protocol.effects import Commit, Finish, Send
+from flexspec_mq.protocol.effects import Commit, Finish, Provisional, Send
 from lab.chaos.history import Committed, Finished, HistoryFile, Judged, Opened, Session
 from lab.chaos.weather import Weather
 from schemas.messages import Open, Verdict
@@ -88,10 +88,10 @@ class _Trace:
         if isinstance(send.message, Open):
             self.file.add(Opened(*self._now, generation.session, send.to_worker or ""))
 
-    def put(self, generation: Generation, event: Commit | Finish) -> None:
+    def put(self, generation: Generation, event: Commit | Finish | Provisional) -> None:
         if isinstance(event, Commit):
             self.file.add(Committed(*self._now, generation.session, event.start, tuple(event.tokens)))
-        else:
+        elif isinstance(event, Finish):
             self.file.add(Finished(*self._now, generation.session, event.reason.value))
 
     def heard(self, message: object) -> None:
