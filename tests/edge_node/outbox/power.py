@@ -58,7 +58,7 @@ class Delete:
 class Mark:
     """Something that the program under test said to others at this point."""
 
-    said: object
+    said: Any
 
 
 Step = Write | Truncate | Sync | Delete | Mark
@@ -70,7 +70,7 @@ class Recording:
 
     steps: list[Step] = field(default_factory=list)
 
-    def mark(self, said: object) -> None:
+    def mark(self, said: Any) -> None:
         """Note what others were told."""
         self.steps.append(Mark(said))
 
@@ -80,7 +80,7 @@ class Recording:
         syncs = [at for at, step in enumerate(self.steps) if isinstance(step, Sync)]
         return sorted({*syncs, *(at + 1 for at in syncs), len(self.steps)})
 
-    def said(self, cut: int) -> list[object]:
+    def said(self, cut: int) -> list[Any]:
         """All marks before a cut."""
         return [step.said for step in self.steps[:cut] if isinstance(step, Mark)]
 
