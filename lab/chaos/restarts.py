@@ -294,6 +294,10 @@ class Restarts:
             if each.way != "leave" and read != (known.written, known.reason, len(known.tokens)):
                 self.broken.append(f"read otherwise: {name}: {read}")
             self.unread += not view["read"]
+        for line in device.log.read_text("utf-8").splitlines():
+            with suppress(ValueError):  # words for people, or a line that a kill has torn
+                if (said := json.loads(line))["level"] == "error":
+                    self.broken.append(f"logged as an error: {said['message']}")
         if list((made.disk / _DEVICE).rglob("*.damaged")):
             self.broken.append("the journal did not open: it was put aside as damaged")
 
