@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.daemons import until
 from tests.edge_node.api.served import Served, alone, content, events, said, served, waiting_engine
 
 BODY: dict[str, Any] = {"seed": 5, "max_tokens": 12, "ignore_eos": True}
+OPTIONS = {"seed": 5, "num_predict": 12}
 
 
 async def _views(node: Served) -> list[dict[str, Any]]:
@@ -87,6 +89,36 @@ async def test_a_request_is_streamed_in_the_form_that_it_asked_for_from_any_even
             await node.get(f"/v1/outbox/{name}", {"accept": "text/event-stream", "last-event-id": "other:3"}),
             404, "not_found",
         )  # fmt: skip
+
+
+CHAT = {"messages": [{"role": "user", "content": "hello"}]}
+FORMS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], str]]] = {
+    "/v1/chat/completions": (CHAT | BODY, lambda told: told["choices"][0]["delta"].get("content", "")),
+    "/v1/completions": ({"prompt": "hello", **BODY}, lambda told: told["choices"][0]["text"]),
+    "/v1/responses": (
+        {"input": "hello", "seed": 5, "ignore_eos": True, "max_output_tokens": 16},
+        lambda told: told["delta"] if told["type"] == "response.output_text.delta" else "",
+    ),
+    "/api/chat": (CHAT | {"stream": False, "options": OPTIONS}, lambda told: told["message"]["content"]),
+    "/api/generate": (
+        {"prompt": "hello", "stream": False, "options": OPTIONS},
+        lambda told: told["response"],
+    ),
+}
+
+
+@pytest.mark.parametrize("path", FORMS)
+async def test_requests_of_all_apis_are_shown_and_streamed(mosquitto: PrivateBroker, path: str) -> None:
+    body, text_of = FORMS[path]
+    async with served(mosquitto) as node:
+        asked = await node.post(path, {"model": node.version, **body}, idempotency_key="mine")
+        assert asked.status_code == 200, asked.text
+        (view,) = await _views(node)
+        assert (view["path"], view["prompt"], view["state"]) == (path, "hello", "done")
+        written = (await node.get(f"/v1/outbox/{view['id']}")).json()["text"]
+        stream = await node.get(f"/v1/outbox/{view['id']}", {"accept": "text/event-stream"})
+        lines = [line.removeprefix("data: ") for line in stream.text.split("\n")]
+        assert "".join(text_of(json.loads(line)) for line in lines if line.startswith("{")) == written != ""
 
 
 async def test_a_request_that_is_dropped_is_cancelled_and_forgotten(mosquitto: PrivateBroker) -> None:
