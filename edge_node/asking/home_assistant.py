@@ -40,12 +40,15 @@ def _document(edge: str, user: str, status: str) -> dict[str, Any]:
         value = {"state_topic": status, "value_template": f"{{{{ {field} }}}}"}
         return entity(name, platform, **value, entity_category="diagnostic", **more)
 
+    connection = "value_json.connection"
     ready, total = "'ON' if value_json.ready else 'OFF'", "total_increasing"
     speed = {"state_class": "measurement", "unit_of_measurement": "tokens/s"}
     entities = (
         figure("Ready", ready, "binary_sensor", device_class="connectivity"),
-        figure("Connection", "value_json.connection.state", icon="mdi:cloud-check-variant"),
-        figure("Waiting", "value_json.connection.waiting", unit_of_measurement="texts"),
+        figure(
+            "Connection", f"{connection}.state if {connection} else 'offline'", icon="mdi:cloud-check-variant"
+        ),
+        figure("Waiting", f"{connection}.waiting if {connection} else 0", unit_of_measurement="texts"),
         figure("Model", "value_json.model", icon="mdi:brain"),
         figure("Version", "value_json.software", icon="mdi:tag"),
         figure("Tokens", "value_json.tokens", state_class=total, unit_of_measurement="tokens"),

@@ -11,7 +11,6 @@ import pytest
 
 from flexspec_mq.demo.children import as_child
 from flexspec_mq.demo.main import PROMPT, main
-from flexspec_mq.demo.recording import OUTAGE_S
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -44,7 +43,7 @@ def demo(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
-    with demo("--max-tokens=24", "--prompt=Name three rivers.") as process:
+    with demo("--max-tokens=24", "--prompt=Name three rivers.", "--outage=4") as process:
         assert process.stdout is not None
         seen: set[int] = set()
         lines = []
@@ -59,8 +58,14 @@ def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
     texts = re.findall(r"(?:without|with) drafts, complete after (.+) s, cut at (.+) s:\n(.+)", out)
     assert len(texts) == 2
     assert texts[0][2] == texts[1][2]
-    assert all(float(seconds) >= float(cut) + OUTAGE_S for seconds, cut, _ in texts)
+    assert all(float(seconds) >= float(cut) + 4 for seconds, cut, _ in texts)
     assert re.search(r"^tokens lost of 24 +0 +0 *$", out, re.MULTILINE)
+    written = re.search(r"^readable as it came back +(\d+) +(\d+) *$", out, re.MULTILINE)
+    assert written is not None
+    assert int(written[1]) < int(written[2])
+    alone = re.search(r"^unverified when the network came back: (.+)", out, re.MULTILINE)
+    assert alone is not None
+    assert re.search(r"^  first, s after the cut +([0-3]\.\d) *$", out, re.MULTILINE)
     assert re.search(r"^Undisturbed.*: with drafts \d\.\d\d times as long", out, re.MULTILINE)
     assert len(seen) >= 4
     assert not any(alive(pid) for pid in seen)

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import jinja2
+import msgspec
 import pytest
 
 from broker.launcher import PrivateBroker
@@ -12,6 +13,7 @@ from edge_node.asking.settings import AskSettings
 from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.arguments import LinkOptions
+from schemas.asking import AskedStatus
 from tests.edge_node.asking.asked import Asker, asked
 
 COMMON = {
@@ -49,6 +51,9 @@ def test_the_document_is_one_of_device_discovery() -> None:
     for entity in document["components"].values():
         needs, knows = PLATFORMS[entity["platform"]]
         assert needs <= set(entity) <= needs | knows | COMMON
+    gone = json.loads(msgspec.json.encode(AskedStatus(state="gone")))
+    for name, state in {"connection": "offline", "waiting": "0", "ready": "OFF"}.items():
+        assert rendered(document["components"][name]["value_template"], value_json=gone) == state
     text = document["components"]["ask"]
     assert 0 < text["min"] < text["max"] <= 255
     asks = json.loads(rendered(text["command_template"], value='say "hi" \\ é\n'))
