@@ -10,7 +10,7 @@ from flexspec_mq.models.head_files import read_weights
 from flexspec_mq.models.invariance.proof_cache import proving_remembered
 from flexspec_mq.models.invariance.target import canary_share
 from flexspec_mq.models.memory import trim
-from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.shape import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -48,7 +48,7 @@ class ModelHeads:
 
     @property
     def _sizes(self) -> Shape:
-        return Shape.from_config(self.loaded.config, (*FAMILIES, *HEAD_NORMS))
+        return Shape.from_config(self.loaded.config)
 
     def hold(self, name: str, folder: Path, manifest: Manifest, submit: Submit) -> None:
         """See `HeadHolder`."""

@@ -12,8 +12,9 @@ from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import PricedDrafter
 from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
-from flexspec_mq.drafting.settings import DraftSettings, installed
+from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
+from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.load import LoadedText, find_model, load_text
 from flexspec_mq.models.memory import collapse
@@ -126,8 +127,7 @@ def _graphs(draft: str, say: Say) -> Path:
             f"there is no folder {folder}, and a draft on the model hub is exported first",
             hint=f"{export} does, here or elsewhere; then name that folder with --draft",
         )
-    if not installed("onnxruntime"):
-        raise ModelError("ONNX Runtime, which runs drafts, is not installed", hint=how_to_install("edge"))
+    need_libraries("running a draft", "edge", ("onnxruntime",))
     if has_graphs(folder):
         return folder
     if not can_write():

@@ -1,7 +1,6 @@
 """Settings of a draft's loader: an edge's, or a worker's."""
 
 from dataclasses import dataclass
-from importlib import util
 from typing import Annotated
 
 from flexspec_mq.settings import Section, Setting
@@ -31,8 +30,3 @@ class DraftSettings(Section):
         Setting(help="draft what a text has said before from its own tokens, where that is expected to win"),
     ] = True
     threads: Annotated[int, Setting(help="threads that the draft may take", least=1)] = 1
-
-
-def installed(library: str) -> bool:
-    """Whether a library could be imported."""
-    return util.find_spec(library) is not None

@@ -15,10 +15,10 @@ from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT_FILES, FULL, read_weights
 from flexspec_mq.models.invariance.target import canary_share
-from flexspec_mq.models.load import LoadedText, load_text, resolve
+from flexspec_mq.models.load import LoadedText, find_model, load_text
 from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.onnx.lora import add_draft_lora, read_draft_lora
-from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.shape import Shape
 
 FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
 """Files of a head by its kind, beside those of a LoRA of the draft."""
@@ -85,7 +85,7 @@ def check_head(folder: Path, base: Path | None, draft: str = "default") -> dict[
         return {**figures, "parameters": 0, "layers": [], "others": []}
     shape = _unknown_shape(manifest.layers)
     if text is not None:
-        shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
+        shape = Shape.from_config(text.config)
     head = read_weights(folder, manifest.kind, shape, manifest.floor)
     tensors = _tensors(head)
     _check_dtypes(tensors, manifest.dtype)
@@ -137,7 +137,7 @@ def _draft_path(draft: str) -> Path:
         UsageError: there is none.
         ModelError: the default draft cannot be made.
     """
-    source = default_draft_path() if draft == "default" else resolve(draft)
+    source = default_draft_path() if draft == "default" else find_model(draft)
     if not isinstance(source, Path) or has_graphs(source):
         raise UsageError(
             f"{draft} is no checkpoint folder of a draft", hint="name one with --draft, or 'none'"

@@ -25,7 +25,7 @@ from flexspec_mq.models.checkpoint import read_tensors, weights_fingerprint
 from flexspec_mq.models.head import LM_HEAD, read_safetensors
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, PREFIX, read_lora
 from flexspec_mq.models.load import load_text, torch_dtype
-from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.shape import Shape
 
 EMBEDDING = "model.embed_tokens.weight"
 _COPIES = {
@@ -72,7 +72,7 @@ def make_head(
     """
     text = load_text(base)
     check_floor(floor, text)
-    shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
+    shape = Shape.from_config(text.config)
     try:
         with whole_folder(out) as part:
             _convert(adapter, part, base, torch_dtype(dtype))

@@ -27,9 +27,9 @@ def base_path(args: argparse.Namespace) -> Path:
         UsageError: it names no folder.
         ModelError: the default model cannot be made.
     """
-    from flexspec_mq.models.load import resolve
+    from flexspec_mq.models.load import find_model
 
-    folder = resolve(args.base)
+    folder = find_model(args.base)
     if not isinstance(folder, Path):
         raise UsageError(f"there is no folder {args.base}", hint="name a checkpoint folder, or 'default'")
     return folder

@@ -83,45 +83,34 @@ class LoadedModel(LoadedText):
     model: PreTrainedModel
 
 
-def resolve(name_or_path: str | Path | None, *, progress: Progress | None = None) -> Path | str:
+def find_model(name_or_path: str | Path | None, *, progress: Progress | None = None) -> Path | str:
     """Find out what a user means by a model: a checkpoint folder, a GGUF file, or a name on the model hub.
 
     None and ``default`` are the default model. It and a GGUF file are converted first if need be. A folder that
     exists wins over a hub name that reads the same.
 
     Raises:
-        ModelError: A path to something else, or a text that is neither path nor hub name.
+        ModelError: A path to something else, a folder that is no checkpoint, a text that is neither path nor hub name,
+            or a name on the hub where nothing is installed that asks it.
     """
     if name_or_path is None or str(name_or_path) == "default":
         return default_model_path(progress)
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
     if path.is_file():
         return gguf_checkpoint(path, progress)
+    if (path / "config.json").is_file():
+        return path
+    if path.is_dir():
+        raise ModelError(
+            f"{path} is no checkpoint folder: it has no config.json",
+            hint="name the folder that holds config.json, the weights and the tokenizer",
+        )
     if isinstance(name_or_path, str) and _HUB_NAME.fullmatch(name_or_path):
+        need_libraries(f"there is no folder {path}, and a model of that name on the hub")
         return name_or_path
     raise ModelError(
         f"there is no folder {path}", hint="name a checkpoint folder, a model on the hub, or 'default'"
     )
-
-
-def find_model(name_or_path: str | Path | None, *, progress: Progress | None = None) -> Path | str:
-    """See `resolve`; what is not there is told as that, whether or not what would load it is installed.
-
-    Raises:
-        ModelError: as `resolve`; a folder that is no checkpoint; or a name on the hub, and nothing that asks it.
-    """
-    source = resolve(name_or_path, progress=progress)
-    if isinstance(source, Path):
-        if not (source / "config.json").is_file():
-            raise ModelError(
-                f"{source} is no checkpoint folder: it has no config.json",
-                hint="name the folder that holds config.json, the weights and the tokenizer",
-            )
-    else:
-        need_libraries(f"there is no folder {source}, and a model of that name on the hub")
-    return source
 
 
 def load_target(

@@ -6,7 +6,7 @@ Rotary factors are computed in float32 in the order of transformers' own code, s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ from flexspec_mq.errors import ModelError
 if TYPE_CHECKING:
     from flexspec_mq.models.checkpoint import Config
 
-FAMILIES = ("llama", "mistral", "qwen2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types of transformers that have Llama's layers, some with biases."""
-HEAD_NORMS = ("qwen3",)
+_HEAD_NORMS = ("qwen3",)
 """Model types that norm each head of queries and keys besides."""
 _ROTARY = ("default", "linear", "llama3")
 """Ways of stretching contexts, by transformers' names."""
@@ -57,17 +57,16 @@ class Shape:
     head_norms: bool = False
 
     @classmethod
-    def from_config(cls, config: Config, families: Sequence[str] = FAMILIES) -> Shape:
+    def from_config(cls, config: Config) -> Shape:
         """Read the sizes from a configuration.
 
         Args:
             config: configuration of the model.
-            families: model types that the caller can run.
 
         Raises:
             UnknownModel: the model is built in another way.
         """
-        _check(config, families)
+        _check(config)
         heads = int(config["num_attention_heads"])
         head = int(config.get("head_dim") or config["hidden_size"] // heads)
         return cls(
@@ -81,7 +80,7 @@ class Shape:
             vocab_size=int(config["vocab_size"]),
             tied=bool(config["tie_word_embeddings"]),
             speeds=_speeds(config["rope_parameters"], head),
-            head_norms=config["model_type"] in HEAD_NORMS,
+            head_norms=config["model_type"] in _HEAD_NORMS,
         )
 
 
@@ -94,14 +93,14 @@ def refused(what: str) -> UnknownModel:
     return UnknownModel(f"the compact engine does not know {what}", hint=OTHERWISE)
 
 
-def _check(config: Config, families: Sequence[str]) -> None:
+def _check(config: Config) -> None:
     """Refuse what would be computed wrongly.
 
     Raises:
         ModelError: naming it.
     """
-    if config["model_type"] not in families:
-        raise refused(f"models of type {config['model_type']!r}, only {', '.join(families)}")
+    if config["model_type"] not in FAMILIES:
+        raise refused(f"models of type {config['model_type']!r}, only {', '.join(FAMILIES)}")
     if config["hidden_act"] != "silu":
         raise refused(f"the activation {config['hidden_act']!r}")
     kinds = set(config.get("layer_types") or ())

@@ -31,7 +31,7 @@ from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.heads.manifest import read_head
 from flexspec_mq.models.head_files import DRAFT_FILES, read_weights
 from flexspec_mq.models.load import LoadedText
-from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.shape import Shape
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from lab.bench import bootstrap
@@ -156,7 +156,7 @@ def put_head(engine: ModelEngine, target: cloud_target.Target, folder: Path) -> 
         HeadError: the head is damaged.
     """
     manifest = read_head(folder)
-    shape = Shape.from_config(target.loaded.config, (*FAMILIES, *HEAD_NORMS))
+    shape = Shape.from_config(target.loaded.config)
     target.model.hold(folder.name, read_weights(folder, manifest.kind, shape, manifest.floor))
     engine.hold("base", folder.name)
 

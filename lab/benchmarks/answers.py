@@ -58,13 +58,13 @@ def llama_server(target: str, scratch: Path, texts: int = 1) -> str:
 
 def _gguf(target: str, scratch: Path) -> Path:
     """The target as a file for llama.cpp."""
-    from flexspec_mq.models.load import resolve
+    from flexspec_mq.models.load import find_model
     from lab.benchmarks.peers.gguf_file import write_gguf
 
     if Path(target).is_file():
         return Path(target)
     file = scratch / "target.gguf"
-    write_gguf(Path(resolve(target)), file, "BF16")
+    write_gguf(Path(find_model(target)), file, "BF16")
     return file
 
 

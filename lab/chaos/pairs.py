@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexspec_mq.models.load import load_text, resolve
+from flexspec_mq.models.load import find_model, load_text
 from flexspec_mq.models.text import Turn, encode_turns
 from lab.bench.questions import OWN, read_questions
 from lab.benchmarks.exact.constraints import OF_WORDS, of_tools
@@ -70,7 +70,7 @@ def real(name: str, draft: str, prompts: Path | None, say: Callable[[str], None]
         prompts: file of questions; None takes our own.
         say: told of progress.
     """
-    target = str(resolve(name, progress=say))
+    target = str(find_model(name, progress=say))
     text, questions = load_text(target), read_questions(prompts or OWN)
     turns = [[Turn("user", question.text)] for question in questions]
     return Pair(

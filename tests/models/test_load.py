@@ -25,7 +25,7 @@ from transformers import (
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.fingerprint import TokenizerContents
-from flexspec_mq.models.load import UNSTATED_CONTEXT, load_target, resolve
+from flexspec_mq.models.load import UNSTATED_CONTEXT, find_model, load_target
 from tests.models.tiny_checkpoints import (
     TEMPLATE,
     byte_level_tokenizer,
@@ -97,27 +97,27 @@ def test_another_architecture(tmp_path: Path) -> None:
     )
 
 
-def test_resolve(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve(folder) == folder
-    assert resolve(str(folder)) == folder
-    assert resolve("owner/model-1.5") == "owner/model-1.5"
-    assert resolve("gpt2") == "gpt2"
+def test_find_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_model(folder) == folder
+    assert find_model(str(folder)) == folder
+    assert find_model("owner/model-1.5") == "owner/model-1.5"
+    assert find_model("gpt2") == "gpt2"
     monkeypatch.chdir(folder.parent)
-    assert resolve("tiny") == Path("tiny")
+    assert find_model("tiny") == Path("tiny")
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert resolve("~/tiny") == folder
+    assert find_model("~/tiny") == folder
 
 
 @pytest.mark.parametrize("missing", ["/no/such/folder", "./nothing", "~/nothing", "a/b/c", "two words"])
 def test_missing_paths(missing: str) -> None:
     with pytest.raises(ModelError, match="there is no folder") as caught:
-        resolve(missing)
+        find_model(missing)
     assert "checkpoint folder" in caught.value.hint
 
 
 def test_what_is_no_checkpoint_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="neither a checkpoint folder nor a GGUF file"):
-        resolve(folder / WEIGHTS)
+        find_model(folder / WEIGHTS)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="no checkpoint folder"):
         load_target("")  # the current folder

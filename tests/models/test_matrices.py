@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.compact import few_bits
 from flexspec_mq.models.compact.few_bits import FewBits
+from flexspec_mq.models.compact.load_exact import CPU, _check_few_bits
 
 
 @settings(max_examples=25, deadline=None)
@@ -38,8 +38,8 @@ def test_few_bits_are_near_and_a_row_keeps_its_bits(rows: int, width: int, count
 
 def test_what_runs_few_bits_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ModelError, match="openvino, which is not installed"):
-        few_bits.check()
+    with pytest.raises(ModelError, match="needs openvino"):
+        _check_few_bits("int8", torch.bfloat16, CPU)
 
 
 def test_signals_are_heard_after_matrices_are_gone_in_any_order() -> None:

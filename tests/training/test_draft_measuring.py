@@ -1,5 +1,7 @@
 """Measuring a draft: rounds, survival, calibration."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from flexspec_mq.models.draft.calibrate import Coupled, calibrate, calibrated, calibration_error, fit
+from flexspec_mq.models.draft.calibrate import Coupled, calibrate, calibration_error, fit
 from flexspec_mq.models.draft.confidence import USUAL, ConfidenceCalibration, features_of
 from flexspec_mq.models.draft.delta import DeltaMeta
 from flexspec_mq.sampling.choose import choose
@@ -25,6 +27,7 @@ from training.draft.evaluate import (
     fresh_rows,
     survival,
 )
+from training.draft.measuring import calibrated, read_marker
 
 N = 2
 Answer = st.lists(st.booleans(), max_size=40).map(lambda marks: np.array(marks, dtype=np.bool_))
@@ -121,3 +124,8 @@ def test_few_answers_leave_a_calibration_near_its_prior_and_many_do_not() -> Non
     near, far = fit(features[:3], accepted[:3], USUAL), fit(features, accepted, USUAL)
     assert np.abs(near.probabilities(features) - USUAL.probabilities(features)).max() < 0.1
     assert calibration_error(far.probabilities(features), accepted) < 0.03
+
+
+def test_what_is_no_exported_draft_says_nothing_of_its_delta(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not an exported draft"):
+        read_marker(tmp_path)

@@ -1,6 +1,8 @@
 """Measuring a draft from files to files: acceptance and calibration."""
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,13 +12,15 @@ import torch
 from transformers import PreTrainedModel
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.draft.artifact import default_delta_path, read_marker
-from flexspec_mq.models.draft.calibrate import Coupled, Reliability, calibrate, calibrated
+from flexspec_mq.models.draft.artifact import MARKER, default_delta_path
+from flexspec_mq.models.draft.calibrate import Coupled, Reliability, calibrate
+from flexspec_mq.models.draft.confidence import ConfidenceCalibration
 from flexspec_mq.models.draft.delta import (
     DeltaMeta,
     base_fingerprint,
     check_fingerprint,
     load_delta,
+    meta_of,
     read_delta,
     read_meta,
 )
@@ -92,6 +96,27 @@ def calibrate_delta(
     _, stored = read_delta(delta_path)
     save_delta(out, stored, calibrated(meta, calibration, reliable))
     return reliable
+
+
+def calibrated(meta: DeltaMeta, calibration: ConfidenceCalibration, reliable: Reliability) -> DeltaMeta:
+    """Metadata of a delta, with its calibration."""
+    training = {**meta.training, "calibration": reliable.figures()}
+    return replace(meta, confidence=calibration.to_json(), training=training)
+
+
+def read_marker(folder: Path) -> DeltaMeta:
+    """Read what an exported draft says about the delta it was made from.
+
+    Raises:
+        ModelError: The folder holds no export.
+    """
+    try:
+        facts = json.loads((folder / MARKER).read_text())
+        return meta_of({key: value for key, value in facts.items() if key != "delta"})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder} is not an exported draft: {error!r}", hint="make one with `flexspec draft export`"
+        ) from error
 
 
 def spread(items: list[_T], limit: int) -> list[_T]:

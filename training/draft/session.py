@@ -11,7 +11,7 @@ import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import fingerprint_of
-from flexspec_mq.models.draft.calibrate import calibrate, calibrated
+from flexspec_mq.models.draft.calibrate import calibrate
 from flexspec_mq.models.draft.delta import (
     RANKS,
     DeltaMeta,
@@ -26,7 +26,7 @@ from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
 from training.draft.evaluate import TEMPERATURES, Replay, ReplayFigures, cached_rows, coupled, replay
 from training.draft.low_rank import LowRank, write_adapter
-from training.draft.measuring import spread
+from training.draft.measuring import calibrated, spread
 from training.draft.packing import save_delta
 from training.draft.rows import load_rows, token_ranks
 from training.draft.schedule import TrainConfig

@@ -14,7 +14,7 @@ from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, Head, LoraDelta, full_name
 from flexspec_mq.models.head_files import read_weights
 from flexspec_mq.models.load import LoadedText, load_target
-from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.shape import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,7 @@ def read_version(folder: Path, base: Path, text: LoadedText) -> HeadVersion:
     name = digest((folder / MANIFEST).read_bytes()).hex()
     if manifest.kind == "base":
         return HeadVersion(None, manifest.floor, name)
-    head = read_weights(
-        folder, manifest.kind, Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS)), manifest.floor
-    )
+    head = read_weights(folder, manifest.kind, Shape.from_config(text.config), manifest.floor)
     return HeadVersion(head, manifest.floor, name)
 
 

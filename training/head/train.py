@@ -258,14 +258,14 @@ def _canaries(
     """Texts of the head on prompts of the data, where the base would write another text the most."""
     from flexspec_mq.evolution.canaries import CANARIES, head_canaries, load_base
     from flexspec_mq.models.head_files import read_weights
-    from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
+    from flexspec_mq.models.shape import Shape
 
     prompts = sorted({row.ids[: row.prompt] for row in rows if row.prompt <= LONGEST_CANARY_PROMPT})
     wanted = CANARIES * _CANDIDATES
     prompts = prompts[:: max(1, len(prompts) // wanted)][:wanted]
     if not prompts:
         raise UsageError(f"the data has no prompt of at most {LONGEST_CANARY_PROMPT} tokens for the canaries")
-    shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
+    shape = Shape.from_config(text.config)
     model = load_base(options.base, dtype=options.dtype, device=options.device)
     return head_canaries(model, read_weights(head, config.kind, shape, config.floor), prompts, text.eos)
 

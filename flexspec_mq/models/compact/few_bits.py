@@ -7,7 +7,6 @@ product and keeps those that it was given, so these lie in a deleted file, whose
 
 from collections.abc import Sequence
 from functools import cache
-from importlib import util
 from mmap import ACCESS_WRITE, MADV_DONTNEED, mmap
 from tempfile import TemporaryFile
 from typing import Any
@@ -16,25 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flexspec_mq.errors import ModelError, how_to_install
+from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import models_cache
 from flexspec_mq.models.rounding import BLOCK, round_to
 
 _PIECE = 2048
 """Rows that are rounded to 8 bits at a time."""
-
-
-def check() -> None:
-    """Refuse to start where OpenVINO is not installed.
-
-    Raises:
-        ModelError: it is not.
-    """
-    if util.find_spec("openvino") is None:
-        raise ModelError(
-            "targets in few bits are run by openvino, which is not installed",
-            hint=f"install it, {how_to_install('few-bits')}, or give --weights native",
-        )
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.models.compact import few_bits
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.tensors import (
@@ -27,7 +28,7 @@ from flexspec_mq.models.invariance.product_probe import Kind, Products, row_rang
 from flexspec_mq.models.invariance.proof_cache import Candidate
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.matrices import Matrix, Plain, Reordered
-from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.shape import Shape
 
 if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
@@ -62,7 +63,7 @@ class Checkpoint:
         weights: str = "native",
         device: torch.device = CPU,
     ) -> None:
-        self.shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
+        self.shape = Shape.from_config(text.config)
         self.dtype = dtype
         self.weights = weights
         self.device = device
@@ -148,7 +149,7 @@ def _check_few_bits(weights: str, dtype: torch.dtype, device: torch.device) -> N
         raise UsageError(
             f"{weights} weights are multiplied in bfloat16, not in {dtype}", hint="--dtype bfloat16"
         )
-    few_bits.check()
+    need_libraries(f"{weights} weights, which OpenVINO multiplies by,", "few-bits", ("openvino",))
 
 
 def _may_reorder(kinds: tuple[Kind, ...], like: torch.Tensor) -> bool:

@@ -18,10 +18,8 @@ from flexspec_mq.models.cache import whole_folder
 from flexspec_mq.models.checkpoint import WEIGHTS
 from flexspec_mq.models.draft.delta import (
     RANKS,
-    DeltaMeta,
     check_fingerprint,
     load_delta,
-    meta_of,
     read_meta,
     read_shared,
 )
@@ -39,21 +37,6 @@ TOKENIZER_FILES = (
 def default_delta_path() -> Path:
     """The delta that ships with this package, for the default base model."""
     return Path(__file__).parent / "data" / "draft-v3.safetensors"
-
-
-def read_marker(folder: Path) -> DeltaMeta:
-    """Read what an exported draft says about the delta it was made from.
-
-    Raises:
-        ModelError: The folder holds no export.
-    """
-    try:
-        facts = json.loads((folder / MARKER).read_text())
-        return meta_of({key: value for key, value in facts.items() if key != "delta"})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder} is not an exported draft: {error!r}", hint="make one with `flexspec draft export`"
-        ) from error
 
 
 def export(base_path: Path, out_dir: Path, delta_path: Path | None = None) -> Path:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.draft.confidence import COLUMNS, ConfidenceCalibration, Floats, basis_of, sigmoid
-
-if TYPE_CHECKING:
-    from flexspec_mq.models.draft.delta import DeltaMeta
 
 FOLDS = 2
 BINS = 10
@@ -102,12 +99,6 @@ def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.
     """Expected calibration error over bins of equal width, 0 to 1."""
     bins = reliability(judged, accepted)
     return sum(count * abs(mean - share) for count, mean, share in bins) / max(1, len(accepted))
-
-
-def calibrated(meta: DeltaMeta, calibration: ConfidenceCalibration, reliable: Reliability) -> DeltaMeta:
-    """Metadata of a delta, with its calibration."""
-    training = {**meta.training, "calibration": reliable.figures()}
-    return replace(meta, confidence=calibration.to_json(), training=training)
 
 
 def fit(

@@ -12,7 +12,7 @@ from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head import LoraHead
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, DRAFT_FILES, read_config, read_lora
 from flexspec_mq.models.load import load_text
-from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.shape import Shape
 
 
 def read_draft_lora(head: Path, draft: Path) -> LoraHead:
@@ -26,7 +26,7 @@ def read_draft_lora(head: Path, draft: Path) -> LoraHead:
         HeadError: it is damaged, does not fit the draft, or was trained on another one.
         UnknownModel: the draft is built in a way that LoRA is not for.
     """
-    sizes = Shape.from_config(load_text(draft).config, (*FAMILIES, *HEAD_NORMS))
+    sizes = Shape.from_config(load_text(draft).config)
     try:
         lora = read_lora(head, sizes, 0, DRAFT)
     except HeadError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flexspec_mq.errors import ModelError, how_to_install
+from flexspec_mq.errors import ModelError
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, IDS, OnnxManifest, Rotary, read_manifest
 from flexspec_mq.models.read_tokens import ReadTokens
 from flexspec_mq.models.runner import ModelInput
@@ -42,15 +42,11 @@ def load_onnx(folder: Path, threads: int = 1) -> OnnxModel:
         threads: threads that a product may take.
 
     Raises:
-        ModelError: ONNX Runtime is not installed, or the folder is damaged or of another format.
+        ModelError: the folder is damaged or of another format.
     """
+    import onnxruntime
+
     manifest = read_manifest(folder)
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ModelError(
-            f"running the graphs of {folder} needs onnxruntime", hint=f"install it, {how_to_install('edge')}"
-        ) from error
     try:
         sessions = [_session(onnxruntime, folder / name, threads) for name in (BACKBONE, HEAD)]
         embedding = Embedding(folder / EMBEDDING, manifest.width)

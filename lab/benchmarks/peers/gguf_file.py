@@ -18,7 +18,7 @@ import torch
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError, how_to_install
-from flexspec_mq.models.load import resolve
+from flexspec_mq.models.load import find_model
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
 """Formats of the matrices. A vector is always float32."""
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(options: Namespace) -> int:
-    folder = resolve(options.target)
+    folder = find_model(options.target)
     if not isinstance(folder, Path):
         raise UsageError(f"{folder} is no folder", hint="only checkpoint folders are converted")
     if not options.file.parent.is_dir():
