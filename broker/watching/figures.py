@@ -6,7 +6,6 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from flexspec_mq.daemon.instruments import Instruments
@@ -17,44 +16,37 @@ Figures = Mapping[str, int | Mapping[Any, int]]
 
 _FAMILIES = (
     (
-        CounterMetricFamily,
+        Instruments.total,
         "refused",
         ("user", "kind"),
         "What users asked for and may not; of failed logins Mosquitto does not tell the user",
     ),
-    (GaugeMetricFamily, "connections", ("user",), "Connections of each user, now"),
-    (CounterMetricFamily, "messages", ("user",), "Messages published by each user"),
-    (CounterMetricFamily, "payload_bytes", ("user",), "Bytes of these messages"),
-    (GaugeMetricFamily, "clients", (), "Users that may connect"),
-    (GaugeMetricFamily, "revision", (), "Revision of the clients that is in force"),
-    (GaugeMetricFamily, "statement", (), "Number of the signed statement that is published; 0 without keys"),
+    (Instruments.now, "connections", ("user",), "Connections of each user, now"),
+    (Instruments.total, "messages", ("user",), "Messages published by each user"),
+    (Instruments.total, "payload_bytes", ("user",), "Bytes of these messages"),
+    (Instruments.now, "clients", (), "Users that may connect"),
+    (Instruments.now, "revision", (), "Revision of the clients that is in force"),
+    (Instruments.now, "statement", (), "Number of the signed statement that is published; 0 without keys"),
     (
-        GaugeMetricFamily,
+        Instruments.now,
         "statement_expires_seconds",
         (),
         "When the statement expires, since the Unix epoch; 0 without keys",
     ),
-    (GaugeMetricFamily, "revoked_credentials", (), "Credentials that the statement revokes"),
-    (GaugeMetricFamily, "put_out", (), "Users that went beyond a limit and are not let in now"),
+    (Instruments.now, "revoked_credentials", (), "Credentials that the statement revokes"),
+    (Instruments.now, "put_out", (), "Users that went beyond a limit and are not let in now"),
 )
 
 
 class _Collector(Collector):
-    def __init__(self, look: Callable[[], Figures]) -> None:
-        self._look = look
+    def __init__(self, page: Instruments, look: Callable[[], Figures]) -> None:
+        self._page, self._look = page, look
 
     def collect(self) -> Iterator[Metric]:
         """All families, as of now."""
         now = self._look()
-        for kind, name, labels, about in _FAMILIES:
-            family = kind(f"flexspec_broker_{name}", about, labels=labels)
-            values = now.get(name, {} if labels else 0)
-            if isinstance(values, int):
-                family.add_metric((), values)
-            else:
-                for key, value in sorted(values.items()):
-                    family.add_metric((key,) if isinstance(key, str) else key, value)
-            yield family
+        for make, name, labels, about in _FAMILIES:
+            yield make(self._page, name, about, now.get(name, {} if labels else 0), *labels)
 
 
 @contextmanager
@@ -68,7 +60,7 @@ def shown(look: Callable[[], Figures], options: MetricsOptions) -> Iterator[int]
     """
     assert options.metrics_port is not None  # noqa: S101  nobody asks for pages without a port
     page = Instruments("flexspec_broker_")
-    page.register(_Collector(look))
+    page.register(_Collector(page, look))
     with start_blocking_portal() as portal:
         pages = serving(
             page.pages(),

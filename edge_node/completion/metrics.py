@@ -252,11 +252,12 @@ class Metrics(Collector):
             ("provisional_confirmed_tokens", "Those that the target wrote as well", "confirmed"),
         ):
             yield total(name, about, {model: getattr(its, counted) for model, its in sums.items()})
-        yield self._page.table(
+        yield total(
             "generation_tokens_by_origin",
             "Tokens committed, by who had drafted them; the target's own were drafted by nobody",
-            (MODEL, "origin"),
             {(model, name): count for model, its in sums.items() for name, count in its.origins.items()},
+            MODEL,
+            "origin",
         )
         if node.models.followed is not None:
             failures = Counter[str]()

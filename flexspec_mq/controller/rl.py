@@ -195,12 +195,10 @@ class ActionPolicy(AdaptivePolicy):
     Args:
         base: see `AdaptivePolicy`.
         choose_qos: likewise.
-        hold: tokens for which an action holds, at least.
     """
 
-    def __init__(self, base: Plan, *, choose_qos: bool = False, hold: int = MACRO) -> None:
+    def __init__(self, base: Plan, *, choose_qos: bool = False) -> None:
         super().__init__(base, choose_qos=choose_qos)
-        self._hold = hold
         self._action: int | None = None
         self._since = 0
 
@@ -220,7 +218,7 @@ class ActionPolicy(AdaptivePolicy):
         if not base.draft_length or not known(seen):
             self._look_at_qos(seen)
             return self._unknown()
-        if self._action is None or seen.committed >= self._since + self._hold:
+        if self._action is None or seen.committed >= self._since + MACRO:
             self._look_at_qos(seen)
             self._action = self.act(seen, _ALL if base.ahead else WAITING)
             self._since = seen.committed

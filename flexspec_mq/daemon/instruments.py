@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
@@ -49,6 +49,8 @@ TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 
 ITERATION = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
 
 M = TypeVar("M", Counter, Histogram)
+Values = float | Mapping[Any, float]
+"""A value, or values by that of a label, or by those of several."""
 
 
 class Instruments:
@@ -87,29 +89,23 @@ class Instruments:
         for instrument in self._by_model:
             instrument.remove_by_labels({MODEL: model})
 
-    def total(self, name: str, about: str, values: float | Mapping[str, float], label: str = MODEL) -> Metric:
-        """A counter that is kept elsewhere: one value, or one for each value of a label."""
-        if not isinstance(values, Mapping):
-            return CounterMetricFamily(self._prefix + name, about, value=values)
-        return self.table(name, about, (label,), {(key,): value for key, value in values.items()})
+    def total(self, name: str, about: str, values: Values, *labels: str) -> Metric:
+        """A counter that is kept elsewhere: one value, or one for each value of its labels, here the version's."""
+        return self._family(CounterMetricFamily, name, about, values, labels)
 
-    def table(
-        self, name: str, about: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
+    def now(self, name: str, about: str, values: Values, *labels: str) -> Metric:
+        """A gauge that is kept elsewhere, as `total`."""
+        return self._family(GaugeMetricFamily, name, about, values, labels)
+
+    def _family(
+        self, kind: type[Metric], name: str, about: str, values: Values, labels: Sequence[str]
     ) -> Metric:
-        """A counter that is kept elsewhere, with a value for each of these values of the labels."""
-        family = CounterMetricFamily(self._prefix + name, about, labels=labels)
-        for key, value in values.items():
-            family.add_metric(key, value)
-        return family
-
-    def now(self, name: str, about: str, values: float | Mapping[str, float], label: str = MODEL) -> Metric:
-        """A gauge that is kept elsewhere: one value, or one for each value of a label."""
         if not isinstance(values, Mapping):
-            return GaugeMetricFamily(self._prefix + name, about, value=values)
-        family = GaugeMetricFamily(self._prefix + name, about, labels=[label])
+            return kind(self._prefix + name, about, value=values)  # type: ignore[call-arg]
+        family: Any = kind(self._prefix + name, about, labels=labels or (MODEL,))  # type: ignore[call-arg]
         for key, value in values.items():
-            family.add_metric([key], value)
-        return family
+            family.add_metric((key,) if isinstance(key, str) else key, value)
+        return cast("Metric", family)
 
     def drafts(self, tallies: Mapping[str, DraftTally]) -> Iterator[Metric]:
         """Speculative decoding by target version."""
@@ -120,15 +116,16 @@ class Instruments:
         ):
             values = {model: getattr(tally, field) for model, tally in tallies.items()}
             yield self.total(f"spec_decode_num_{name}", about, values)
-        yield self.table(
+        yield self.total(
             "spec_decode_num_accepted_tokens_per_pos",
             "Accepted tokens at each position of a draft",
-            (MODEL, "position"),
             {
                 (model, str(position)): accepted
                 for model, tally in tallies.items()
                 for position, accepted in enumerate(tally.by_position)
             },
+            MODEL,
+            "position",
         )
 
     def pages(self, not_ready: Callable[[], str] = str) -> Pages:
