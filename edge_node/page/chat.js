@@ -239,10 +239,14 @@ function take(turn, chunk) {
 async function ask(question) {
   if (writing) return;
   const turn = new Turn(question);
-  await show(turn, "v1/chat/completions", { "idempotency-key": drawName() }, () => ({
-    ...options(), messages: messages(turn), stream: true, wait: PATIENCE, prompt_cache_key: conversation,
-    stream_options: { include_origin: true, include_usage: true },
-  }));
+  await show(turn, "v1/chat/completions", { "idempotency-key": drawName() }, () => {
+    const asked = options();
+    return {
+      ...asked, messages: messages(turn), stream: true, prompt_cache_key: conversation,
+      wait: asked.offline === "deliver" ? undefined : PATIENCE, // a delivery waits for as long as the outbox keeps it
+      stream_options: { include_origin: true, include_usage: true },
+    };
+  });
 }
 
 /** Shows a text of the node's outbox, to its end. @param {string} path of it */

@@ -125,6 +125,9 @@ def test_a_target_that_is_not_there_ends_it_with_a_clear_error() -> None:
     assert "Traceback" not in err
 
 
-def test_an_empty_prompt_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--prompt= "]) == 2
-    assert "is empty" in capsys.readouterr().err
+@pytest.mark.parametrize(("flag", "words"), [("--prompt= ", "is empty"), ("--outage=0", "more than 0")])
+def test_what_cannot_be_shown_is_refused_before_anything_starts(
+    flag: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([flag]) == 2
+    assert words in capsys.readouterr().err
