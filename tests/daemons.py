@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud_worker.engine.interface import Facts, StepResult
-from cloud_worker.settings import WorkerSettings
+from cloud_worker.settings import QuotaSettings, WorkerSettings
 from cloud_worker.worker import CloudWorker
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
@@ -188,6 +188,7 @@ async def worker_at(
     engine: FakeEngine | None = None,
     at: LinkSettings | None = None,
     telemetry: Telemetry | None = None,
+    quotas: QuotaSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Daemon]:
     """Run a worker; on leaving it drains at once."""
@@ -195,6 +196,7 @@ async def worker_at(
     worker = CloudWorker(
         WorkerSettings(worker=name, **{"drain": 0.0, "status_every": 0.2, **settings}),
         engine,
+        quotas=quotas,
         telemetry=telemetry,
     )
     run = asyncio.create_task(worker.run(connect, at or link_to(f"w-{name}")))

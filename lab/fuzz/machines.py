@@ -30,7 +30,7 @@ from lab.simulator.world import (
     held,
     identity,
 )
-from schemas.messages import MAX_VERDICT_TOKENS, Close, Draft, Error, ErrorCode, Open, Poll, Verdict
+from schemas.messages import MAX_VERDICT_TOKENS, Close, Delivery, Draft, Error, ErrorCode, Open, Poll, Verdict
 
 WORKER, SESSION = "worker machine", "edge machine"
 _CONTEXT = 512
@@ -73,6 +73,7 @@ class HostileWorld(World):
             lease=10,
             prefixes=4,
             prefix_life=15.0,
+            deliver_for=60,
         )
         link = Link(rng, jitter=0.05, loss=0.05, duplicate=0.05)
         super().__init__(rng, FakeTarget(eos_every=40), link, 2, config, (0.02, 0.001))
@@ -83,7 +84,11 @@ class HostileWorld(World):
         for number in range(3):
             prompt = tuple(rng.randrange(VOCAB - 1) for _ in range(rng.choice((1, 5, 60))))
             wanted = SessionRequest(
-                session=1 + number, version="v", identity=identity(seed=seed + number), prompt=prompt
+                session=1 + number,
+                version="v",
+                identity=identity(seed=seed + number),
+                prompt=prompt,
+                deliver=60 * (number % 2),
             )
             self.add(wanted, ChangingPolicy(_PLANS, rng), 0.7)
 
@@ -152,7 +157,7 @@ class HostileWorld(World):
         """Answers to others are lost."""
         super()._worker(host, [one for one in effects if not isinstance(one, Reply) or one.edge == EDGE])
 
-    def _to_edge(self, message: Verdict | Error) -> None:
+    def _to_edge(self, message: Verdict | Delivery | Error) -> None:
         payload = self._edge_codec.encode(message)
         for one in self._with_copies(payload):
             began = self._clock_ns()
@@ -169,11 +174,11 @@ class HostileWorld(World):
         except RemoteProtocolError as error:
             return None, (), f"refused: {error.message}"
         how = type(message).__name__
-        if not isinstance(message, Verdict | Error):
+        if not isinstance(message, Verdict | Delivery | Error):
             return None, (), f"refused: {how}"
         cell = next((one for one in self.cells if one.request.session == message.session), None)
         if cell is None:
-            if isinstance(message, Verdict):
+            if isinstance(message, Verdict | Delivery):
                 close_unknown(message)
             return None, (), f"{how}: unknown session"
         effects = cell.machine.receive(message, self.now)

@@ -238,7 +238,8 @@ def count(world: World, tally: ScheduleTally) -> None:
     tally.crashes += world.crashes
     for cell in world.cells:
         tally.finishes[str(cell.finishes[0].reason)] += 1
-        tally.edge.update(_numbers(cell.machine.counters))
+    for counters in (*world.past, *(cell.machine.counters for cell in world.cells)):
+        tally.edge.update(_numbers(counters))
     for machine in (*world.retired, *(host.machine for host in world.hosts)):
         tally.worker.update(_numbers(machine.counters))
 

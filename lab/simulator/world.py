@@ -12,9 +12,10 @@ from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
-from flexspec_mq.protocol.edge.types import DraftToken, EdgeState, SessionRequest
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeCounters, EdgeState, SessionRequest
 from flexspec_mq.protocol.effects import (
     Commit,
+    Deliver,
     Effect,
     Finish,
     Free,
@@ -28,7 +29,7 @@ from flexspec_mq.protocol.effects import (
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from lab.simulator.clock import SimulatedClock
-from schemas.messages import Error, Identity, Open, Verdict
+from schemas.messages import Delivery, Error, Identity, Open, Verdict
 
 FINGERPRINT = bytes(range(16))
 VOCAB = 50
@@ -184,6 +185,7 @@ class Cell:
 
     request: SessionRequest
     machine: EdgeSession
+    policy: Policy
     accuracy: float
     draft_time: float
     shown: list[int] = field(default_factory=list)
@@ -192,6 +194,8 @@ class Cell:
     finishes: list[Finish] = field(default_factory=list)
     finished_at: float | None = None
     drafting: bool = False
+    life: int = 0
+    away: bool = False
 
 
 @dataclass
@@ -252,6 +256,8 @@ class World:
         self.most_held = 0
         self._clock = SimulatedClock()
         self.retired: list[WorkerMachine] = []
+        self.past: list[EdgeCounters] = []  # of earlier lives of devices
+        self.kept: dict[int, tuple[Delivery, float]] = {}  # answers at the broker, and when it drops them
 
     def _machine(self, name: str) -> WorkerMachine:
         return WorkerMachine(replace(self.config, worker=name))
@@ -269,7 +275,7 @@ class World:
 
     def step(self, until: float) -> bool:
         """Run the next event or timer up to `until`; False when there is none before it."""
-        due = [cell.machine.next_tick() for cell in self.cells]
+        due = [cell.machine.next_tick() for cell in self.cells if not cell.away]
         due += [host.machine.next_tick() for host in self.hosts if host.alive]
         timer = min((at for at in due if at is not None), default=float("inf"))
         event = self._clock.next
@@ -287,7 +293,7 @@ class World:
     def _tick(self) -> None:
         for cell in self.cells:
             at = cell.machine.next_tick()
-            if at is not None and at <= self.now:
+            if at is not None and at <= self.now and not cell.away:
                 self.edge(cell, cell.machine.tick(self.now))
         for host in self.hosts:
             at = host.machine.next_tick()
@@ -312,12 +318,51 @@ class World:
         """Begin a session."""
         jitter = random.Random(self.rng.random())
         machine = EdgeSession(request, policy, jitter, others=lambda _: len(self.hosts) > 1)
-        cell = Cell(request, machine, accuracy, draft_time, list(machine.committed))
+        cell = Cell(request, machine, policy, accuracy, draft_time, list(machine.committed))
         self.cells.append(cell)
-        if not self.online:
-            machine.link_down(self.now)
-        self.edge(cell, machine.start(self.now))
+        self._begin(cell)
         return cell
+
+    def _begin(self, cell: Cell) -> None:
+        if not self.online:
+            cell.machine.link_down(self.now)
+        self.edge(cell, cell.machine.start(self.now))
+
+    def leave(self, cell: Cell) -> None:
+        """The device of a session goes away without a word, with all that it holds in memory."""
+        cell.away = True
+
+    def come_back(self, cell: Cell, have: int) -> None:
+        """The device is back, which had the first `have` tokens on its disk at least; it goes on with its text."""
+        if not cell.away or cell.finishes:
+            cell.away = False
+            return
+        cell.life += 1
+        self.past.append(cell.machine.counters)
+        cell.shown = cell.shown[: max(have, len(cell.request.committed))]
+        cell.unverified = []
+        request = replace(
+            cell.request, committed=tuple(cell.shown), attempts=cell.life << 16, deadline=None, reuse=None
+        )
+        jitter = random.Random(self.rng.random())
+        cell.machine = EdgeSession(request, cell.policy, jitter, others=lambda _: len(self.hosts) > 1)
+        cell.away = cell.drafting = False
+        self._begin(cell)
+        self._fetch(cell)
+
+    def _fetch(self, cell: Cell) -> None:
+        """Deliver what the broker keeps for a device, as soon as that is there."""
+        kept, expires = self.kept.get(cell.request.session, (None, 0.0))
+        if kept is not None and expires > self.now:
+            self._carry(partial(self._to_edge, kept))
+
+    def _keep(self, effect: Deliver) -> None:
+        """A retained message reaches the broker."""
+        if effect.message is None:
+            self.kept.pop(effect.key[1], None)
+            return
+        self.kept[effect.key[1]] = effect.message, self.now + effect.keep
+        self._to_edge(effect.message)
 
     def edge(self, cell: Cell, effects: Sequence[Effect]) -> None:
         """Carry out what an edge's session wants."""
@@ -353,10 +398,12 @@ class World:
         wanted = cell.machine.draft_request()
         if cell.drafting or wanted is None:
             return
-        cell.drafting = True
+        cell.drafting, life = True, cell.life
         start, digest, context = wanted.start, wanted.digest, tuple(wanted.context)
 
         def done() -> None:
+            if cell.away or cell.life != life:
+                return
             cell.drafting = False
             if self.rng.random() < self.early_stops:
                 self.edge(cell, cell.machine.draft_stopped(start, digest, self.now))
@@ -374,7 +421,7 @@ class World:
     def _publish(self, cell: Cell, send: Send) -> None:
         takers = [host for host in self.hosts if host.subscribed]
         if send.to_worker is None and not takers:
-            self.at(0.01, lambda: self.edge(cell, cell.machine.no_worker(self.now)))
+            self._tell(cell, 0.01, lambda: cell.machine.no_worker(self.now))
             return
         if send.to_worker is None:
             self.turn += 1
@@ -382,10 +429,15 @@ class World:
         else:
             host = next(h for h in self.hosts if h.name == send.to_worker)
             if isinstance(send.message, Open) and host.hung and self.rng.random() < 0.3:
-                self.at(0.01, lambda: self.edge(cell, cell.machine.prefix_lost(self.now)))
+                self._tell(cell, 0.01, lambda: cell.machine.prefix_lost(self.now))
                 return
         version = cell.request.version if send.to_worker is None else None
         self._carry(lambda: self._deliver(host, send, version))
+
+    def _tell(self, cell: Cell, delay: float, news: Callable[[], Sequence[Effect]]) -> None:
+        """The broker tells a session something, if its device is still there then."""
+        life = cell.life
+        self.at(delay, lambda: None if cell.away or cell.life != life else self.edge(cell, news()))
 
     def set_link(self, *, up: bool) -> None:
         """Connect all edges, or cut them off."""
@@ -393,18 +445,23 @@ class World:
             return
         self.online = up
         for cell in self.cells:
+            if cell.away:
+                continue
             machine = cell.machine
             self.edge(cell, machine.link_up(self.now) if up else machine.link_down(self.now))
+            if up:
+                self._fetch(cell)
 
-    def _to_edge(self, message: Verdict | Error) -> None:
+    def _to_edge(self, message: Verdict | Delivery | Error) -> None:
         if not self.online:
             self.at(0.5, lambda: self._to_edge(message))  # the broker's persistent session
             return
         for cell in self.cells:
             if cell.request.session == message.session:
-                self.edge(cell, cell.machine.receive(message, self.now))
+                if not cell.away:
+                    self.edge(cell, cell.machine.receive(message, self.now))
                 return
-        if isinstance(message, Verdict):
+        if isinstance(message, Verdict | Delivery):
             for effect in close_unknown(message):
                 assert isinstance(effect, Send)
 
@@ -430,6 +487,8 @@ class World:
                     host.pending.pop(key, None)
                 case ReleaseToCache(key):
                     host.pending.pop(key, None)
+                case Deliver():
+                    self._carry(partial(self._keep, effect))
                 case Transfer(source, key, shared):
                     assert source[0] == key[0]
                     prompt = len(host.machine.sessions[key].prompt)
@@ -514,12 +573,12 @@ class World:
 
     def gone(self, cell: Cell, name: str) -> None:
         """The worker's will reaches an edge."""
-        if self.online:
+        if self.online and not cell.away:
             self.edge(cell, cell.machine.worker_gone(name, self.now))
 
     def back(self, cell: Cell) -> None:
         """The first status of a worker that serves again reaches an edge."""
-        if self.online and cell.machine.state is not EdgeState.NEW:
+        if self.online and not cell.away and cell.machine.state is not EdgeState.NEW:
             self.edge(cell, cell.machine.worker_online(self.now))
 
     def stick(self, host: Host) -> None:
@@ -557,4 +616,7 @@ class World:
 
     def drained(self) -> bool:
         """Whether no worker keeps anything."""
-        return all(not (host.machine.sessions or host.machine.prefixes or host.cached) for host in self.hosts)
+        machines = [host.machine for host in self.hosts]
+        return not any(host.cached for host in self.hosts) and not any(
+            machine.sessions or machine.prefixes or machine.deliveries for machine in machines
+        )

@@ -72,6 +72,9 @@ class Schedule(RuleBasedStateMachine):
             lease=10,
             prefixes=capacity,
             prefix_life=15.0,
+            deliver_for=60,
+            device_deliveries=1 + seed % 3,
+            deliver_bytes=4 * 1200,
         )
         forced = 0.5 if seed % 3 == 0 else 0.0
         target = FakeTarget(eos_every=25, flips=self.flips, rng=random.Random(seed), forced=forced)
@@ -79,11 +82,16 @@ class Schedule(RuleBasedStateMachine):
         self.world.cuts = 0.3 if seed % 2 else 0.0
         self.world.mail = []
         self.dials: list[Dial] = []
-        self.add(30, 0.7, plan)
+        self.add(30, 0.7, plan, 600)
 
     @precondition(lambda self: len(self.world.cells) < 4)
-    @rule(limit=st.sampled_from((1, 8, 30)), accuracy=st.sampled_from((0.0, 0.7, 1.0)), plan=PLANS)
-    def add(self, limit: int, accuracy: float, plan: Plan) -> None:
+    @rule(
+        limit=st.sampled_from((1, 8, 30)),
+        accuracy=st.sampled_from((0.0, 0.7, 1.0)),
+        plan=PLANS,
+        deliver=st.sampled_from((0, 20, 600)),
+    )
+    def add(self, limit: int, accuracy: float, plan: Plan, deliver: int) -> None:
         number = len(self.world.cells) + 1
         stop = number * 5
         request = SessionRequest(
@@ -92,6 +100,7 @@ class Schedule(RuleBasedStateMachine):
             identity=identity(seed=number, limit=limit, ignore_eos=number % 2 == 0),
             prompt=(number, 7),
             finish_at=lambda tokens: len(tokens) if tokens[-1] == stop else None,
+            deliver=deliver,
             alone=(None, lambda: 100, lambda: 5)[number % 3],
         )
         dial = Dial(plan)
@@ -200,6 +209,18 @@ class Schedule(RuleBasedStateMachine):
         cell = self.world.cells[index % len(self.world.cells)]
         self.world.gone(cell, cell.machine.worker or "nobody")
 
+    @rule(index=INDEX, seconds=st.sampled_from((0.2, 2.0, 6.0, 40.0)))
+    def leave(self, index: int, seconds: float) -> None:
+        """A device goes away; its text is written on, if a worker has promised that."""
+        self.world.leave(self.world.cells[index % len(self.world.cells)])
+        self.wait(seconds)
+
+    @rule(index=INDEX, have=INDEX)
+    def come_back(self, index: int, have: int) -> None:
+        """It comes back with a part of what it was told on its disk."""
+        cell = self.world.cells[index % len(self.world.cells)]
+        self.world.come_back(cell, have % (len(cell.shown) + 1))
+
     @rule(index=INDEX, plan=PLANS)
     def replan(self, index: int, plan: Plan) -> None:
         self.dials[index % len(self.dials)].now = plan
@@ -208,7 +229,8 @@ class Schedule(RuleBasedStateMachine):
     @rule(index=INDEX)
     def cancel(self, index: int) -> None:
         cell = self.world.cells[index % len(self.world.cells)]
-        self.world.edge(cell, cell.machine.cancel(self.world.now))
+        if not cell.away:
+            self.world.edge(cell, cell.machine.cancel(self.world.now))
 
     @invariant()
     def the_text_is_right(self) -> None:
@@ -225,6 +247,8 @@ class Schedule(RuleBasedStateMachine):
         for host in world.hosts:
             assert len(host.machine.sessions) <= 2 * world.config.capacity
             assert host.machine.prefixes <= world.config.prefixes
+            assert len(host.machine.deliveries) <= world.config.device_deliveries
+            assert host.machine.deliveries.nbytes <= world.config.deliver_bytes
         for cell in world.cells:
             assert len(cell.machine._text.chain) <= cell.machine._text.have + 5 * 64
             assert len(cell.machine._sender.in_flight) <= 8
@@ -240,6 +264,8 @@ class Schedule(RuleBasedStateMachine):
             host.subscribed = True
             host.machine.hold("v")
         world.set_link(up=True)
+        for cell in world.cells:
+            world.come_back(cell, len(cell.shown))
         for dial in self.dials:
             dial.now = Plan(3, 2, 0, 0)
         while world.mail:
@@ -287,6 +313,8 @@ def test_any_interleaving(machine: type[Schedule]) -> None:
     assert min(edge["judged"] - edge["accepted"], edge["accepted"]) >= EXAMPLES, tally
     assert worker["worker_accepted"] >= EXAMPLES // 4, tally
     assert worker["reopened"] >= 1, tally
+    assert worker["delivered"] >= EXAMPLES // 10, tally
+    assert edge["deliveries"] >= EXAMPLES // 20, tally
     assert edge["provisional"] > edge["provisional_confirmed"] >= EXAMPLES // 4, tally
     assert worker["inherited"] >= EXAMPLES // 10, tally
     assert finishes["failed"] <= finishes.total() // 10, tally
