@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from broker.launcher import PrivateBroker
+from cloud_worker.settings import QuotaSettings
 from edge_node.generation import Generation, GenerationRequest, Resume
 from edge_node.node import EdgeNode
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import LinkRefused
 from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import MAX_DELIVERED_TOKENS
 from tests.daemons import PATIENCE, Daemon, FakeEngine, alone, edge_at, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment, at
-from tests.transport.reading import retained
+from tests.transport.reading import linked, retained
 
 FOR = 600
 PLAN = Plan(4, 2, 1)
@@ -77,6 +80,19 @@ def goes_on(node: EdgeNode, request: GenerationRequest, resume: Resume) -> Gener
     return node.generate(replace(request, resume=resume))
 
 
+async def text(generation: Generation) -> tuple[int, ...]:
+    """Tokens that are committed in this life of the node."""
+    tokens: list[int] = []
+    async with asyncio.timeout(PATIENCE):
+        async for event in generation:
+            if isinstance(event, Finish):
+                assert event.reason is FinishReason.LENGTH, event
+                return tuple(tokens)
+            assert isinstance(event, Commit)
+            tokens += event.tokens
+    raise AssertionError("a generation ended without a finish")
+
+
 async def test_a_device_that_restarts_finds_its_answer_and_clears_it(site: Site) -> None:
     request = asking(1)
     async with site.worker(engine=slow()) as daemon:
@@ -99,14 +115,196 @@ async def test_a_device_that_restarts_finds_its_answer_and_clears_it(site: Site)
         assert set(node.refused) <= {KeyReason.NO_KEY}, "verdicts of before come before the text goes on"
 
 
-async def text(generation: Generation) -> tuple[int, ...]:
-    """Tokens that are committed in this life of the node."""
-    tokens: list[int] = []
-    async with asyncio.timeout(PATIENCE):
-        async for event in generation:
-            if isinstance(event, Finish):
-                assert event.reason is FinishReason.LENGTH, event
-                return tuple(tokens)
-            assert isinstance(event, Commit)
-            tokens += event.tokens
-    raise AssertionError("a generation ended without a finish")
+async def test_an_answer_that_nobody_fetches_expires(site: Site) -> None:
+    """After that the device writes it again, and the place is free."""
+    request = asking(1, deliver=2)
+    async with site.worker(engine=slow(), lease=1) as daemon:
+        resume = await left(site, request)
+        await until(lambda: delivered(daemon))
+        left_at = time.monotonic()
+        assert await site.kept()
+        assert len(daemon.worker.machine.deliveries) == 1
+        await until(lambda: not daemon.worker.machine.deliveries)
+        assert 1.5 < time.monotonic() - left_at < 10.0
+        await asyncio.sleep(
+            1.5
+        )  # Mosquitto looks for what has expired when it is to send it, by whole seconds
+        assert not await site.kept()
+        steps = len(daemon.engine.batches)
+        async with site.device() as node:
+            assert (*resume.committed, *(await text(goes_on(node, request, resume)))) == alone(request)
+        assert len(daemon.engine.batches) > steps
+
+
+async def test_beyond_its_quota_a_device_gets_ordinary_sessions(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site.worker(engine=slow(), quotas=QuotaSettings(device_deliveries=2)) as daemon:
+        async with site.device() as node:
+            texts = [node.generate(asking(number)) for number in range(3)]
+            await until(lambda: all(len(text.machine.committed) > 10 for text in texts))
+            assert sorted(text.machine.delivers for text in texts) == [0, FOR, FOR]
+        await until(lambda: delivered(daemon) == 2)
+        assert len(await site.kept()) == 2
+        assert daemon.worker.machine.counters.undeliverable >= 1
+        async with site.device("other") as node:  # whose quota is its own
+            generation = node.generate(asking(4, limit=20))
+            await until(lambda: generation.machine.delivers == FOR)
+            assert await text(generation) == alone(generation.request)
+    assert "no place to keep its answer" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("quotas", "fit"), [(QuotaSettings(deliver_for=0), 0), (QuotaSettings(deliver_mb=1), 6)]
+)
+async def test_a_worker_promises_no_more_than_fits(site: Site, quotas: QuotaSettings, fit: int) -> None:
+    """By the longest that each may become. Others are written as ever, while its device is there."""
+    async with site.worker(quotas=quotas) as daemon, site.device() as node:
+        texts = [node.generate(asking(number, limit=40_000)) for number in range(8)]
+        texts.append(node.generate(asking(9, limit=MAX_DELIVERED_TOKENS + 1)))
+        await until(lambda: all(len(one.machine.committed) > 10 for one in texts))
+        promised = [one.machine.delivers for one in texts]
+        assert sum(map(bool, promised)) == len(daemon.worker.machine.deliveries) == fit
+        assert promised[-1] == 0
+        for one in texts:
+            node.cancel(one)
+        await until(lambda: not daemon.kept)
+        assert not daemon.worker.machine.deliveries
+
+
+async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(site: Site) -> None:
+    request = asking(1, limit=2000)
+    async with site.worker("w1", slow()) as first:
+        resume = await left(site, request)
+        session = first.worker.machine.sessions["edge", resume.session]
+        await until(lambda: session.away)
+        first.worker.stop()  # as SIGTERM has it, with no time to drain
+        await asyncio.wait_for(first.run, PATIENCE)
+        written = len(session.chain)
+        assert len(resume.committed) < written < request.limit
+    assert len(await site.kept()) == 1
+    async with site.worker("w2") as second, site.device() as node:
+        generation = goes_on(node, request, resume)
+        assert (*resume.committed, *(await text(generation))) == alone(request)
+        assert generation.machine.counters.deliveries == 1
+        assert second.worker.machine.counters.decided < request.limit
+        async with asyncio.timeout(PATIENCE):
+            while await site.kept():  # the one that ends it clears what the other has left
+                pass
+
+
+async def test_a_worker_that_is_killed_has_the_same_text_written_anew(site: Site) -> None:
+    request = asking(1, limit=600)
+    async with site.worker("w1", slow()) as first:
+        resume = await left(site, request)
+        session = first.worker.machine.sessions["edge", resume.session]
+        await until(lambda: session.away)
+        await first.kill()
+    assert not await site.kept()
+    async with site.worker("w1"), site.device() as node:
+        generation = goes_on(node, request, resume)
+        assert (*resume.committed, *(await text(generation))) == alone(request)
+        assert generation.machine.counters.deliveries == 0
+
+
+async def test_a_broker_that_loses_the_answer_costs_time_and_no_text(site: Site) -> None:
+    request = asking(1)
+    async with site.worker(engine=slow()) as daemon:
+        resume = await left(site, request)
+        await until(lambda: delivered(daemon))
+        site.broker.kill()
+        await asyncio.to_thread(site.broker.start)
+        assert not await site.kept()
+        async with site.device() as node:
+            assert (*resume.committed, *(await text(goes_on(node, request, resume)))) == alone(request)
+
+
+async def test_what_its_device_cancels_is_not_left(site: Site) -> None:
+    async with site.worker(engine=slow()) as daemon:
+        async with site.device() as node:
+            generation = node.generate(asking(1))
+            await until(lambda: generation.machine.committed)
+            node.cancel(generation)
+        await until(lambda: not daemon.kept)
+        assert not daemon.worker.machine.deliveries
+        assert delivered(daemon) == 0
+
+
+async def test_an_answer_of_no_text_is_given_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that has lost its disk closes what it can read; under keys that is nothing, and it expires."""
+    monkeypatch.setattr(waiting, "UNCLAIMED", 0.2)
+    async with site.worker(engine=slow()) as daemon:
+        await left(site, asking(1))
+        await until(lambda: delivered(daemon))
+        async with site.device() as node:
+            await until(lambda: node.unclaimed == 1)
+            if site.keys is None:
+                await until(lambda: not daemon.worker.machine.deliveries)
+            else:
+                assert node.refused[KeyReason.NO_KEY]
+                assert len(daemon.worker.machine.deliveries) == 1
+    assert len(await site.kept()) == (site.keys is not None)
+
+
+async def test_a_revoked_device_is_left_nothing_and_can_read_nothing(
+    tmp_path: Path, own_mosquitto: PrivateBroker
+) -> None:
+    keys = KeyedDeployment(tmp_path)
+    site = Site(own_mosquitto, keys, {})
+    async with site.worker(engine=slow()) as daemon, linked(at(own_mosquitto, "statements")) as link:
+        before = await left(site, asking(1))
+        await until(lambda: delivered(daemon))
+        (kept,) = (await site.kept()).values()
+        resume = await left(site, asking(2, limit=1500))
+        session = daemon.worker.machine.sessions["edge", resume.session]
+        await until(lambda: session.away)
+        statement = keys.revoke("edge")
+        await link.publish(statement.topic, statement.payload, qos=1, retain=True)
+        await until(lambda: delivered(daemon) == 2)  # it is written, and there is no key to seal it with
+        await until(lambda: len(daemon.worker.machine.deliveries) == 1)
+        assert list((await site.kept()).values()) == [kept]
+        with pytest.raises(LinkRefused, match="this device was revoked"):
+            async with site.device() as node:
+                await asyncio.wait_for(node.wait_broken(), PATIENCE)
+        stranger = KeyedDeployment(tmp_path, key=keys.key, opening=keys.opening).edge_file("edge")
+        site.devices["edge"] = stranger  # of the same name, without the key of the session
+        own_mosquitto.kill()
+        await asyncio.to_thread(own_mosquitto.start)
+        await link.wait_up(PATIENCE)
+        await link.publish(topics.delivery_topic("edge", before.session), kept, qos=1, retain=True)
+        async with site.device(wait=1.0) as node:
+            foreign = Resume(session=before.session, life=1, private=before.private)
+            generation = goes_on(node, asking(1), foreign)
+            await until(lambda: node.refused[KeyReason.FORGED])
+            assert not generation.machine.counters.deliveries
+
+
+@pytest.mark.timeout(180)
+async def test_fifty_devices_at_once_find_theirs(site: Site) -> None:
+    names = [f"d{number}" for number in range(50)]
+    requests = {name: asking(number, limit=100 + number) for number, name in enumerate(names)}
+    async with site.worker(engine=slow(), batch=64) as daemon:
+        resumes = dict(
+            zip(
+                names,
+                await asyncio.gather(*(left(site, requests[name], after=1, name=name) for name in names)),
+                strict=True,
+            )
+        )
+        await until(lambda: delivered(daemon) == len(names))
+        assert len(await site.kept()) == len(names)
+        steps = len(daemon.engine.batches)
+
+        async def fetched(name: str) -> float:
+            began = time.monotonic()
+            async with site.device(name) as node:
+                tokens = await text(goes_on(node, requests[name], resumes[name]))
+                took = time.monotonic() - began
+                assert (*resumes[name].committed, *tokens) == alone(requests[name])
+                return took
+
+        took = sorted(await asyncio.gather(*map(fetched, names)))
+        assert took[-1] < 10.0, took  # 1 s on a machine of its own
+        assert len(daemon.engine.batches) == steps
+        await until(lambda: not daemon.worker.machine.deliveries)
+    assert not await site.kept()
