@@ -126,6 +126,42 @@ def test_a_worker_is_introduced_until_its_device_has_the_key(ends: Ends) -> None
     assert read_envelope(ends.answer("w1")).introduction is not None
 
 
+def test_what_is_left_for_a_device_is_read_after_it_has_restarted(met: Ends) -> None:
+    met.arrives("w1", met.send(a_poll(), "w1"))
+    private = met.edge.private(7)
+    answer, left = (
+        met.workers["w1"].wrap("kitchen", 7, a_verdict(), 0.0, introduced=introduced)
+        for introduced in (False, True)
+    )
+    device = met.keys.edge("kitchen")
+    for identity, read in ((met.edge._identity, True), (device, False)):
+        met.edge = EdgeKeys(identity)
+        assert met.refused(left) is KeyReason.NO_KEY
+        met.edge.begin(7, "base", private, 1 << 22)
+        assert met.refused(answer) is KeyReason.NO_KEY
+        if read:
+            assert met.edge.unwrap(left, 0.0).plain == a_verdict()
+            assert met.edge.unwrap(answer, 0.0).plain == a_verdict(), "the key is known again"
+            assert met.refused(left) is KeyReason.REPLAYED
+            assert met.arrives("w1", met.send(a_poll(seq=3), "w1")) == CODEC.encode(a_poll(seq=3))
+        else:
+            assert met.refused(left) is KeyReason.FORGED, "another device of this name cannot read it"
+
+
+def test_the_key_of_a_promised_answer_is_kept_however_long_that_takes(met: Ends) -> None:
+    worker, late = met.workers["w1"], 60 + 120.0 + 1
+    worker.keep("kitchen", 7, 0.0)
+    assert read_envelope(worker.wrap("kitchen", 7, a_verdict(), 10 * late)).counter == 2
+    worker.forget("kitchen", 7)
+    with pytest.raises(KeysRefused, match="no key here any more"):
+        worker.wrap("kitchen", 7, a_verdict(), 10 * late)
+    met.arrives("w1", met.send(an_open(session=8)), "base")
+    worker.keep("kitchen", 8, 0.0)
+    worker.trust.take(met.keys.revoke("kitchen").payload)
+    with pytest.raises(KeysRefused, match="no key here any more"):
+        worker.wrap("kitchen", 8, a_verdict(8), 0.0)
+
+
 def test_nobody_else_makes_a_verdict(tmp_path: Path) -> None:
     """Neither a worker of another deployment, nor who turns a device's own messages round, nor who has no key."""
     ends = Ends(tmp_path)

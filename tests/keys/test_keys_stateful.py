@@ -60,7 +60,8 @@ class Carrier(RuleBasedStateMachine):
         self.now = 0.0
         self.number = 0
         self.made: list[Made] = []
-        self.live: set[int] = set()
+        self.live: dict[int, bytes] = {}  # with the private keys, as a device has them on its disk
+        self.life = 0
         self.met: set[tuple[int, str]] = set()
         self.taken: dict[tuple[str, bytes], float] = {}
         USES.clear()
@@ -78,9 +79,9 @@ class Carrier(RuleBasedStateMachine):
     def opens(self, session: int) -> None:
         self.number += 1
         if session not in self.live:
-            self.live.add(session)
             self.met = {one for one in self.met if one[0] != session}
             self.edge.begin(session, "base")
+            self.live[session] = self.edge.private(session)
         self._send(Open(session, self.number, IDENTITY, (1,), (), 0, 1, ()), None)
 
     @rule(session=SESSIONS, worker=WORKERS, closes=st.booleans())
@@ -105,12 +106,14 @@ class Carrier(RuleBasedStateMachine):
         """Whether the device has believed that worker in that session: only then there is a key for a poll."""
         return (message.session, worker) in self.met
 
-    @rule(session=SESSIONS, worker=WORKERS)
-    def answers(self, session: int, worker: str) -> None:
+    @rule(session=SESSIONS, worker=WORKERS, leaves=st.booleans())
+    def answers(self, session: int, worker: str, leaves: bool) -> None:
+        """A worker answers a device, or leaves something for it, whatever that has forgotten meanwhile."""
         self.number += 1
         plain = CODEC.encode(Verdict(session, 1, 1, self.number, (198, 30), 5, Fin.NONE, 3, 61))
         try:
-            payload = self.workers[worker].wrap("kitchen", session, plain, self.now)
+            payload = self.workers[worker].wrap("kitchen", session, plain, self.now, introduced=leaves)
+            assert not leaves or envelope.read_envelope(payload).introduction is not None
         except KeysRefused:
             return
         self.made.append(Made(payload, plain, session, worker))
@@ -133,7 +136,7 @@ class Carrier(RuleBasedStateMachine):
         """A round as it is meant, up to its last message."""
         self.opens(session)
         self._reaches(worker, self.made[-1])
-        self.answers(session, worker)
+        self.answers(session, worker, leaves=False)
         self._reaches_device(self.made[-1])
         self.sends(session, worker, closes=False)
         if then == "is turned round":
@@ -181,12 +184,25 @@ class Carrier(RuleBasedStateMachine):
 
     @rule(session=SESSIONS)
     def ends(self, session: int) -> None:
-        self.live.discard(session)
+        self.live.pop(session, None)
         self.edge.ended(session, self.now)
 
     @rule(worker=WORKERS)
     def restarts(self, worker: str) -> None:
         self.workers[worker] = self._started(worker)
+
+    @rule(session=SESSIONS, worker=WORKERS)
+    def device_restarts(self, session: int, worker: str) -> None:
+        """The device goes on with its texts, by what is on its disk; what it had taken it may be shown again."""
+        self.life += 1
+        self.edge, self.met = EdgeKeys(self.device), set()
+        self.taken = {what: at for what, at in self.taken.items() if what[0] != "kitchen"}
+        for live, private in self.live.items():
+            self.edge.begin(live, "base", private, self.life << 22)
+        before = SEEN["believed"]
+        if session in self.live:
+            self.goes_well(session, worker, "is lost")
+        SEEN["after a restart"] += SEEN["believed"] > before
 
     @rule(seconds=st.sampled_from((0.3, 70.0, 200.0)))
     def time_passes(self, seconds: float) -> None:
@@ -210,4 +226,5 @@ def test_no_nonce_comes_twice_and_nothing_foreign_is_believed(monkeypatch: pytes
     run_as_test(Carrier, settings=settings(max_examples=100, stateful_step_count=50))
     assert SEEN["believed"] > 50
     assert SEEN["asked"]
+    assert SEEN["after a restart"] > 20
     assert sum(count for what, count in SEEN.items() if "refused" in what) > 50
