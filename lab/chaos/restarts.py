@@ -273,6 +273,7 @@ class Restarts:
         asked.refused[code] += 1
         if asked.outbox:
             self.broken.append(f"failed after it was acknowledged: text {asked.ask.number}, {code}, {why}")
+            asked.outbox = asked.event = asked.text = ""
 
     async def _check_outbox(self, http: httpx2.AsyncClient, made: Site, device: Daemon) -> None:
         """All texts are in the outbox, each once, whole and exact, and so are those that clients have read."""
