@@ -59,7 +59,7 @@ REPLY: Final = 0.75
 poll unanswered for so long beside others of the version is opened elsewhere; each time without a new token after twice
 the time, as texts that go from one busy worker to the next are written by none."""
 ALONE: Final = 0.75
-"""Without a word of anybody, or twice the answer timeout if that is more, after which the draft writes on alone where a
+"""Without a word of anybody, or the answer timeout if that is more, after which the draft writes on alone where a
 request lets it (`offline`): a reader takes a second without news for a fault."""
 POLLS: Final = (1, 1, 2)
 """Answer timeouts from one sign of silence to the next where no other worker serves the version: polls after 1 and 2 of

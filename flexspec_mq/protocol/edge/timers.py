@@ -205,7 +205,7 @@ class SessionTimers:
             return {}
         times = {EdgeEvent.DEADLINE: self._deadline, EdgeEvent.HOPELESS: self._hopeless_at}
         if self._may_be_alone:
-            times[EdgeEvent.ALONE] = self._unheard_from + max(waiting.ALONE, 2 * self._rtt.timeout)
+            times[EdgeEvent.ALONE] = self._unheard_from + max(waiting.ALONE, self._rtt.timeout)
         if not online:
             return times
         if state is EdgeState.OPENING:
