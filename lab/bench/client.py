@@ -76,6 +76,12 @@ class StreamedAnswer:
         self.readable.append((time.perf_counter(), len(self.text) + len(self.provisional)))
 
 
+def greedy(question: str, tokens: int) -> dict[str, object]:
+    """A request of the chat endpoint for so many of the likeliest tokens, whatever they are."""
+    messages = [{"role": "user", "content": question}]
+    return {"messages": messages, "temperature": 0, "max_tokens": tokens, "ignore_eos": True}
+
+
 async def ask(
     http: httpx2.AsyncClient,
     url: str,

@@ -15,14 +15,13 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx2
 import msgspec
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
-from lab.bench.client import StreamedAnswer, ask, unbounded
+from lab.bench.client import StreamedAnswer, ask, greedy, unbounded
 from lab.benchmarks._common import finish, parser, percentile, say, table
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
 from lab.testbed.secured import SecuredDeployment, secured_deployment
@@ -160,7 +159,7 @@ async def _outage(here: SecuredDeployment, number: int, length: float, fault: st
 
 
 async def _ask_later(
-    seconds: float, http: httpx2.AsyncClient, url: str, asked: dict[str, Any], answer: StreamedAnswer
+    seconds: float, http: httpx2.AsyncClient, url: str, asked: dict[str, object], answer: StreamedAnswer
 ) -> None:
     await asyncio.sleep(seconds)
     await ask(http, url, asked, answer=answer)
@@ -180,15 +179,10 @@ def _judge(under_way: Sequence[StreamedAnswer], meanwhile: Sequence[StreamedAnsw
     return found
 
 
-def body(number: int, tokens: int) -> dict[str, Any]:
+def body(number: int, tokens: int) -> dict[str, object]:
     """A request that no other one has read before, for so many tokens."""
-    asked = f"Story {number}: write a long story about a {_SUBJECTS[number % len(_SUBJECTS)]}."
-    return {
-        "messages": [{"role": "user", "content": asked}],
-        "max_tokens": tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-    }
+    subject = _SUBJECTS[number % len(_SUBJECTS)]
+    return greedy(f"Story {number}: write a long story about a {subject}.", tokens)
 
 
 def _span(waits: Sequence[float]) -> str:

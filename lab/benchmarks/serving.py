@@ -15,7 +15,7 @@ from typing import Any
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
-from lab.bench.client import ask_all, unbounded
+from lab.bench.client import ask_all, greedy, unbounded
 from lab.bench.questions import OWN, read_questions, spread
 from lab.benchmarks import _common
 from lab.testbed.deployment import QUICK_STATUS, with_broker
@@ -67,7 +67,7 @@ async def streams(
 
         async def written(name: str, nodes: int, asked: Sequence[str], limit: int) -> float:
             began = time.perf_counter()
-            bodies = [_body(question, limit) for question in asked]
+            bodies = [greedy(question, limit) for question in asked]
             answers = await ask_all(http, urls[name][:nodes], bodies)
             for one in answers:
                 if one.error:
@@ -98,15 +98,6 @@ def ratio(rates: Mapping[str, Sequence[float]]) -> float:
 def _asked(questions: Sequence[str], count: int, turn: str, rng: random.Random) -> list[str]:
     """Questions that no node has been asked before: what it remembers would be another plan's advantage."""
     return [f"({turn}.{number}) {rng.choice(questions)}" for number in range(count)]
-
-
-def _body(question: str, tokens: int) -> dict[str, object]:
-    return {
-        "messages": [{"role": "user", "content": question}],
-        "temperature": 0,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-    }
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -290,8 +290,7 @@ class Writer:
             if text.energy is not None:
                 text.energy.received(len(payload), time.perf_counter())
             message = decode(payload)
-            if not isinstance(message, RoundVerdict):
-                raise RemoteProtocolError("no verdict came to the device")
+            assert isinstance(message, RoundVerdict)
             # An earlier one may come twice.
             if (message.text, message.round) == (self._texts, text.rounds):
                 return message

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
-from flexspec_mq.errors import RemoteProtocolError
 from lab.traditional.speculation import Halves
-
-MAX_BYTES: Final = 2**26
-"""Bytes of a message. 64 guesses among 262,144 ids take half of it."""
 
 Count = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Tokens = tuple[Count, ...]
@@ -61,18 +57,7 @@ class Guesses(msgspec.Struct, frozen=True, array_like=True, tag=2):
         return cls(text, number, tuple(tokens), b"".join(one.astype("<f2").tobytes() for one in sent))
 
     def distributions(self, vocab_size: int) -> Halves:
-        """Distribution of each guess, [guesses, vocabulary]; [0, vocabulary] if none was sent.
-
-        Raises:
-            RemoteProtocolError: they are not as many as the guesses, or of another vocabulary.
-        """
-        wanted = 2 * vocab_size * len(self.tokens)
-        if self.halves and len(self.halves) != wanted:
-            raise RemoteProtocolError(
-                f"{len(self.halves)} bytes of probabilities, not {wanted} for {len(self.tokens)} guesses among "
-                f"{vocab_size} ids",
-                hint="draft and target have different vocabularies",
-            )
+        """Distribution of each guess, [guesses, vocabulary]; [0, vocabulary] if none was sent."""
         found: Halves = np.frombuffer(self.halves, dtype="<f2").astype(np.float16).reshape(-1, vocab_size)
         return found
 
@@ -87,22 +72,5 @@ class RoundVerdict(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 Message = Start | Guesses | RoundVerdict
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
-
-
-def encode(message: Message) -> bytes:
-    """Bytes to send."""
-    return _encoder.encode(message)
-
-
-def decode(data: bytes) -> Message:
-    """Undo `encode`.
-
-    Raises:
-        RemoteProtocolError: this is no such message.
-    """
-    try:
-        return _decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise RemoteProtocolError(f"no message of traditional speculation: {error}") from error
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder[Message](Message).decode

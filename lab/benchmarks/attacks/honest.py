@@ -11,7 +11,7 @@ from itertools import count
 
 import httpx2
 
-from lab.bench.client import StreamedAnswer, ask
+from lab.bench.client import StreamedAnswer, ask, greedy
 from lab.testbed.deployment import Daemon
 
 QUESTIONS = (
@@ -101,14 +101,8 @@ async def streams(
 async def _one(
     http: httpx2.AsyncClient, url: str, question: str, tokens: int, patience: float, answer: StreamedAnswer
 ) -> None:
-    body = {
-        "messages": [{"role": "user", "content": question}],
-        "max_tokens": tokens,
-        "temperature": 0.0,
-        "ignore_eos": True,
-    }
     try:
         async with asyncio.timeout(patience):
-            await ask(http, url, body, answer=answer)
+            await ask(http, url, greedy(question, tokens), answer=answer)
     except TimeoutError:
         return

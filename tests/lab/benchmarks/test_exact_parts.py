@@ -129,7 +129,7 @@ def share(reference: Reference, canaries: Sequence[Canary]) -> float:
 def test_a_reference_with_a_head_writes_what_the_head_was_published_for() -> None:
     assert len(HEADS) == 4
     head = EXAMPLES / "style"
-    canaries = read_head(head).canaries
+    canaries = read_head(head).canaries[:2]
     base = str(default_model_path())
     assert share(Reference(base, "bfloat16", str(head)), canaries) >= 0.9
     assert share(Reference(base, "bfloat16"), canaries) < 0.8

@@ -6,14 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
@@ -135,15 +133,6 @@ def test_with_distributions_the_law_is_the_targets() -> None:
     assert chisquare(seen.ravel(), due.ravel()).pvalue > 1e-6
 
 
-async def test_the_target_as_its_own_draft(target: PackedModel, loaded: LoadedText) -> None:
-    """Its guesses are accepted, though rounding to 16 bits costs some."""
-    async with bench(target, target, loaded) as (writer, _):
-        for temperature in (0.0, 1.0):
-            answer = await writer.write(order("traditional", temperature=temperature, top_k=4))
-            own = answer["usage"]["flexspec"]
-            assert own["accepted"] >= 0.9 * own["drafted"] > 0
-
-
 class Counting:
     """Counts the tokens that a model reads."""
 
@@ -194,22 +183,6 @@ def test_a_round_that_is_told_again_is_answered_again_and_an_earlier_one_passed_
     assert verifier.take(Guesses(2, 1, ())) == RoundVerdict(2, 1, first.tokens)
 
 
-@pytest.mark.parametrize(
-    "message",
-    [Guesses(2, 1, ()), Guesses(1, 2, ()), RoundVerdict(1, 1, (1,)), Guesses(1, 1, (1,), bytes(10))],
-)
-def test_what_has_no_place_is_refused(message: Guesses | RoundVerdict, target: PackedModel) -> None:
-    verifier = Verifier(target, vocab_size=VOCAB, prefill=64)
-    with pytest.raises(RemoteProtocolError):
-        verifier.take(Guesses(1, 1, ()))
-    verifier.take(START)
-    with pytest.raises(RemoteProtocolError):
-        verifier.take(message)
-
-
-SAMPLE = Start("ids", 7, (1, 300), 0.5, 0, 1.0, 2**64 - 1, (2,))
-
-
 @st.composite
 def rounds(draw: st.DrawFn) -> tuple[int, list[int], list[Halves]]:
     """Size of a vocabulary, and guesses in it with distributions or without."""
@@ -240,28 +213,3 @@ def test_what_is_sent_of_a_distribution() -> None:
     q, ids = np.array([0.5, 0.125, 0.375]), np.array([1, 4, 6])
     assert distribution(rounded(q, ids, 8)) == pytest.approx([0, 0.5, 0, 0, 0.125, 0, 0.375, 0])
     assert distribution(rounded(q, None, 3)) == pytest.approx(q)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        encode(SAMPLE)[:-1],
-        encode(SAMPLE) + b"\x00",
-        msgspec.msgpack.encode([9, 1, 2]),
-        msgspec.msgpack.encode([3, 1, 1, []]),
-        msgspec.msgpack.encode([2, 1, 1, [-1]]),
-    ],
-)
-def test_what_is_no_message_is_refused(data: bytes) -> None:
-    with pytest.raises(RemoteProtocolError):
-        decode(data)
-
-
-@pytest.mark.parametrize(
-    "message",
-    [Guesses(1, 1, (1, 2), bytes(4 * 5)), Guesses(1, 1, (1, 2), bytes(3)), Guesses(1, 1, (), bytes(8))],
-)
-def test_probabilities_of_another_vocabulary_are_refused(message: Guesses) -> None:
-    with pytest.raises(RemoteProtocolError, match="bytes of probabilities, not"):
-        message.distributions(4)
