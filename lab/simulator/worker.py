@@ -1,15 +1,20 @@
-"""A worker in simulated time: the real protocol machine and the real rules of rows, drafts and prompts; no weights.
+"""A worker in simulated time: the real protocol machine, scheduler and rules of rows and drafts; no weights.
 
 The decisions of a forward are in the recording, and its time is told by its cost. All else is done as
 `ModelEngine.step` and the step loop of `CloudWorker` do it.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
+from cloud_worker.engine.kv_cache import KVCache
+from cloud_worker.engine.scheduler import Scheduled, Scheduler
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import PricedDrafter
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
+from flexspec_mq.models.read_tokens import ReadTokens
 from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
@@ -21,7 +26,6 @@ from flexspec_mq.scheduling.step_budget import STEP_MS, StepBudget
 from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 from lab.simulator.clock import Alarm, SimulatedClock
 from lab.simulator.cost import DraftForward, TargetForward, Times
-from lab.simulator.reading import Reading, Share
 from lab.simulator.recording import Recording
 from lab.simulator.replayed_drafter import ReplayedDrafter, by_seed
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
@@ -46,6 +50,17 @@ class WorkerKind:
     rationed: bool = True
     drafts: bool = True
     lookup: bool = True
+
+
+class _Read(ReadTokens):
+    """Tokens that a session has read, at a worker that has room for all of them."""
+
+    head = ""
+    capacity = sys.maxsize
+    nbytes = token_bytes = 0
+
+    def grown(self, _length: int) -> int:
+        return self.capacity
 
 
 class SimulatedWorker:
@@ -90,7 +105,12 @@ class SimulatedWorker:
             self._budget.prime(calls, cost.draft.read)
         self._drafting = 0.0  # seconds that the draft has taken, all together
         self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
-        self._reading = Reading(StepBudget(self._forwards, target=STEP_MS))
+        self._scheduler = Scheduler(
+            KVCache(cast(Any, _Read)),
+            StepBudget(self._forwards, target=STEP_MS),
+            batch=_EVERYBODY,
+            clock=lambda: clock.now,
+        )
         self._window = BatchingWindow()
         self._computing = False
         self._looks = Alarm(clock, self._look)
@@ -120,7 +140,7 @@ class SimulatedWorker:
     def _forget(self, key: SessionKey) -> None:
         self._window.forget(key)
         self._budget.forget(key)
-        self._reading.forget(key)
+        self._scheduler.free(key)
         if self._drafts is not None:
             self._drafts.free(key)
 
@@ -130,7 +150,7 @@ class SimulatedWorker:
             return
         now = self._clock.now
         ready = self.machine.ready()
-        if not ready and not self._reading.pending:
+        if not ready and not self._scheduler.pending:
             return
         wait = self._window.wait(ready, now)
         if wait <= 0.0:
@@ -144,31 +164,30 @@ class SimulatedWorker:
         around = self._cost.step / 1000
         items = self.machine.take_work(began, _EVERYBODY)
         self._window.took(items)
-        reading = self._reading
+        scheduler = self._scheduler
         for item in items:
-            reading.add(item)
-        writing = reading.writing(began)
+            scheduler.add(item)
+        writing = scheduler.writing_items()
         rows = self._budget.allocate(
-            {item.key: len(item.draft) for item in writing},
-            len(reading.pending),
-            reading.prompt_ms(len(writing)),
+            {item.key: len(item.draft) for item in writing}, scheduler.sharing, scheduler.prompt_ms()
         )
         drafting = self._drafting
         own = {} if self._drafts is None else self._drafts.draft(writing, rows, self._budget)
         drafting = self._drafting - drafting
         drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in writing}
         told = {item.key: _told(item, rows.granted[item.key], own.get(item.key, ())) for item in writing}
-        fed = sum(1 + len(draft) for draft in drafts.values())
-        shares = reading.shares(drafts, began)
-        forward = _forward(shares)
-        ms = self._cost.forward(forward)
+        shares = scheduler.schedule(drafts)
+        verified = sum(1 + len(draft) for draft in drafts.values())
+        fed = sum(len(share.model_input.tokens) for share in shares)
+        ms = self._cost.forward(_forward(shares))
         seconds = drafting + ms / 1000
 
         def done() -> None:
-            self._forwards.observe(len(drafts), fed - len(drafts), forward.read, ms)
+            self._forwards.observe(len(drafts), verified - len(drafts), fed - verified, ms)
             self._window.stepped(around + seconds)
             for share in shares:
-                if reading.settles(share):
+                share.model_input.kv.tokens += share.model_input.tokens
+                if share.model_input.rows:
                     self._decided(share, told.get(share.item.key, _ALL), began, int(1000 * seconds))
             self._computing = False
             self._alarm.by(self.machine.next_tick())
@@ -176,11 +195,12 @@ class SimulatedWorker:
 
         self._clock.at(around + seconds, done)
 
-    def _decided(self, share: Share, rows: DraftRows, began: float, ms: int) -> None:
+    def _decided(self, share: Scheduled, rows: DraftRows, began: float, ms: int) -> None:
         now, item = self._clock.now, share.item
         identity = item.identity
         tokens = self._texts[identity.seed, identity.temperature].decide(item.start, share.draft)
-        self._reading.decided(item, len(tokens))
+        if not self._scheduler.settle(item, tokens):
+            return
         judged = share.draft[: len(share.draft) - rows.drafted]
         right = common_length(judged, tokens)
         wrong = right < min(len(judged), len(tokens))
@@ -209,10 +229,8 @@ def _told(item: WorkItem, granted: int, own: tuple[int, ...]) -> DraftRows:
     return DraftRows(len(own), None if granted == len(item.draft) else granted)
 
 
-def _forward(shares: Sequence[Share]) -> TargetForward:
-    deciding = [share for share in shares if share.decides]
-    return TargetForward(
-        len(deciding),
-        sum(1 + len(share.draft) for share in deciding),
-        sum(share.read for share in shares),
-    )
+def _forward(shares: Sequence[Scheduled]) -> TargetForward:
+    deciding = [share for share in shares if share.model_input.rows]
+    rows = sum(share.model_input.rows for share in deciding)
+    fed = sum(len(share.model_input.tokens) for share in shares)
+    return TargetForward(len(deciding), rows, fed - rows)
