@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
+from flexspec_mq.models.read_tokens import ReadTokens
 from lab.simulator.cost import DraftForward
 from lab.simulator.recording import RecordedText, Recording
 
@@ -25,7 +26,7 @@ class ReplayedDrafter:
         self._longest = recording.max_context
         self._spend = spend
         self._prefill = prefill
-        self._read: dict[int, _Read] = {}
+        self._read: dict[int, ReadTokens] = {}
 
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""
@@ -67,12 +68,12 @@ class ReplayedDrafter:
         known = self._read.get(one.session)
         if known is None:
             return len(one.context)
-        return len(one.context) - min(known.agrees(one), len(one.context) - 1)
+        return len(one.context) - min(known.common(one.context), len(one.context) - 1)
 
     def _goes_on(self, one: DraftRequest, short: int) -> None:
         """It has read a context but for the last tokens, `-short` of them."""
-        count = len(one.context) + short
-        self._read[one.session] = _Read(count, tuple(one.context[one.prompt_length : count]))
+        read = self._read.setdefault(one.session, ReadTokens())
+        read.tokens = [*one.context[: len(one.context) + short]]
 
 
 class Pace:
@@ -92,30 +93,6 @@ class Pace:
     def spend(self, forward: DraftForward) -> None:
         """A forward takes its time."""
         self.spent += self._call(forward) / 1000
-
-
-class _Read:
-    """Tokens of a session that are read.
-
-    Args:
-        count: tokens.
-        text: tokens of them behind the prompt.
-    """
-
-    __slots__ = ("_text", "count")
-
-    def __init__(self, count: int, text: tuple[int, ...]) -> None:
-        self.count = count
-        self._text = text
-
-    def agrees(self, one: DraftRequest) -> int:
-        """How many tokens from the first on a context has in common."""
-        text = self._text
-        now = tuple(one.context[one.prompt_length : one.prompt_length + len(text)])
-        if now == text:
-            return self.count
-        same = next((place for place, (a, b) in enumerate(zip(now, text, strict=False)) if a != b), len(now))
-        return one.prompt_length + same
 
 
 def place_of(one: DraftRequest) -> int:
