@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.bench import machine
 from lab.bench import options as flags
+from lab.benchmarks._common import say
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
                 with whole(options.out / RESULTS) as part:
                     part.write_text(json.dumps(results, indent=1, default=str) + "\n", "utf-8")
                 answer(tables(results["channels"][-1]))
-    _say(f"written: {options.out / RESULTS}")
+    say(f"written: {options.out / RESULTS}")
     channels = results["channels"]
     failed = [one["reason"] for channel in channels for one in channel["failed"]]
     if failed and not any(channel["strategies"] for channel in channels):
@@ -94,7 +94,7 @@ async def _measure(
     worker = flags.worker_flags(options)
     # Nothing makes the forwards of another server longer.
     names = [name for name in options.strategies if name != SERVER or not channel.delay_ms]
-    _say(f"{channel.title}: {len(asked.questions)} questions; daemons start")
+    say(f"{channel.title}: {len(asked.questions)} questions; daemons start")
     async with bench_testbed(
         plan,
         nodes(names, flags.devices(options)),
@@ -102,9 +102,9 @@ async def _measure(
         delay_ms=channel.delay_ms,
         traditional=flags.traditional(options),
         server=flags.server(options) if SERVER in names else None,
-        say=_say,
+        say=say,
     ) as here:
-        await ask_all(here, replace(asked, strategies=names), channel, plan, answered, _say)
+        await ask_all(here, replace(asked, strategies=names), channel, plan, answered, say)
 
 
 def _result(asked: Asked, channel: BenchChannel, answered: Sequence[Answered]) -> dict[str, Any]:
@@ -125,8 +125,3 @@ def _result(asked: Asked, channel: BenchChannel, answered: Sequence[Answered]) -
         "answers": [asdict(sample) for sample in samples],
         "strategies": summary(by_strategy(answered, asked.strategies), asked.seed, apart),
     }
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -105,16 +105,6 @@ def test_what_is_known_fades_in_silence(silence: float) -> None:
     assert average.known == pytest.approx(old + 1.0)
 
 
-def test_a_sample_far_off_is_a_reason_to_look_again_and_one_that_is_not_ends_it() -> None:
-    average = fed(*noisy(1.0, 0.02, 30, 1), 1.0, 1.0)
-    doubtful = [average.doubtful]
-    average.update(5.0, 3.3)
-    doubtful.append(average.doubtful)
-    for place in range(40):
-        average.update(1.0, 3.4 + place / 10)
-    assert [*doubtful, average.doubtful] == [False, True, False]
-
-
 @given(LEVELS, LEVELS, st.integers(1, 20))
 def test_a_step_that_is_known_is_followed_at_once_and_worth_one_sample_more(
     before: float, after: float, count: int
@@ -125,17 +115,6 @@ def test_a_step_that_is_known_is_followed_at_once_and_worth_one_sample_more(
     average.update(after, 10.1)
     assert average.mean == pytest.approx(after)
     assert not average.doubtful
-
-
-def test_one_that_was_none_is_soon_forgotten() -> None:
-    average = fed(*noisy(0.05, 0.1, 20, 1))
-    average.stepped(0.6, 10.0)
-    for place in range(4):
-        assert average.doubtful, "so that it is asked on"
-        average.update(0.05, 10.1 + place / 10)
-        if average.mean == pytest.approx(0.05, rel=0.1):
-            break
-    assert average.mean == pytest.approx(0.05, rel=0.1)
 
 
 def test_a_step_from_nothing_is_a_sample() -> None:

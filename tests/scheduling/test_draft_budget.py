@@ -70,19 +70,6 @@ def test_before_anything_is_known_all_rows_are_granted() -> None:
     assert DraftBudget().allocate(drafts, 40).granted == drafts
 
 
-def test_one_that_drafts_a_lot_gets_little_beside_many_and_all_of_it_alone() -> None:
-    """Sixteen sessions lose less than a twentieth by one that asks for 64 rows, however good its drafts are."""
-    budget = learned(40.0, 4.0, 1.3)
-    for _ in range(200):
-        budget.decided(key(99), 2, 1, wrong=False)
-    crowd = {key(n): 0 for n in range(16)} | {key(99): 64}
-    granted = budget.allocate(crowd, 17).granted[key(99)]
-    alone = budget.allocate({key(99): 64}, 1).granted[key(99)]
-    assert granted >= 1
-    assert 1.3 * granted < 0.05 * (40 + 4 * 17)
-    assert alone > 20
-
-
 def test_sessions_whose_drafts_come_by_turns_bear_each_others_rows() -> None:
     """Half of them have drafts in each forward. None got more than a token before, and all get rows now."""
     budget = learned(40.0, 4.0, 1.3)
@@ -171,19 +158,6 @@ def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -
     assert halves >= 1
     assert allocation.row == pytest.approx(16.0, rel=0.5)
     assert rows < 16
-
-
-def test_the_price_of_a_row_is_learned_beside_prompts_that_are_read() -> None:
-    """Sixteen sessions begin one after the other: hardly a forward reads nothing."""
-    cost = ForwardCost()
-    for number in range(60):
-        sessions, rows, reading = 12 + number % 4, number * 7 % 41, 16 + number * 11 % 97
-        cost.observe(sessions, rows, reading, 60.0 + 2.0 * sessions + 3.0 * rows + 0.7 * reading)
-    allocation = DraftBudget(cost).allocate({key(n): 0 for n in range(16)}, 16)
-    assert allocation.row == pytest.approx(3.0, rel=0.15)
-    assert allocation.ms == pytest.approx(92.0, rel=0.15)
-    assert cost.takes(16) == pytest.approx(92.0, rel=0.15)
-    assert cost.prompt_token == pytest.approx(0.7, rel=0.15)
 
 
 def test_a_draft_that_seemed_too_dear_is_tried_again_and_its_price_known_at_once() -> None:

@@ -218,21 +218,6 @@ TARGETS = st.sampled_from((50.0, 250.0, 1000.0))
 
 
 @settings(deadline=None)
-@given(MACHINES, TARGETS, st.lists(st.integers(1, 8), min_size=1, max_size=60))
-def test_reading_stretches_no_step_by_much_more_than_the_bound(
-    machine: Machine, target: float, during: list[int]
-) -> None:
-    """Whatever number of sessions writes in each."""
-    budget = machine.budget(most=512, target=target)
-    for writing in during:
-        room = budget.room(writing)
-        ms = machine.alone(writing) + machine.read * room
-        plain = machine.alone(writing)
-        assert ms <= 1.3 * max((1 + STRETCH) * plain, plain + LEAST * machine.read)
-        budget.cost.observe(writing, 0, room, ms)
-
-
-@settings(deadline=None)
 @given(MACHINES, TARGETS, st.integers(0, 8), st.integers(2, DEVICE_PREFILL))
 def test_a_prompt_is_read_within_a_number_of_steps(
     machine: Machine, target: float, writing: int, prompt: int
