@@ -150,23 +150,7 @@ def test_a_draft_that_is_its_teacher_agrees_with_it(tmp_path: Path) -> None:
     assert replay(build_draft(tiny_base(seed=1), 3), 3, cached_rows(cache, range(4))).greedy_match < 0.5
 
 
-def test_cache_resumes_and_refuses_another_base(tmp_path: Path) -> None:
-    base, text = tiny_base(), some_text(10)
-    cache = cache_of(tmp_path, text)
-    collect(cache, base, [3])
-    collect(cache, base, [1, 3])
-    again = cache_of(tmp_path, text)
-    assert again.missing(range(5)) == [0, 2, 4]
-    backbone, final = teacher_states(base, N, torch.from_numpy(text.row(3))[None])
-    torch.testing.assert_close(again.backbone(3), backbone[0])
-    torch.testing.assert_close(
-        again.final(3, int(text.prompt_len[3]) - 1), final[0, text.prompt_len[3] - 1 : -1]
-    )
-    with pytest.raises(ModelError, match="another"):
-        cache_of(tmp_path, text, base="other")
-
-
-def test_a_text_that_grows_or_is_reordered_keeps_its_states(tmp_path: Path) -> None:
+def test_a_text_that_grows_or_is_reordered_keeps_the_states_of_its_base(tmp_path: Path) -> None:
     base, text = tiny_base(), some_text(6)
     cache = cache_of(tmp_path, text)
     collect(cache, base, [0, 4, 5])
@@ -182,6 +166,8 @@ def test_a_text_that_grows_or_is_reordered_keeps_its_states(tmp_path: Path) -> N
     assert again.missing(range(8)) == []
     first = cache_of(tmp_path, text)
     torch.testing.assert_close(first.backbone(4), cache.backbone(4), rtol=0, atol=0)
+    with pytest.raises(ModelError, match="another"):
+        cache_of(tmp_path, text, base="other")
 
 
 def test_states_that_were_collected_before_a_stop_stay(tmp_path: Path) -> None:
