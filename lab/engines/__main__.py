@@ -161,8 +161,7 @@ async def verifications(
 ) -> dict[str, float]:
     """Median milliseconds at the end of some contexts: a token of a stream, and verifications of K drafts.
 
-    ``K`` is a request for the prefixes of each draft, as the worker sends it; ``K, rows of the prompt`` is one prompt
-    of which all rows come back, which is what reads no cached prefix on vLLM's first runner.
+    ``K`` is a request for the prefixes of each draft, as the worker sends it.
 
     Args:
         http: client of the server.
@@ -170,24 +169,21 @@ async def verifications(
         texts: prompts with answers of at least 24 tokens.
     """
     took: dict[str, list[float]] = {}
+    greedy = {"temperature": 0, "logprobs": 0, "return_tokens_as_token_ids": True}
 
-    async def timed(name: str, path: str, **body: Any) -> None:
+    async def timed(name: str, **body: Any) -> None:
         began = time.perf_counter()
-        (await http.post(path, json={"model": model, **body})).raise_for_status()
+        (await http.post("/v1/completions", json={"model": model, **greedy, **body})).raise_for_status()
         took.setdefault(name, []).append(1000 * (time.perf_counter() - began))
 
-    greedy = {"temperature": 0, "logprobs": 0, "return_tokens_as_token_ids": True}
     for text in texts:
         for place, length in enumerate(LENGTHS):
             at = len(text) - 20 + 2 * place
             context, draft = [*text[:at]], text[at : at + length]
             prefixes = [[*context, *draft[:count]] for count in range(length + 1)]
             for most in (1, 9):
-                await timed(f"{most} streamed", "/v1/completions", prompt=context, max_tokens=most, **greedy)
-            await timed(f"{length}", "/v1/completions", prompt=prefixes, max_tokens=1, **greedy)
-            whole = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 1, "detokenize": False}
-            asked = {"token_ids": [*context, *draft], "sampling_params": whole}
-            await timed(f"{length}, rows of the prompt", "/inference/v1/generate", **asked)
+                await timed(f"{most} streamed", prompt=context, max_tokens=most)
+            await timed(f"{length}", prompt=prefixes, max_tokens=1)
     found = {name: median(times) for name, times in took.items()}
     found["token"] = (found.pop("9 streamed") - found.pop("1 streamed")) / 8
     return found
@@ -245,10 +241,10 @@ def tell_figures(figures: Figures, took: Mapping[str, float]) -> None:
     """Print what verification takes, and seconds of an answer by that."""
     rows: list[list[Any]] = []
     for length in LENGTHS:
-        ms, whole = took[f"{length}"], took[f"{length}, rows of the prompt"]
-        rows.append([f"K={length}", figures.tokens_per_round(length), ms / took["token"], ms, whole])
+        ms = took[f"{length}"]
+        rows.append([f"K={length}", figures.tokens_per_round(length), ms / took["token"], ms])
     print(f"{took['token']:.1f} ms a token of a stream, {1000 * figures.token:.1f} ms of the draft")
-    print(table(["", "tokens a round", "tokens' time", "ms", "ms by rows of the prompt"], rows), "\n")
+    print(table(["", "tokens a round", "tokens' time", "ms"], rows), "\n")
     even = replace(figures, forwards=dict.fromkeys(figures.forwards, figures.forwards[0]))
     told = []
     for name, link in LINKS.items():
