@@ -3,11 +3,11 @@
     sudo .venv/bin/python -m lab.benchmarks.offline --cuts 3 30 --channels tunnel --recorded data/traces/NAME
 
 In a deployment as ``flexspec-broker init`` makes it, with TLS and keys, over an emulated link: each outage meets one
-text of every way in mid-answer. Beside the ways of an edge node stand streams over the same link: of an edge node
-beside the worker (`stream`), and of llama.cpp's server where ``llama-server`` is installed (`llama`). Their connections
-outlive the outage, as if the device kept its address. Who asks again does so once the link is back and all else is
-written. With ``--kill`` the devices are killed as the link goes and started again before it is back; users ask again by
-the same key. ``--devices 50 --abreast 50 --ways deliver`` has a crowd come back.
+text of every way in mid-answer, or with ``--apart`` each way by itself. Beside the ways of an edge node stand streams
+over the same link: of an edge node beside the worker (`stream`), and of llama.cpp's server where ``llama-server`` is
+installed (`llama`). Their connections outlive the outage, as if the device kept its address. Who asks again does so
+once the link is back and all else is written. With ``--kill`` the devices are killed as the link goes and started again
+before it is back; users ask again by the same key. ``--devices 50 --abreast 50 --ways deliver`` has a crowd come back.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import islice, product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--recorded", type=Path, nargs="*", default=[], help="recordings, without .up.gz")
     made.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ways to ask")
     made.add_argument("--answers", type=int, default=20, help="texts of a way in each row")
+    made.add_argument("--apart", action="store_true", help="each way meets each outage by itself")
     made.add_argument("--abreast", type=int, default=1, help="texts of a way that one outage meets")
     made.add_argument("--devices", type=int, default=1, help="edge nodes, which texts are spread over")
     made.add_argument(
@@ -226,18 +227,19 @@ class Site:
         url = self.urls.get(text.way) or self.here.edges[text.number % self.args.devices].url
         await ask(self.http, url, asked, answer=answer, headers=headers)
 
-    async def meet(self, number: int, calm: float, outage: Outage) -> list[Text]:
-        """Have texts of all ways written, and an outage begin when each has begun.
+    async def meet(self, number: int, ways: Sequence[str], calm: float, outage: Outage) -> list[Text]:
+        """Have texts written, and an outage begin when each has begun.
 
         Args:
             number: number of the outage, from 0.
+            ways: ways of the texts.
             calm: second of the channel at which the texts begin.
             outage: the outage.
         """
         args = self.args
         self.link.seek(calm)
         numbers = range(number * args.abreast, (number + 1) * args.abreast)
-        texts = [Text(way, its) for its in numbers for way in args.ways]
+        texts = [Text(way, its) for its in numbers for way in ways]
         tasks = [asyncio.create_task(self.ask(text, text.answer)) for text in texts]
         while not all(len(text.answer.text) > args.tokens // 2 or text.answer.ended for text in texts):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
@@ -366,13 +368,14 @@ async def measure(args: Namespace) -> dict[str, list[Text]]:
         say(f"{name}: {len(met)} outages, {sum(one.ends_s - one.starts_s for one in met):.0f} s of them")
         found[name] = []
         async with site(plan, args) as made:
-            for number, outage in enumerate(met):
-                texts = await made.meet(number, calm, outage)
+            together = [[way] for way in args.ways] if args.apart else [args.ways]
+            for (number, outage), ways in product(enumerate(met), together):
+                texts = await made.meet(number, ways, calm, outage)
                 found[name] += texts
-                told = ", ".join(
+                ends = (
                     f"{text.way} {text.final.ended - text.back:.2f} s {text.final.error}" for text in texts
                 )
-                say(f"{name}, {number + 1} of {len(met)}, complete after the return: {told}")
+                say(f"{name}, {number + 1} of {len(met)}, over after the return: {', '.join(ends)}")
         _check(found[name])
     return found
 
