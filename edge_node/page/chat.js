@@ -10,6 +10,7 @@ const WRITERS = {
   worker: "the worker's own draft",
   grammar: "no other token was allowed",
   cloud: "sent again: worker or target",
+  unverified: "the draft alone, not confirmed",
 };
 /** Seconds for which a question waits for link or worker. */
 const PATIENCE = 120;
@@ -37,7 +38,7 @@ class Turn {
     this.provisional = "";
     this.confirmed = 0;
     this.replaced = 0;
-    this.draft = make("span", { class: "provisional", title: ALONE });
+    this.draft = make("span", { "data-writer": "unverified", title: ALONE });
     this.began = performance.now();
     this.answer = make("div", { class: "answer" });
     this.note = make("p", { class: "note" }, "Asking …");
@@ -103,6 +104,7 @@ class Turn {
       }
     }
     if (!this.provisional) return;
+    addToLegend("unverified");
     this.draft.replaceChildren(make("span", { class: "unseen" }, "Unverified: "), this.provisional);
     this.answer.append(this.draft);
   }

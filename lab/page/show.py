@@ -90,7 +90,7 @@ class Show:
         link.stall(OUTAGE)
         link.cut()
         await view.until("#banner[data-kind=link]")
-        await view.until(".answer .provisional", "Unverified")
+        await view.until(".answer [data-writer=unverified]", "Unverified")
         await asyncio.sleep(OUTAGE / 2)
         during = await view.see("#banner").inner_text()
         await self.look(view, "outage")

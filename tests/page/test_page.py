@@ -89,12 +89,12 @@ async def test_an_outage_passes(browser: Any, mosquitto: PrivateBroker) -> None:
         await view.until("#banner[data-kind=link]", "No link")
         await view.until("#link[data-state=offline]")
         assert await turn.get_attribute("data-state") in {"waiting", "writing"}
-        await view.until(".answer .provisional", "Unverified: ")
+        await view.until(".answer [data-writer=unverified]", "Unverified: ")
         assert "unverified" in (await view.see("#announcer").text_content() or "")
         assert await view.barriers() == []
         await view.until("#banner[data-kind=back]", "back after")
         await whole(view, turn)
-        assert await view.see(".provisional").count() == 0
+        assert await view.see(".answer [data-writer=unverified]").count() == 0
         await view.until(".figures", "Written by the draft alone")
         await view.until("#plan", "of what the draft wrote alone was confirmed")
         await view.until(f"#devices [data-device={api.node.name}]", "Away for 2")
