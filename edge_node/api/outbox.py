@@ -81,15 +81,19 @@ async def _send_again(api: Api, request: Request, _send: Send) -> Response:
 
 
 async def _drop(api: Api, request: Request, _send: Send) -> Response:
-    name = request.path_params["id"]
-    if not await api.texts.drop(name):
-        raise _none(name)
-    return json_answer(OutboxDropped(id=name))
+    entry = await _entry(api, request.path_params["id"])
+    await api.texts.drop(entry.id)
+    return json_answer(OutboxDropped(id=entry.id))
 
 
 async def _entry(api: Api, name: str) -> Entry:
+    """A request by its id, or by its key, which its client knows before the id.
+
+    Raises:
+        ApiError: 404.
+    """
     outbox = api.texts.outbox
-    entry = await outbox.run(outbox.journal.entry, name)
+    entry = await outbox.run(outbox.journal.entry, name) or await outbox.run(outbox.journal.under, name)
     if entry is None:
         raise _none(name)
     return entry

@@ -50,6 +50,7 @@ class Answer:
         # A terminal that is resized inside of a line must not repeat or lose rows.
         self._width = console.width
         self._note = ""
+        self._unverified = ""
         self._live = Live(console=console, refresh_per_second=12, transient=True, auto_refresh=False)
 
     def __enter__(self) -> Self:
@@ -60,6 +61,7 @@ class Answer:
     def __exit__(self, *_exc: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
+            self._line.append(self._unverified, UNVERIFIED)
             self._scroll(self._wrapped())
         else:
             self._console.file.write("\n")
@@ -78,6 +80,11 @@ class Answer:
                 self._scroll(self._wrapped())
                 self._line, self._rows, self._width = Text(), 0, self._console.width
             self._line.append(rest, style(writer))
+        self._refresh()
+
+    def unverified(self, text: str) -> None:
+        """Show provisional text behind the answer, in place of the one before; what stands at the end stays."""
+        self._unverified = printable(text)
         self._refresh()
 
     def note(self, note: str) -> None:
@@ -99,7 +106,8 @@ class Answer:
             return
         *full, last = self._wrapped()
         self._scroll(full)
-        parts = [last] if self._line.plain or not self._note else []
+        last = Text.assemble(last, (self._unverified, UNVERIFIED))
+        parts = [last] if last.plain or not self._note else []
         if self._note:
             parts.append(Text(self._note, style="dim", no_wrap=True, overflow="ellipsis"))
         self._live.update(Group(*parts), refresh=True)

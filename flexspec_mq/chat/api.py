@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
@@ -23,7 +24,7 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from schemas.node import EVENTS, NodeEvent
-from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Writer
+from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Writer, unconfirmed
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.settings import ChatOptions
@@ -34,21 +35,9 @@ MAX_EVENT = 64 * 2**20
 """Bytes of one event; a client that lags gets all that it missed in one."""
 MAX_REFUSAL = 2**20
 _DONE = "[DONE]"
+_SINCE = "last-event-id"
 AGAIN = "/retry asks again"
 _KEY = "give the key with --api-key-file or FLEXSPEC_CHAT_API_KEY"
-_BY_CODE: dict[str | int | None, tuple[type[FlexSpecError], str]] = {
-    "model_not_found": (UsageError, "/model lists what there is"),
-    "invalid_api_key": (LinkRefused, _KEY),
-    "context_length_exceeded": (UsageError, "/undo takes an exchange back, /clear begins anew"),
-    "no_worker": (WorkerError, AGAIN),
-    "workers_busy": (WorkerError, AGAIN),
-    "too_many_texts": (WorkerError, AGAIN),
-    "broker_unreachable": (LinkDown, AGAIN),
-    "stopping": (LinkDown, AGAIN),
-    "deadline": (TimeIsOver, "lower /max-tokens, or raise the node's --api-timeout"),
-    "worker_protocol": (RemoteProtocolError, AGAIN),
-    "not_found": (RemoteProtocolError, "an older edge node has to be updated"),
-}
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -58,7 +47,22 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class NotReached(LinkDown):
-    """Nothing of an answer came; asking again with the same key starts no second session."""
+    """The API is not there, or went away; asking again with the same key starts no second session."""
+
+
+_BY_CODE: dict[str | int | None, tuple[type[FlexSpecError], str]] = {
+    "model_not_found": (UsageError, "/model lists what there is"),
+    "invalid_api_key": (LinkRefused, _KEY),
+    "context_length_exceeded": (UsageError, "/undo takes an exchange back, /clear begins anew"),
+    "no_worker": (WorkerError, AGAIN),
+    "workers_busy": (WorkerError, AGAIN),
+    "too_many_texts": (WorkerError, AGAIN),
+    "broker_unreachable": (LinkDown, AGAIN),
+    "stopping": (NotReached, AGAIN),
+    "deadline": (TimeIsOver, "lower /max-tokens, or raise the node's --api-timeout"),
+    "worker_protocol": (RemoteProtocolError, AGAIN),
+    "not_found": (RemoteProtocolError, "an older edge node has to be updated"),
+}
 
 
 class ApiClient:
@@ -92,6 +96,8 @@ class ApiClient:
     ) -> AsyncGenerator[ChatCompletionChunk]:
         """The events of an answer; closing the iterator, or cancelling it, stops the text up to the worker.
 
+        It goes on behind the last event where the connection breaks, and the API is there again within the patience.
+
         Args:
             body: JSON object of the request, without what asks for a stream.
             key: idempotency key: asking again with the same one attaches to the text that is being written.
@@ -102,25 +108,40 @@ class ApiClient:
         """
         options = {"include_usage": True, "include_origin": True}
         asked = {**body, "stream": True, "stream_options": options}
+        path, headers = f"{self._url}/v1/chat/completions", {"idempotency-key": key}
 
         async def ask() -> httpx2.Response:
-            path = f"{self._url}/v1/chat/completions"
-            return await self._send(
-                self._http.build_request("POST", path, json=asked, headers={"idempotency-key": key})
-            )
+            return await self._send(self._http.build_request("POST", path, json=asked, headers=headers))
 
         backoff = Backoff(*waiting.CHAT_RETRY, give_up_after=self._patience)
-        answer = await retrying(ask, what="the API", on=NotReached, backoff=backoff, on_wait=on_wait)
         try:
-            async with aclosing(self._stream(answer)) as events:
-                async for event in events:
-                    if event.data == _DONE:
-                        return
-                    if (error := read(event.data, Failed).error) is not None:
-                        raise refused(error)
-                    yield read(event.data, ChatCompletionChunk)
-        finally:
-            await answer.aclose()
+            while True:
+                answer = await retrying(ask, what="the API", on=NotReached, backoff=backoff, on_wait=on_wait)
+                before = headers.get(_SINCE)
+                try:
+                    async with aclosing(self._stream(answer)) as events:
+                        async for event in events:
+                            if event.data == _DONE:
+                                return
+                            if (error := read(event.data, Failed).error) is not None:
+                                raise refused(error)
+                            if event.id:
+                                headers[_SINCE] = event.id
+                            yield read(event.data, ChatCompletionChunk)
+                except NotReached:
+                    if headers.get(_SINCE) == before:  # nothing came by this connection
+                        raise
+                finally:
+                    await answer.aclose()
+        except (asyncio.CancelledError, GeneratorExit):
+            await self._forget(key)
+            raise
+
+    async def _forget(self, key: str) -> None:
+        """Cancel the text of a key, which the node would write on for whoever comes back."""
+        with suppress(httpx2.HTTPError, OSError, TimeoutError):
+            async with asyncio.timeout(waiting.CHAT_CONNECT):
+                await self._http.delete(f"{self._url}/v1/outbox/{key}")
 
     async def events(self) -> AsyncGenerator[NodeEvent]:
         """Read all that the node shows of itself, now and as it changes; kinds that are not known here are skipped.
@@ -206,8 +227,8 @@ class ApiClient:
         return bytes(body)
 
     @staticmethod
-    def _broken() -> LinkDown:
-        return LinkDown("the connection to the API broke", hint=AGAIN)
+    def _broken() -> NotReached:
+        return NotReached("the connection to the API broke", hint=AGAIN)
 
 
 @asynccontextmanager
@@ -253,6 +274,13 @@ def pieces(chunk: ChatCompletionChunk) -> list[tuple[str, Writer | None]]:
     """The text of a chunk in pieces by who wrote them; None where the API does not say."""
     told, text = [] if chunk.flexspec is UNSET else chunk.flexspec.pieces or [], content(chunk)
     return [*told] if "".join(piece for piece, _ in told) == text else [(text, None)]
+
+
+def unverified(before: str, chunk: ChatCompletionChunk) -> str:
+    """The provisional text after a chunk."""
+    left = unconfirmed(before, content(chunk))
+    told = UNSET if chunk.flexspec is UNSET else chunk.flexspec.provisional
+    return left if told is UNSET else told.applied(left)
 
 
 def refused(

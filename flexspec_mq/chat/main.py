@@ -8,13 +8,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from flexspec_mq.chat.settings import NUMBERS, PROGRAM, ChatOptions, GenerationOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
 from flexspec_mq.settings import add_flags, add_show_command, load, show
+from schemas.openai import Offline
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.lines import Pipe, Terminal
@@ -38,6 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
         add_flags(command, PROGRAM, titles={"chat": "API and terminal"}, inner=command is shows)
     text = parser.add_argument_group("text")
     text.add_argument("--system", metavar="TEXT", help="what the conversation begins with (default: nothing)")
+    text.add_argument(
+        "--offline",
+        choices=get_args(Offline),
+        help="while nobody can be reached: wait, have the draft write on, or a worker (default: the node's)",
+    )
     for name, (_, setting) in NUMBERS.items():
         text.add_argument(
             f"--{name.replace('_', '-')}", metavar="N", help=f"{setting.help} (default: {setting.default})"
@@ -52,7 +58,7 @@ def _main(argv: Sequence[str]) -> int:
         show(loaded, json=args.json)
         return 0
     settings = loaded.settings.chat
-    options = GenerationOptions(model=settings.model, system=args.system)
+    options = GenerationOptions(model=settings.model, system=args.system, offline=args.offline)
     for name, number in NUMBERS.items():
         if (text := getattr(args, name)) is not None:
             setattr(options, name, number.read(name, text))

@@ -10,10 +10,10 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flexspec_mq.chat.api import ApiClient, content, pieces
+from flexspec_mq.chat.api import AGAIN, ApiClient, content, pieces, unverified
 from flexspec_mq.chat.settings import NUMBERS, GenerationOptions
 from flexspec_mq.energy.model import in_words
-from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.errors import FlexSpecError, LinkDown, UsageError
 from schemas.openai import Usage
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ class ChatSession:
         self.unanswered: str | None = None
         self.version: str | None = None
         self.seed: int | None = None
+        self._asked: tuple[dict[str, Any], str] | None = (
+            None  # the newest request and its key, until it is over
+        )
 
     async def take(self, line: str) -> None:
         """Take a turn of the user: a command, or a question.
@@ -85,6 +88,7 @@ class ChatSession:
             with self.view.answer() as shown:
                 line = await self._follow(question, shown, parts)
         except asyncio.CancelledError:
+            self._asked = None
             self._stopped(question, "".join(parts))
             raise
         self._answered(question, "".join(parts))
@@ -93,12 +97,14 @@ class ChatSession:
     async def _follow(self, question: str, shown: Answer, parts: list[str]) -> str:
         """Show an answer as it comes, and add its parts; returns the line of its figures."""
         shown.note("waiting for the first text · Ctrl-C stops")
-        began, first, reason = time.monotonic(), None, None
+        began, first, reason, behind = time.monotonic(), None, None, ""
         usage = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
-        # One key for all attempts: the node starts one session at most, however often the connection breaks.
-        events = self.api.answer(
-            self.body(question), uuid.uuid4().hex, lambda waiting: shown.note(f"{waiting} · Ctrl-C stops")
-        )
+        # One key for all attempts: the node starts one session at most, however often the connection breaks. A question
+        # that failed goes on under its key as well, where it is asked again as it was.
+        body = self.body(question)
+        if self._asked is None or self._asked[0] != body:
+            self._asked = body, uuid.uuid4().hex
+        events = self.api.answer(*self._asked, lambda waiting: shown.note(f"{waiting} · Ctrl-C stops"))
         async with aclosing(events) as chunks:
             async for chunk in chunks:
                 if text := content(chunk):
@@ -106,9 +112,16 @@ class ChatSession:
                     parts.append(text)
                     shown.note("")
                     shown.text(pieces(chunk))
+                if chunk.flexspec and chunk.flexspec.waiting:
+                    shown.note(f"{chunk.flexspec.waiting} · Ctrl-C stops")
+                if behind != (behind := unverified(behind, chunk)):
+                    shown.unverified(behind)
                 usage = chunk.usage or usage
                 reason = next((choice.finish_reason for choice in chunk.choices), None) or reason
                 self.version = chunk.model or self.version
+        self._asked = None
+        if reason == "provisional":
+            raise LinkDown("nobody could be reached: this is a draft that nobody has verified", hint=AGAIN)
         self.seed = usage.flexspec.seed
         self.version = usage.flexspec.version or self.version
         return figures(usage, reason, time.monotonic() - began, first)
@@ -165,6 +178,9 @@ def figures(usage: Usage, reason: str | None, seconds: float, first: float | Non
         f"first text {'–' if first is None else f'{first:.2f} s'}",
         f"accepted {extra.accepted} of {extra.drafted}{share}{by_lookup}",
         f"{extra.worker_accepted} by the worker's draft" if extra.worker_accepted else "",
+        f"{extra.provisional_confirmed} of {extra.provisional} written alone were right"
+        if extra.provisional
+        else "",
         f"{extra.rounds} rounds",
         f"{size(extra.bytes_up)} up, {size(extra.bytes_down)} down",
         ""

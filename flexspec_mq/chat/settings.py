@@ -10,6 +10,7 @@ from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Program, Section, Setting
 from flexspec_mq.settings.values import is_loopback, read_api_key
+from schemas.openai import Offline
 
 
 def _url(value: str) -> None:
@@ -144,3 +145,4 @@ class GenerationOptions:
     top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    offline: Offline | None = None

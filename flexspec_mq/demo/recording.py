@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from flexspec_mq import waiting
-from flexspec_mq.chat.api import api_at, content, pieces
+from flexspec_mq.chat.api import api_at, pieces, unverified
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.errors import FlexSpecError
-from schemas.openai import ChatCompletionChunk, FlexspecUsage, Writer, unconfirmed
+from schemas.openai import FlexspecUsage, Writer
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.answer import Answer
@@ -119,8 +119,8 @@ async def record(
                     size += sum(len(piece) for piece, _ in new)
                 if shown is not None:
                     shown.text(new)
-                if (unverified := _unverified(made.unverified(now), chunk)) != made.unverified(now):
-                    made.provisional.append((now, unverified))
+                if (behind := unverified(made.unverified(now), chunk)) != made.unverified(now):
+                    made.provisional.append((now, behind))
                 if cut is not None and made.cut is None and cut.behind is not None and size >= cut.behind:
                     cut.link.stall(cut.seconds)
                     made.cut, made.back = now, now + cut.seconds
@@ -132,13 +132,6 @@ async def record(
     if not made.tokens:
         raise FlexSpecError("an answer came without figures", hint="this is a bug: please report it")
     return made
-
-
-def _unverified(before: str, chunk: ChatCompletionChunk) -> str:
-    """The provisional text after a chunk."""
-    told = chunk.flexspec and chunk.flexspec.provisional
-    left = unconfirmed(before, content(chunk))
-    return told.applied(left) if told else left
 
 
 async def until_ready(name: str, url: str) -> None:

@@ -18,11 +18,14 @@ from typing import Any
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.demo.children import as_child
+from flexspec_mq.demo.proxy import Proxy
+from flexspec_mq.links import LINKS
 from tests.daemons import PATIENCE, FakeEngine, until
-from tests.edge_node.api.served import expected, ids_of, served
+from tests.edge_node.api.served import alone, expected, ids_of, served
 
 CTRL_C, CTRL_D, ALT_ENTER = b"\x03", b"\x04", b"\x1b\r"
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][AB0]|[=>])")
+UNVERIFIED = "\x1b[2;3m"
 PROMPT = r"›[^›]*\x1b\[\?25h"
 """Drawn, with the cursor behind it."""
 
@@ -151,6 +154,33 @@ async def test_a_conversation(mosquitto: PrivateBroker, tmp_path: Path) -> None:
         assert stat.S_IMODE(history.stat().st_mode) == 0o600
         assert "+Tell me a very long story\n+about rivers.\n" in history.read_text()
         assert "never mind" not in history.read_text()
+
+
+async def test_an_outage_is_seen_with_what_the_draft_writes_meanwhile(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    async with (
+        Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port)).listening() as link,
+        served(mosquitto, engine=FakeEngine(lambda _: time.sleep(0.02)), through=link.port) as api,
+    ):
+        seed, history = long_one("hello"), str(tmp_path / "history")
+        flags = ("--offline", "provisional", "--max-tokens", "300", "--seed", str(seed), "--history", history)
+        async with on_terminal("chat", "--url", api.url, *flags) as terminal:
+            begun = await terminal.say("hello", "\x1b\\[(32|1;33)m")
+            link.stall(4.0)
+            link.cut()
+            drafted = await terminal.until("waiting for the broker, up to")
+            assert UNVERIFIED in drafted
+            shown = await terminal.until("seed [0-9]+")
+            assert "written alone were right" in ESCAPE.sub("", shown)
+            # The rows that have scrolled away are those of the answer, without what was drafted behind it.
+            rows = iter(ESCAPE.sub("", begun + drafted + shown).replace("\r\n", "\n").split("\n"))
+            lines = alone("hello", seed, 300).split("\n")[1:]
+            assert all(any(row.rpartition("\r")[2] == line for row in rows) for line in lines)
+        async with on_terminal("chat", "--url", api.url, *flags) as terminal:
+            link.stall(60)
+            link.cut()
+            await terminal.say("hello", "nobody has verified")
 
 
 async def test_sigterm_leaves_the_terminal_as_it_was(mosquitto: PrivateBroker, tmp_path: Path) -> None:
