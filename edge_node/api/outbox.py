@@ -33,11 +33,11 @@ async def _list(api: Api, _request: Request, _send: Send) -> Response:
 
 
 async def _show(api: Api, request: Request, send: Send) -> Response | None:
-    name = request.path_params["id"]
+    entry = await _entry(api, request.path_params["id"])
     if "text/event-stream" in request.headers.get("accept", ""):
-        await _stream(api, await _entry(api, name), request, send)
+        await _stream(api, entry, request, send)
         return None
-    return await _shown(api, name)
+    return await _shown(api, entry.id)
 
 
 async def _shown(api: Api, name: str) -> Response:

@@ -18,11 +18,12 @@ from edge_node.api.errors import ApiError
 from edge_node.api.serving import Api
 from edge_node.asking.askers import Asker
 from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
-from edge_node.asking.request import AskedText, AskReader, Reply
+from edge_node.asking.request import AskedText, AskReader, KeptAsk, Reply
 from edge_node.asking.settings import AskSettings
 from edge_node.completion.completion import Completion, IdempotencyKey
 from edge_node.completion.following import Follower
 from edge_node.completion.store import TooManyTexts
+from edge_node.outbox.entries import Entry
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.daemon.tasks import ended, running
@@ -113,6 +114,8 @@ class Asks:
             The task that answers, which ends by what broke its link.
         """
         async with self._connect(self._link_settings) as link, running(self._run(link), "asks") as answers:
+            for entry in await self._api.texts.outbox.asks():
+                self._take_again(link, entry)
             try:
                 yield answers
             finally:
@@ -139,15 +142,43 @@ class Asks:
         if user is None or (inbound.retain and not inbound.payload):
             return
         now = time.monotonic()
-        asker = self._askers.pop(user) or Asker(self._settings, now)
-        self._askers.put(user, asker, now)
-        refusal = None
+        asker, refusal = self._asker(user, now), None
         if len(self._tasks) >= self._settings.max_asks or not asker.take(now):
             self._api.refusals.note(f"{user} by MQTT", "too_many_asks", "it asks more than it may")
             refusal = asker.too_many(now)
             if refusal is None or len(self._tasks) >= 2 * self._settings.max_asks:
                 return
-        task = asyncio.create_task(self._answer(link, asker, inbound, user, refusal), name=f"ask of {user}")
+        self._start(link, asker, inbound, user, refusal)
+
+    def _take_again(self, link: Link, entry: Entry) -> None:
+        """Answer an ask that came before the node was started; one that waited for too long is to be asked again."""
+        kept = msgspec.json.decode(entry.body, type=KeptAsk)
+        if (user := topics.asker_of(kept.topic, self._node.name)) is None:
+            return
+        refusal, age = None, self._api.settings.outbox_age
+        if entry.unfinished and not entry.tokens and time.time() - entry.accepted > age:
+            what = f"the node was away, and the ask waited for more than {age:g} s"
+            refusal = ApiError(503, what, code="stale", hint="ask again")
+            self._api.texts.outbox.later(self._api.texts.outbox.journal.forget, entry.id)
+        inbound = Inbound(kept.topic, kept.payload.encode(), 1, properties=kept.properties)
+        self._start(link, self._asker(user, time.monotonic()), inbound, user, refusal, patience=age)
+
+    def _asker(self, user: str, now: float) -> Asker:
+        asker = self._askers.pop(user) or Asker(self._settings, now)
+        self._askers.put(user, asker, now)
+        return asker
+
+    def _start(
+        self,
+        link: Link,
+        asker: Asker,
+        inbound: Inbound,
+        user: str,
+        refusal: ApiError | None,
+        patience: float = 0.0,
+    ) -> None:
+        answer = self._answer(link, asker, inbound, user, refusal, patience)
+        task = asyncio.create_task(answer, name=f"ask of {user}")
         self._tasks.add(task)
         asker.asks += 1
         task.add_done_callback(partial(self._answered, asker))
@@ -157,14 +188,20 @@ class Asks:
         self._tasks.discard(task)
 
     async def _answer(
-        self, link: Link, asker: Asker, inbound: Inbound, user: str, refusal: ApiError | None
+        self,
+        link: Link,
+        asker: Asker,
+        inbound: Inbound,
+        user: str,
+        refusal: ApiError | None,
+        patience: float,
     ) -> None:
         """Answer an ask, or say why it is not answered."""
         reader = AskReader(user, self._node.name)
         try:
             asked = reader.read(inbound, most=self._settings.max_ask, lenient=self._api.settings.lenient)
             if asked is not None:
-                await self._answer_asked(link, asker, asked, refusal)
+                await self._answer_asked(link, asker, asked.waiting(patience), refusal)
             else:
                 asker.forget(reader.reply.topic)
                 await self._publish(link, Outbound(reader.reply.topic, b"", 1, retain=True))
@@ -197,7 +234,8 @@ class Asks:
             async with asker.text(asked.patience):
                 await self._read(link, asked, answering)
         except FlexSpecError as error:
-            await self._publish(link, answering.reply.error(error))
+            if asked.key is None or not self._api.texts.goes_on_later:
+                await self._publish(link, answering.reply.error(error))
         finally:
             if asked.key is not None and self._answering.get(asked.key.key) is answering:
                 del self._answering[asked.key.key]
@@ -208,7 +246,8 @@ class Asks:
         if asked.wanted.ignored:
             _log.warning("fields of an ask by MQTT were ignored: %s", ", ".join(asked.wanted.ignored))
         version = await api.version(asked.wanted.model)
-        options = asked.wanted.options(version, api.settings.api_timeout, api.settings.offline)
+        timeout = api.settings.api_timeout if asked.key is None else None  # else its patience is its bound
+        options = asked.wanted.options(version, timeout, api.settings.offline)
         while True:
             try:
                 async with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:

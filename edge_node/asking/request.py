@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET
@@ -12,6 +12,7 @@ from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError, api_error, bad
 from edge_node.api.requests import chat_request
 from edge_node.completion.completion import IdempotencyKey
+from edge_node.outbox.outbox import ASKED
 from flexspec_mq import topics
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import context_of
@@ -81,6 +82,19 @@ class AskedText:
         """Seconds that it waits for its turn."""
         return self.wanted.asked.wait or 0.0
 
+    def waiting(self, seconds: float) -> Self:
+        """The same, with a patience of at least so many seconds."""
+        options = replace(self.wanted.asked, wait=max(self.patience, seconds) or None)
+        return replace(self, wanted=replace(self.wanted, asked=options))
+
+
+class KeptAsk(msgspec.Struct, frozen=True):
+    """An ask as the outbox keeps it, to be answered after a restart; see `Inbound`."""
+
+    topic: str
+    payload: str
+    properties: bytes
+
 
 class AskReader:
     """Reads one ask.
@@ -141,7 +155,9 @@ class AskReader:
         key = None
         if named:
             digest = blake2b(canonical([body, own.prompt, own.schema])).digest()
-            key = IdempotencyKey(f"mqtt\0{self._user}\0{named}", digest)
+            kept = KeptAsk(inbound.topic, inbound.payload.decode(), inbound.properties)
+            name = f"{ASKED}\0{self._user}\0{named}"
+            key = IdempotencyKey(name, digest, ASKED, msgspec.json.encode(kept))
         return AskedText(self.reply, wanted, key, own.keep or 0.0)
 
     def _answer_on(self, topic: str) -> None:

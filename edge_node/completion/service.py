@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from edge_node.node import EdgeNode
     from flexspec_mq.models.load import LoadedText
 
+QUEUED = "`wait` queues a request; `offline` has the draft write on (provisional), or a worker (deliver)"
+"""Advice to whoever is refused at once."""
 _log = logging.getLogger(__name__)
 
 
@@ -102,7 +104,7 @@ class Service:
             raise LinkDown(
                 f"the edge node has had no link to its broker for {link.down_for:.0f} s",
                 hint="is the broker running? the node's log has the reason, `flexspec doctor` looks for it; "
-                "a request with `wait` waits for it",
+                + QUEUED,
             )
 
     async def resolve(self) -> None:
@@ -188,7 +190,9 @@ class Service:
             others = (
                 f"ask for one that is online: {', '.join(versions)}" if versions else "no version is online"
             )
-            raise WorkerError(f"no worker serves {self.target.version}", hint=f"start one; {others}")
+            raise WorkerError(
+                f"no worker serves {self.target.version}", hint=f"start one; {others}; {QUEUED}"
+            )
 
     def tell(self, generation: Generation) -> None:
         """Tell whom a session that is silent waits for, if it waits for anybody."""

@@ -196,6 +196,11 @@ class CompletionStore:
         wait = max(options.wait or 0.0, self._limits.outbox_age)
         await self._admit(prompt, replace(options, wait=wait), key, readers=0)
 
+    @property
+    def goes_on_later(self) -> bool:
+        """Whether texts with a key are left for the node's next start."""
+        return self.closed and self.outbox.journal.path is not None
+
     def text(self, name: str) -> Completion | None:
         """The text with a key that has this id, while it is written or read."""
         return next((text for text in self._keyed.values() if text.id == name), None)

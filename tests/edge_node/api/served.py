@@ -31,6 +31,7 @@ from edge_node.energy import energy_meter
 from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
+from edge_node.outbox.journal import Journal
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.drafting.interface import Drafter
@@ -248,6 +249,7 @@ async def served(
     drafter: Drafter | None = None,
     memory: AnswerMemory | None = None,
     at: LinkSettings | None = None,
+    journal: Journal | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`.
@@ -289,7 +291,7 @@ async def served(
         )
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}")))
         policy = policy or partial(FixedPolicy, plan)
-        app = create_app(node, speech(max_context), policy=policy, settings=api_settings)
+        app = create_app(node, speech(max_context), policy=policy, settings=api_settings, journal=journal)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         run = asyncio.create_task(serve(app, port.set_result))
         stack.push_async_callback(_stop, run)

@@ -9,7 +9,7 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Recommended
-from edge_node.completion.service import Service, Wait
+from edge_node.completion.service import QUEUED, Service, Wait
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import WorkerError
 from flexspec_mq.models.text import decode
@@ -51,7 +51,7 @@ async def test_nobody_serves_the_version_and_that_is_said_at_once(
     async with served(mosquitto, workers=0) as api:
         message, took = await refused(api, stream=stream)
         assert took < AT_ONCE
-        assert message == f"no worker serves {api.version} (start one; no version is online)"
+        assert message == f"no worker serves {api.version} (start one; no version is online; {QUEUED})"
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -1,13 +1,19 @@
 """Asks by MQTT while the node cannot reach a worker."""
 
+import asyncio
 import time
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from broker.launcher import PrivateBroker
+from edge_node.outbox.journal import Journal
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
 from schemas.openai import Provisional, unconfirmed
 from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import alone
+from tests.edge_node.api.served import alone, waiting_engine
 from tests.edge_node.asking.asked import Asker, asked
 
 
@@ -66,3 +72,49 @@ async def test_an_ask_that_nobody_can_answer_ends_with_provisional_text(mosquitt
         _, answer, _, _ = await asker.message()
         assert (answer["finish_reason"], answer["text"]) == ("provisional", "")
         assert answer["provisional"]["text"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_ask_with_an_id_is_answered_by_a_node_that_was_started_again(
+    mosquitto: PrivateBroker, tmp_path: Path, stream: bool
+) -> None:
+    """It is answered once, with its Correlation Data, and nobody is told that the node stopped meanwhile."""
+    restarted: dict[str, Any] = {"edge": {"edge": f"again-{stream}"}, "version": f"again-{stream}"}
+    topic = f"f1/answer/anybody/again-{stream}/here"
+    async with Asker(mosquitto) as asker:
+        async with asked(
+            mosquitto, engine=waiting_engine(), journal=Journal(tmp_path / "outbox"), **restarted
+        ) as node:
+            ask = {"id": "r", "prompt": "hello", "seed": 7, "max_tokens": 40, "stream": stream}
+            await asker.publish(f"f1/ask/{node.edge}", ask, topic, b"\x01")
+            await until(lambda: node.served.node.sessions == 1)
+        assert await asker.silent()
+        async with asked(mosquitto, journal=Journal(tmp_path / "outbox"), **restarted) as node:
+            text = ""
+            while True:
+                where, message, correlation, _ = await asker.message()
+                assert (where, message["id"], correlation) == (topic, "r", b"\x01")
+                if message["done"]:
+                    break
+                text = text[: message["at"]] + message["delta"]
+            assert message.get("text", text) == alone("hello", 7, 40)
+            await until(lambda: not node.served.api.texts)
+        async with asked(mosquitto, journal=Journal(tmp_path / "outbox"), **restarted):
+            assert await asker.silent()
+
+
+async def test_an_ask_that_has_waited_for_too_long_is_to_be_asked_again(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    restarted: dict[str, Any] = {"edge": {"edge": "stale"}, "version": "stale"}
+    async with Asker(mosquitto) as asker:
+        journal = Journal(tmp_path / "outbox")
+        async with asked(mosquitto, engine=waiting_engine(), journal=journal, **restarted) as node:
+            await asker.publish(f"f1/ask/{node.edge}", {"id": "s", "prompt": "hello"})
+            await until(lambda: node.served.node.sessions == 1)
+        await asyncio.sleep(0.3)
+        journal = Journal(tmp_path / "outbox")
+        async with asked(mosquitto, journal=journal, outbox_age=0.2, **restarted) as node:
+            _, message, _, _ = await asker.message()
+            assert (message["id"], message["error"]["code"]) == ("s", "stale")
+            await until(lambda: not node.served.api.texts.outbox.counts)
