@@ -157,6 +157,23 @@ async def test_an_answer_that_nobody_read_is_found_again_and_stop_is_an_end(
             assert await view.breaches() == []
 
 
+async def test_a_stream_that_broke_is_read_on_behind_what_has_come(
+    browser: Any, mosquitto: PrivateBroker
+) -> None:
+    async with (
+        served(mosquitto, engine=FakeEngine(slow)) as api,
+        Proxy.steady(LINKS["loopback"], ("127.0.0.1", api.port)).listening() as way,
+        opened(browser, f"http://127.0.0.1:{way.port}") as view,
+    ):
+        turn = await begin(view)
+        await view.until("li.turn[data-state=writing]")
+        way.cut()
+        await view.until(".note", "The edge node went away")
+        await whole(view, turn)
+        assert api.daemons[0].worker.machine.counters.opened == 1
+        assert await view.breaches() == []
+
+
 async def test_a_canary_shows_up_and_answers(browser: Any, mosquitto: PrivateBroker, tmp_path: Path) -> None:
     family = Family()
     old, new = version("v1", STABLE), version("v2", CANARY, 20)
