@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import islice
@@ -105,45 +104,3 @@ async def test_a_flood_is_not_read_and_its_sender_is_told(
         # An attacker that rests is a device as any other.
         await until(lambda: gate.admit("f1/d/w1/evil", 10))
         await check(node, [wanting(7)])
-
-
-async def test_a_device_that_holds_all_places_makes_room(broker: PrivateBroker) -> None:
-    async with worker_at(to(broker), "w1", capacity=6) as daemon, edge_at(to(broker), "good") as node:
-        machine = daemon.worker.machine
-        with Attacker(broker, "sessions") as evil:
-            while len(machine) < 6:
-                await evil.sends(1)
-                await evil.hears()
-            generations = await check(node, [wanting(1)])
-            await evil.hears()
-            assert machine.counters.yielded == 1
-            assert generations[0].machine.counters.polls == 0
-            held = Counter(edge for edge, _ in machine.sessions)
-            assert held["evil"] == 5
-            gone = [one for one in evil.told if isinstance(one, Error)]
-            assert [one.code for one in gone] == [ErrorCode.UNKNOWN]
-            for _ in range(4):
-                await evil.sends(1)
-                await evil.hears()
-            assert Counter(edge for edge, _ in machine.sessions)["evil"] == 6  # alone it may have all
-            machine.release(time.monotonic())
-
-
-async def test_many_sessions_of_one_device_do_not_hold_up_those_of_others(broker: PrivateBroker) -> None:
-    async with (
-        worker_at(to(broker), "w1", capacity=40, batch=4) as daemon,
-        edge_at(to(broker), "good") as node,
-    ):
-        with Attacker(broker, "ahead") as evil:
-            while len(daemon.worker.machine) < 30:
-                await evil.sends(1)
-                await evil.hears(0.02)
-            daemon.engine.batches.clear()
-            await check(node, [wanting(1, limit=20)])
-            steps = list(daemon.engine.batches)
-            first = next(place for place, batch in enumerate(steps) if (1, 1, 2) in batch)
-            mine = sum((1, 1, 2) in batch for batch in steps[first:])
-            assert mine >= 5
-            assert all(len(batch) <= 4 for batch in steps)
-            machine = daemon.worker.machine
-            daemon.worker._do(machine.release(time.monotonic()))

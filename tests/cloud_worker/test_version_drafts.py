@@ -19,7 +19,7 @@ from cloud_worker.settings import WorkerSettings
 from cloud_worker.versions import loader as loading
 from cloud_worker.versions.family import base_of
 from flexspec_mq.evolution.canaries import greedy, load_base
-from flexspec_mq.heads.manifest import Canary
+from flexspec_mq.heads.manifest import Canary, HeadError
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_full, read_lora
 from flexspec_mq.models.shape import Shape
@@ -93,8 +93,9 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     operator, plain = Operator(tmp_path / "heads"), {n: (head / n).read_bytes() for n in (CONFIG, ADAPTER)}
 
     def published(files: dict[str, bytes] | Path, text: tuple[int, ...], kind: str) -> bytes:
+        canaries = (Canary(PROMPT, text[:16]),) if text else ()
         like = {"base": facts.weights_fingerprint, "tokenizer": facts.tokenizer, "layers": facts.layers}
-        return operator.head(files, kind=kind, floor=FLOOR, canaries=(Canary(PROMPT, text[:16]),), **like)
+        return operator.head(files, kind=kind, floor=FLOOR, canaries=canaries, **like)
 
     lora = {f"{DRAFT}{name}": data for name, data in plain.items()}
     digests = {
@@ -102,6 +103,7 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
         for name, files in {"good": lora, "broken": {**lora, f"{DRAFT}{ADAPTER}": b"?"}, "plain": {}}.items()
     }
     digests["full"] = published(tmp_path / "full", tuned, "full")
+    digests["plainly"] = published({}, plainly, "base")
     digests["late"] = digests["good"]
     drafter = partial(load_for_version, settings, heads.loaded, say=lambda _: None)
     loader = loading.HeadLoader(facts, engine, heads, tmp_path / "cache", drafter)
@@ -112,6 +114,10 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     text, frozen = write(engine, "good")
     assert text == truth
     assert write(engine, "full")[0] == tuned
+    assert write(engine, "plainly")[0] == plainly
+    for text, why in ((plainly, "of its canaries' 16 tokens come out"), ((), "no canaries")):
+        with pytest.raises(HeadError, match=why):
+            loader.load("bad", published(plain, text, "lora"), str(operator.heads), thread)
     for name in ("broken", "plain"):
         give[name]()
         text, rounds = write(engine, name)

@@ -35,7 +35,7 @@ from tests.integration.processes import (
     start_worker,
     status,
 )
-from tests.integration.test_family_versions import save_base
+from tests.models.tiny_checkpoints import save_base
 
 CODEC = Codec()
 

@@ -16,8 +16,7 @@ from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
-from tests.integration.test_family_versions import save_base
-from tests.models.tiny_checkpoints import save
+from tests.models.tiny_checkpoints import save, save_base
 from tests.models.tiny_models import built
 from tests.models.tiny_packed import read
 

@@ -1,6 +1,7 @@
 """Checkpoints of a few kB with random weights, and tokenizers of the two kinds that decode differently."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from flexspec_mq.models.default import default_model_path
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 TEMPLATE = (
@@ -91,3 +94,16 @@ def _finish(backend: Tokenizer, template: str | None) -> PreTrainedTokenizerFast
     )
     tokenizer.chat_template = template
     return tokenizer
+
+
+def save_base(folder: Path, layers: int) -> Path:
+    """The lowest layers of the default model, with its tokenizer and template."""
+    whole = default_model_path()
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    upper = tuple(f"model.layers.{index}." for index in range(layers, 30))
+    tensors = load_file(whole / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(upper)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}), "utf-8")
+    return folder
