@@ -132,7 +132,7 @@ def _readable(side: Recording) -> str:
 
 def _unverified(side: Recording) -> str:
     size = len(side.at_return()[1])
-    return f"{size:,}, {side.right / size:.0%}" if size else ""
+    return f"{size:,}, {side.right:,}" if size else ""
 
 
 def _first(side: Recording) -> str:

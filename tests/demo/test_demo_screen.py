@@ -63,7 +63,7 @@ def test_what_the_draft_wrote_alone_stands_marked_behind_what_is_confirmed_until
     assert (side.at_return(), side.right) == (("one", " two three"), 4)
     shown, out = screen(terminal=False)
     shown.figures([side, side], [side, side])
-    assert re.search(r"unverified, and right +10, 40% +10, 40%", out.getvalue())
+    assert re.search(r"unverified, and right +10, 4 +10, 4", out.getvalue())
     assert re.search(r"first, s after the cut +0\.5 +0\.5", out.getvalue())
 
 
