@@ -36,13 +36,18 @@ function draw(data) {
     happened(words);
     announce(words);
   }
-  const ready = shown.filter(({ state }) => state === "done").length;
-  const waits = shown.length - ready;
-  const parts = [ready && `${many(ready, "answer")} ready`, waits && `${many(waits, "question")} waiting`];
+  const parts = [count("answer", "ready", "done"), count("question", "under way", "queued", "writing"),
+    count("question", "for you to decide", "stale", "failed")];
   say(byId("waiting"), parts.filter(Boolean).join(", "));
   byId("waiting").hidden = !shown.length;
   byId("outbox-part").hidden = !shown.length;
   redraw(byId("outbox"), shown, () => shown.map(card));
+}
+
+/** @param {string} what @param {string} is @param {...string} states @returns {string} how many are in these states */
+function count(what, is, ...states) {
+  const found = shown.filter(({ state }) => states.includes(state)).length;
+  return found ? `${many(found, what)} ${is}` : "";
 }
 
 /** @param {any} row of `GET /v1/outbox` */

@@ -137,7 +137,7 @@ async def test_an_answer_that_nobody_read_is_found_again_and_stop_is_an_end(
             await view.until("li.turn[data-state=writing]")
         async with opened(browser, api.url) as view:
             await view.until("#outbox [data-state=writing]", "hello")
-            assert await view.see("#waiting").text_content() == "1 question waiting"
+            assert await view.see("#waiting").text_content() == "1 question under way"
             await view.until("#waiting", "1 answer ready")
             await view.until("#announcer", "An answer is ready: hello")
             for size in (DESKTOP, PHONE):
