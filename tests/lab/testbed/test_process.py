@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.process import Processes, running
+from lab.testbed.process import Processes, running, stat_of
 
 ECHO = """
 import json, sys
@@ -28,11 +28,7 @@ time.sleep(600)
 
 def state(pid: int) -> str:
     """State of a process, as the kernel's letter for it; empty where there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("ascii")
-    except FileNotFoundError:
-        return ""
-    return stat.rsplit(")", 1)[1].split()[0]
+    return next(iter(stat_of(pid)), "")
 
 
 def gone(pid: int) -> bool:
