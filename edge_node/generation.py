@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edge_node.energy import TextEnergy
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.energy.model import Spent
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import Commit, Finish, Provisional
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -27,6 +28,10 @@ Shown = Commit | Provisional | Finish
 """Parts of a text, and its end, as its reader is told of them."""
 
 
+class OtherText(FlexSpecError):
+    """Another text would be written now than the one that an earlier life of the node has begun."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
     """A text that an earlier life of the node has begun, with what fixes it beside the request.
@@ -34,12 +39,14 @@ class Resume:
     Attributes:
         session: number of its session.
         life: lives that have gone before, at least one; no number that one of them has used comes again.
+        root: digest of its chain before the first token.
         private: private key of its session; empty without keys.
         committed: tokens that are decided.
     """
 
     session: int
     life: int
+    root: int
     private: bytes = b""
     committed: tuple[int, ...] = ()
 

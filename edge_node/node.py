@@ -25,7 +25,7 @@ from edge_node.energy import EnergyMeter, TextEnergy
 from edge_node.fleet.devices import DeviceStatuses
 from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
-from edge_node.generation import Generation, GenerationRequest
+from edge_node.generation import Generation, GenerationRequest, OtherText
 from edge_node.link_state import LinkState, NodeState
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
@@ -287,15 +287,19 @@ class EdgeNode:
 
         Raises:
             FlexSpecError: the node is broken: one of its loops died of this.
+            OtherText: it is not the text that is to be resumed.
             UsageError: the deployment has no opening key for the version.
             WorkerError: the deployment's statement has expired.
         """
         if self.failure is not None:
             raise self.failure
         # One after the other from a random start: no number comes again while any worker may remember it.
-        session, resume = 1 + next(self._numbers) % _SESSIONS, request.resume
-        if resume is not None:
-            session = resume.session
+        numbers, resume = (1 + number % _SESSIONS for number in self._numbers), request.resume
+        session = (
+            resume.session
+            if resume is not None
+            else next(each for each in numbers if each not in self._sessions)
+        )
         version = request.version or self.settings.version
         sampling, text = request.sampling, request.text
         fingerprint = self._fingerprint if text is None else text.fingerprint
@@ -341,6 +345,11 @@ class EdgeNode:
             partial(self._device_reading, energy) if energy or self._battery else None,
             partial(self.directory.elsewhere, version),
         )
+        if resume is not None and machine.root != resume.root:
+            raise OtherText(
+                "this node would write another text now than the one that it began before it was restarted",
+                hint="model, prompt template or software have changed meanwhile; ask again",
+            )
         self.wire.begin(session, version, resume)
         self.directory.used()
         generation = self._sessions[session] = Generation(session, request, machine, energy, answers)

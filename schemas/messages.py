@@ -36,7 +36,9 @@ U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Meta(ge=0, extra_json_schema={"maximum": 2**64 - 1})]
 Position = Annotated[int, Meta(ge=0, le=2**20)]
 Counter = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Keep = Annotated[int, Meta(ge=0, le=604_800)]
+MOST_KEPT = 604_800
+"""Seconds for which a broker keeps an answer at most."""
+Keep = Annotated[int, Meta(ge=0, le=MOST_KEPT)]
 Millis = Annotated[int, Meta(ge=0, le=MAX_MILLIS)]
 # Python's `$` also matches before a last newline, hence the look-ahead.
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]

@@ -170,7 +170,7 @@ def create_app(
     kept = Outbox(journal or Journal(None, settings.bounds))
     metrics = Metrics(node, kept)
     limit = settings.api_max_tokens or WHOLE_CONTEXT
-    generator = CompletionGenerator(node, model, policy, limit)
+    generator = CompletionGenerator(node, model, policy, limit, settings.deliver)
     texts = CompletionStore(generator, settings, metrics, kept)
     node.state.waiting = lambda: texts.waiting
     refusals = ClientRefusals(metrics.refused)

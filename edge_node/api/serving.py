@@ -169,7 +169,7 @@ async def go_on_with_all(api: Api) -> None:
     outbox = api.texts.outbox
     oldest = time.time() - api.settings.outbox_age
     for entry in outbox.unfinished:
-        if entry.path == ASKED or entry.state == "stale":
+        if entry.path == ASKED or entry.state == "stale" or entry.id not in outbox.fresh:
             continue
         if entry.accepted < oldest and not entry.tokens:
             await outbox.run(outbox.journal.park, entry.id, "it is old")
@@ -213,7 +213,7 @@ async def kept_request(api: Api, entry: Entry) -> tuple[TextRequest, CompletionO
         version = await api.version(wanted.model)
     except ApiError:  # no worker of it is known yet
         version = wanted.model
-    options = wanted.options(version, None, api.settings.offline)
+    options = replace(wanted.options(version), offline=entry.mode)
     first = entry.key.removesuffix(f"\0{entry.choice}") if entry.choice else entry.key
     key = IdempotencyKey(first, entry.digest, entry.path, entry.body, entry.client)
     each, name = list(_choices(options, wanted.choices, key))[entry.choice]

@@ -215,6 +215,11 @@ class Completion:
         """Whether it ended, and not by an error."""
         return self.end is not None and self.end.error is None
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is all that the target writes: complete, and not by the draft alone."""
+        return self.complete and self.end is not None and self.end.reason != "provisional"
+
     async def begun(self) -> None:
         """Wait until there is something to show or to tell, or the text is over."""
         while self.end is None and not (self.size or self.provisional) and self.waits is None:

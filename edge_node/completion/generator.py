@@ -27,8 +27,10 @@ from edge_node.completion.options import (
 )
 from edge_node.completion.service import Service, Wait
 from edge_node.completion.tracing import note_outcome, text_span
-from edge_node.generation import Generation, GenerationRequest, Shown
+from edge_node.generation import Generation, GenerationRequest, OtherText, Resume, Shown
+from edge_node.outbox.entries import Opened
 from flexspec_mq import waiting
+from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.controller.explain import Planned, in_words
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.controller.policies import name_of
@@ -49,6 +51,7 @@ from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.grammar.tools import ToolFormat, ToolUse
 from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Provisional
+from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.telemetry import TextSpan
 from schemas.node import TextFigures
 from schemas.plan import Plan
@@ -75,6 +78,7 @@ class CompletionGenerator:
         model: whose tokenizer prompts and answers go through.
         policy: makes the policy of each session.
         default_limit: tokens of a text whose request names no limit.
+        deliver: seconds for which the broker keeps an answer that is to be delivered.
 
     Attributes:
         closed: the node stops: texts that are kept go on when it is started again, and no worker is told of their end.
@@ -86,10 +90,12 @@ class CompletionGenerator:
         model: LoadedText,
         policy: Callable[[], Policy],
         default_limit: int = WHOLE_CONTEXT,
+        deliver: int = 0,
     ) -> None:
         self.node = node
         self.model = model
         self.policy = policy
+        self.deliver = deliver
         self.closed = False
         self._default_limit = default_limit
         self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
@@ -130,12 +136,10 @@ class CompletionGenerator:
         with text_span(self.node, prompt, options) as span:
             tell = told if span is None else partial(_tell_span, span, told)
             alone = options.offline == "provisional" and self.node.may_write_alone
-            version = options.version
-            if record is not None and record.opened is not None and record.commits:
-                version = record.opened.version  # what was shown is of it
+            opened = None if record is None else record.opened
             service = Service(
                 self.node,
-                version,
+                options.version if opened is None else opened.version,
                 key,
                 options.wait or 0.0,
                 tell,
@@ -273,6 +277,7 @@ class Writing:
     ) -> None:
         self._by = by
         self._record = record
+        self._resumed = None if record is None else record.opened
         self.tokens = 0 if record is None else len(record.tokens)
         self._prompt = prompt
         self._options = options
@@ -287,7 +292,13 @@ class Writing:
 
     async def begin(self) -> None:
         """Open a session."""
-        await self._service.resolve()
+        try:
+            await self._service.resolve()
+        except NoSuchVersion:
+            if self._resumed is None or self.tokens:
+                raise
+            self._begin_anew()
+            await self._service.resolve()
         await self._open()
 
     @property
@@ -399,6 +410,7 @@ class Writing:
                 return
             if stuck and not self._alone and self._service.unserved(self.generation):
                 self._by.node.cancel(self.generation)
+                self._begin_anew()
                 await self._service.wait()
                 await self._open()
                 continue
@@ -409,6 +421,7 @@ class Writing:
                 continue
             if not begun and self.generation.misled:
                 self._misled = True
+                self._begin_anew()
                 yield Provisional(0, ())
                 await self._open()
                 continue
@@ -420,9 +433,10 @@ class Writing:
                 return
 
     async def _open(self) -> None:
-        options = self._options
+        options, record, opened = self._options, self._record, self._resumed
+        directory = self._by.node.directory
         text = await self._service.text(self._by.model)
-        engine = self._by.node.directory.grammar_engine(self.version)
+        engine = directory.grammar_engine(self.version) if opened is None else opened.engine
         encoded = self._encoded = await self._by.encoded(text, self._prompt, options, engine or engine_name())
         if encoded.grammar is not None and not engine:
             raise WorkerError(
@@ -430,30 +444,70 @@ class Writing:
                 hint="install llguidance where the workers run, and start them again",
             )
         sampling = partial(options.sampling, self._drawn)
-        self.generation = self._by.node.generate(
-            GenerationRequest(
-                prompt=encoded.prompt,
-                sampling=sampling(self._by.node.directory.recommended(self.version)),
-                limit=encoded.limit,
-                policy=self._by.policy(),
-                ignore_eos=options.ignore_eos,
-                finish_at=StopFinder(text.tokenizer, options.stops) if options.stops else None,
-                timeout=self._left,
-                wait=options.wait or 0.0,
-                version=self.version,
-                digest=self._service.target.digest,
-                prediction=encoded.prediction,
-                user=options.user,
-                recommended=sampling if options.leaves_to_target and not self._misled else None,
-                text=text,
-                grammar=encoded.grammar,
-                engine=engine,
-                compiled=encoded.compiled,
-                span=self.span,
-                provisional=self._alone,
+        recommended, limit, resume = directory.recommended(self.version), encoded.limit, None
+        if record is not None and opened is not None:
+            recommended, limit = SamplingParams(opened.temperature, opened.top_k, opened.top_p), opened.limit
+            resume = Resume(
+                session=opened.session,
+                life=record.life,
+                root=opened.root,
+                private=opened.private,
+                committed=record.tokens,
             )
+        request = GenerationRequest(
+            prompt=encoded.prompt,
+            sampling=sampling(recommended),
+            limit=limit,
+            policy=self._by.policy(),
+            ignore_eos=options.ignore_eos,
+            finish_at=StopFinder(text.tokenizer, options.stops) if options.stops else None,
+            timeout=self._left,
+            wait=options.wait or 0.0,
+            version=self.version,
+            digest=self._service.target.digest,
+            prediction=encoded.prediction,
+            user=options.user,
+            recommended=sampling if options.leaves_to_target and not (self._misled or self.tokens) else None,
+            text=text,
+            grammar=encoded.grammar,
+            engine=engine,
+            compiled=encoded.compiled,
+            span=self.span,
+            provisional=self._alone,
+            kept=record is not None,
+            resume=resume,
+            deliver=self._by.deliver if options.offline == "deliver" else 0,
         )
+        try:
+            self.generation = self._by.node.generate(request)
+        except OtherText:
+            if self.tokens:
+                raise
+            self._begin_anew()
+            await self._open()
+            return
         _log.info("session %d of version %s begins", self.generation.session, self.version)
+        if record is not None and resume is None:
+            record.open(self._opened(engine))
+
+    def _begin_anew(self) -> None:
+        """Forget the session of an earlier life: nothing of its text was shown."""
+        self._resumed, self._service.model = None, self._options.version
+
+    def _opened(self, engine: str) -> Opened:
+        """Facts by which another life of the node goes on with the session."""
+        session, request = self.generation.session, self.generation.request
+        return Opened(
+            session=session,
+            version=self.version,
+            temperature=request.sampling.temperature,
+            top_k=request.sampling.top_k,
+            top_p=request.sampling.top_p,
+            limit=request.limit,
+            engine=engine,
+            root=self.generation.machine.root,
+            private=self._by.node.wire.private(session),
+        )
 
     @property
     def _left(self) -> float | None:

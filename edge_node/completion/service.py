@@ -61,6 +61,7 @@ class Service:
         alone: whether the draft may write while nobody can be reached.
 
     Attributes:
+        model: name that is asked for.
         target: version that the text opens on; see `resolve`.
     """
 
@@ -77,7 +78,7 @@ class Service:
     ) -> None:
         self._node = node
         self._directory = node.directory
-        self._model = model
+        self.model = model
         self._key = key
         self.target = TargetVersion(model or node.models.default)
         self._told = told
@@ -145,7 +146,7 @@ class Service:
         return texts.chosen(statuses()) or own
 
     def _look_up(self) -> TargetVersion:
-        self.target = self._node.models.resolve(self._model, self._key)
+        self.target = self._node.models.resolve(self.model, self._key)
         return self.target
 
     def _finds(self) -> bool:

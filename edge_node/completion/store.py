@@ -25,6 +25,7 @@ from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkError, TimeIsOver, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.settings import Setting
+from schemas.messages import MOST_KEPT
 from schemas.node import TextFigures, TextView
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ class CompletionLimits:
     ] = 3600.0
     max_readers: int = 16
     grace: float = waiting.GRACE
+
+    @property
+    def deliver(self) -> int:
+        """Seconds for which the broker keeps an answer that is to be delivered: as long as the outbox would."""
+        return min(round(self.outbox_for), MOST_KEPT)
 
     @property
     def bounds(self) -> Bounds:
@@ -181,7 +187,7 @@ class CompletionStore:
         text = self._begin(prompt, options) if key is None else await self._asked(prompt, options, key)
         try:
             yield text
-            if text.key is not None and text.complete:
+            if text.key is not None and text.settled:
                 self.outbox.later(self.outbox.journal.set_read, text.id)
         finally:
             self._leave(text)
@@ -194,7 +200,9 @@ class CompletionStore:
             OutboxError: the outbox cannot be written.
         """
         wait = max(options.wait or 0.0, self._limits.outbox_age)
-        await self._admit(prompt, replace(options, wait=wait), key, readers=0)
+        text = await self._admit(prompt, replace(options, wait=wait), key, readers=0)
+        if text.settled and not text.readers:
+            self._release(text)
 
     @property
     def goes_on_later(self) -> bool:
@@ -229,6 +237,8 @@ class CompletionStore:
 
     async def _asked(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey) -> Completion:
         """The text of a key, for one more reader; that one may go away meanwhile."""
+        if options.offline == "deliver" and not options.wait:
+            options = replace(options, wait=self._limits.outbox_age)
         admission = asyncio.create_task(self._admit(prompt, options, key, readers=1), name="admission")
         try:
             return await asyncio.shield(admission)
@@ -245,7 +255,7 @@ class CompletionStore:
     ) -> Completion:
         async with self._admission:
             text = self._keyed.get(key.key)
-            if text is None or (text.end is not None and not text.complete):
+            if text is None or (text.end is not None and not text.settled):
                 text = await self._found(Completion(prompt, options, key), key)
             elif text.key != key:
                 raise KeyReused("this idempotency key was used for another request")
@@ -263,13 +273,15 @@ class CompletionStore:
         if entry is None or entry.state == "failed":
             entry = _entry(text, key)
             await outbox.run(journal.accept, entry)
+            outbox.fresh.add(entry.id)
         elif entry.digest != key.digest:
             raise KeyReused("this idempotency key was used for another request")
         text.id, text.created = entry.id, int(entry.accepted)
         if entry.unfinished:
-            if entry.state == "stale":
+            if entry.id not in outbox.fresh or entry.state == "stale":
                 entry = await outbox.run(journal.unpark, entry.id)
-            self._write(text, Record(outbox, entry, []))
+            outbox.fresh.discard(entry.id)
+            self._write(text, Record(outbox, entry, await outbox.run(journal.committed, entry.id)))
         else:
             text.recall(await outbox.run(journal.answer, entry.id))
             self._active[text] = None
@@ -320,20 +332,25 @@ class CompletionStore:
 
     async def _keep(self, text: Completion, end: End) -> None:
         """Have the outbox know of an end before anybody else does."""
-        journal, error = self.outbox.journal, end.error
+        journal, error, age = self.outbox.journal, end.error, time.time() - text.created
+        unreached = end.reason == "provisional" or isinstance(error, LinkError | WorkerError)
         call: asyncio.Future[Any]
-        if error is None:
+        if error is None and not unreached:
             call = self.outbox.run(journal.finish, text.id, text.answer(end))
         elif self.closed or self._generator.node.failure is not None:
             return  # it goes on when the node is started again
         elif text.readers:  # they are told, and may ask again
             call = self.outbox.run(journal.forget, text.id)
-        elif isinstance(error, LinkError | WorkerError):
-            call = self.outbox.run(journal.park, text.id, error.message)
-            if self._limits.outbox_age > max(text.options.wait or 0.0, time.time() - text.created):
-                self._again.add(text)
-        else:
+        elif error is not None and not unreached:
             call = self.outbox.run(journal.finish, text.id, b"", error.message)
+        elif max(text.options.wait or 0.0, age) < self._limits.outbox_age:
+            self._again.add(text)  # the patience of its readers is over, and not its own
+            return
+        else:
+            self.outbox.write()
+            call = self.outbox.run(
+                journal.park, text.id, "nobody could be reached" if error is None else error.message
+            )
         try:
             await call
         except OutboxError as lost:
@@ -411,6 +428,7 @@ class CompletionStore:
         task = self._active.get(text)
         if task is not None and not task.done() and not (text.readers or text.size):
             task.cancel()
+            self.outbox.write()
             self.outbox.later(self.outbox.journal.park, text.id, "it waited for too long")
 
     def _release(self, text: Completion) -> None:

@@ -7,9 +7,10 @@ import msgspec
 
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import Commit, Origin
+from schemas.openai import Offline
 
 State = Literal["queued", "writing", "stale", "done", "failed"]
-"""Queued before its session is open; stale: queued for so long that its user is asked; failed: by an error."""
+"""Queued before its first token; stale: queued for so long that its user is asked; failed: by an error."""
 LIVES = 1024
 """Starts of a node that one text outlives at most: attempts and counters of messages go on from 2^16 and 2^22 a life,
 and have 32 bits."""
@@ -37,6 +38,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
         version: target version.
         temperature, top_k, top_p: sampling, recommendations of the target's makers applied.
         limit: tokens at most.
+        engine: name and version of the reader of grammars.
         root: digest of the chain before the first token, which covers the prompt.
         private: X25519 key of the session; empty without keys.
     """
@@ -48,6 +50,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float
     limit: int
     root: int
+    engine: str = ""
     private: bytes = b""
 
 
@@ -81,7 +84,7 @@ class Entry:
     body: bytes
     client: bytes = b""
     choice: int = 0
-    mode: str = "hold"
+    mode: Offline = "hold"
     accepted: float
     state: State = "queued"
     life: int = 0

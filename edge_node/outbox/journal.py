@@ -202,21 +202,20 @@ class Journal:
             before = self._all("SELECT opened FROM requests WHERE number = ?", number)[0][0]
             if before is None or msgspec.json.decode(before, type=Opened).session != opened.session:
                 self._run("DELETE FROM tokens WHERE request = ?", number)
-            self._run(
-                "UPDATE requests SET state = 'writing', opened = ? WHERE number = ?",
-                msgspec.json.encode(opened),
-                number,
-            )
+            self._run("UPDATE requests SET opened = ? WHERE number = ?", msgspec.json.encode(opened), number)
 
     def commit(self, commits: Mapping[str, Sequence[Commit]]) -> None:
-        """Add committed tokens of some texts; those of texts that are not here any more are left out."""
+        """Add committed tokens of some texts; those of texts that are over, or not here any more, are left out."""
         with self._transaction():
             for name, added in commits.items():
-                for number in self._number(name):
+                for (number,) in self._all(
+                    "SELECT number FROM requests WHERE id = ? AND finished IS NULL", name
+                ):
                     start = added[0].start
                     tokens = b"".join(_packed(commit.tokens) for commit in added)
                     codes = b"".join(map(codes_of, added))
                     self._run("INSERT INTO tokens VALUES(?,?,?,?)", number, start, tokens, codes)
+                    self._run("UPDATE requests SET state = 'writing' WHERE number = ?", number)
 
     def finish(self, name: str, answer: bytes = b"", error: str = "") -> None:
         """End a text by its answer or by an error; its tokens go, and older answers where there is no room."""

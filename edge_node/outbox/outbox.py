@@ -31,12 +31,14 @@ class Outbox:
     Attributes:
         journal: names the calls for `run`.
         unfinished: requests of earlier lives that are still to be written, in order.
+        fresh: ids of those of them that nothing of this life was sent for.
         counts: number of requests in each state; see `Journal.counts`.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.unfinished = journal.begin()
+        self.fresh = {entry.id for entry in self.unfinished}
         self.counts = journal.counts()
         self._thread = ThreadPoolExecutor(1, "outbox")
         self._commits: dict[str, list[Commit]] = {}  # not written yet

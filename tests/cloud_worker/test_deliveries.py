@@ -68,8 +68,14 @@ async def left(site: Site, request: GenerationRequest, *, after: int = 20, name:
     async with site.device(name) as node:
         generation = node.generate(request)
         await until(lambda: len(generation.machine.committed) >= after)
-        session, private = generation.session, node.wire.private(generation.session)
-        return Resume(session=session, life=1, private=private, committed=generation.machine.committed)
+        session, machine = generation.session, generation.machine
+        return Resume(
+            session=session,
+            life=1,
+            root=machine.root,
+            private=node.wire.private(session),
+            committed=machine.committed,
+        )
 
 
 def delivered(daemon: Daemon) -> int:
@@ -273,7 +279,7 @@ async def test_a_revoked_device_is_left_nothing_and_can_read_nothing(
         await link.wait_up(PATIENCE)
         await link.publish(topics.delivery_topic("edge", before.session), kept, qos=1, retain=True)
         async with site.device(wait=1.0) as node:
-            foreign = Resume(session=before.session, life=1, private=before.private)
+            foreign = Resume(session=before.session, life=1, root=before.root, private=before.private)
             generation = goes_on(node, asking(1), foreign)
             await until(lambda: node.refused[KeyReason.FORGED])
             assert not generation.machine.counters.deliveries

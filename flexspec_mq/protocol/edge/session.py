@@ -173,6 +173,11 @@ class EdgeSession:
         return self._request.version
 
     @property
+    def root(self) -> int:
+        """Digest of the chain before the first token, which tells texts apart."""
+        return self._text.chain.digest(0)
+
+    @property
     def committed(self) -> tuple[int, ...]:
         """All decided tokens, resumed ones included. A copy."""
         return self._text.committed

@@ -1,0 +1,283 @@
+"""Nodes that end in the middle of a text, and the next ones, which go on with it from the same file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from edge_node.outbox.journal import Bounds, Journal
+from tests.daemons import Daemon, FakeEngine, until, worker_at
+from tests.edge_node.api.served import Served, alone, content, links_to, said, served, waiting_engine
+
+VERSION = "restarts"
+KEY = {"idempotency-key": "k"}
+ASK: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True, "seed": 5}
+TEXT = alone("hello", 5, 200, ignore_eos=True)
+
+
+@asynccontextmanager
+async def node(broker: PrivateBroker, path: Path, edge: str = "phone", **more: Any) -> AsyncIterator[Served]:
+    """A life of a node, whose outbox is this file."""
+    settings: dict[str, Any] = {"workers": 0, "version": VERSION, "grace": 0.2, **more}
+    async with served(broker, edge={"edge": edge}, journal=Journal(path), **settings) as api:
+        yield api
+
+
+@asynccontextmanager
+async def slow_worker(broker: PrivateBroker) -> AsyncIterator[tuple[Daemon, FakeEngine]]:
+    """A worker that takes its time, so that texts are long under way."""
+    engine = FakeEngine(before=lambda _items: time.sleep(0.01))
+    async with worker_at(links_to(broker), "w", engine, version=VERSION) as daemon:
+        yield daemon, engine
+
+
+async def begun(api: Served) -> str:
+    """Ask for a stream and go away after its first text; what was read of it."""
+    body = {"model": VERSION, "messages": [{"role": "user", "content": "hello"}], "stream": True, **ASK}
+    request = api.http.build_request("POST", f"{api.url}/v1/chat/completions", json=body, headers=KEY)
+    answer = await api.http.send(request, stream=True)
+    assert answer.status_code == 200
+    read = ""
+    async for part in answer.aiter_text():
+        read += part
+        if shown := streamed(read):
+            await answer.aclose()
+            return shown
+    raise AssertionError(read)
+
+
+def streamed(stream: str) -> str:
+    """The text of a stream, of which the end may be missing."""
+    told = [json.loads(line[6:]) for line in stream.split("\n")[:-1] if line.startswith("data: {")]
+    return "".join(one["choices"][0]["delta"].get("content", "") for one in told)
+
+
+async def holds(api: Served, count: int) -> None:
+    """Wait until the outbox has so many requests."""
+    await until(lambda: sum(api.api.texts.outbox.counts.values()) == count)
+
+
+async def opened(api: Served) -> None:
+    """Wait until the session of a text is in the file."""
+    await until(lambda: api.node.sessions == 1)
+    while (await known(api))[0].opened is None:  # noqa: ASYNC110  the file tells nobody
+        await asyncio.sleep(0.01)
+
+
+async def known(api: Served) -> Any:
+    outbox = api.api.texts.outbox
+    return await outbox.run(outbox.journal.entries)
+
+
+async def test_a_text_goes_on_in_the_next_life_of_its_node(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    """The same session: no token is computed again, and the worker has read the prompt once."""
+    path = tmp_path / "outbox.sqlite"
+    async with slow_worker(mosquitto) as (daemon, engine):
+        async with node(mosquitto, path) as api:
+            shown = await begun(api)
+            (entry,) = await known(api)
+            assert (entry.state, api.node.sessions) == ("writing", 1)
+        assert daemon.kept == 1  # no worker was told that the node ended
+        async with node(mosquitto, path) as api:
+            (again,) = await known(api)
+            assert (again.id, again.life, again.opened.session) == (entry.id, 1, entry.opened.session)
+            assert again.tokens
+            await until(lambda: api.node.sessions == 1)
+            assert list(api.node._sessions) == [entry.opened.session]
+            await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
+            body = {"stream": True, **ASK}
+            answer = await api.chat(headers=KEY, **body)
+            text = streamed(answer.text)
+            assert text == TEXT
+            assert text.startswith(shown)
+            assert answer.headers["x-flexspec-outbox"] == entry.id
+            assert daemon.worker.machine.counters.opened == 1
+            prompts = {prompt for batch in engine.batches for prompt in batch}
+            assert len(prompts) == 1
+        async with node(
+            mosquitto, path
+        ) as api:  # and the answer is there after another restart, without a worker
+            engine.gate.clear()
+            answer = await api.chat(headers=KEY, **{"stream": True, **ASK})
+            assert streamed(answer.text) == TEXT
+
+
+async def test_files_of_any_moment_give_the_same_text(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    """A power cut at some moments of a text: copies of the file, each of which another node goes on from."""
+    path, copies = tmp_path / "outbox.sqlite", []
+    engine = FakeEngine()
+    async with worker_at(links_to(mosquitto), "w", engine, version=VERSION):
+        async with node(mosquitto, path) as api:
+            engine.gate.clear()
+            asking = asyncio.create_task(api.chat(headers=KEY, **ASK))
+            await opened(api)
+            copies.append(copied(path, tmp_path / "opened"))
+            engine.gate.set()
+            assert content(await asking) == TEXT
+            copies.append(copied(path, tmp_path / "done"))
+        for number, copy in enumerate(copies):
+            async with node(mosquitto, copy, edge=f"copy{number}") as api:
+                assert content(await api.chat(headers=KEY, **ASK)) == TEXT
+                (entry,) = await known(api)
+                assert (entry.life, entry.state) == ((1, "done"), (0, "done"))[number]
+
+
+def copied(path: Path, to: Path) -> Path:
+    to.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        shutil.copy(file, to)
+    return to / path.name
+
+
+async def test_requests_of_an_earlier_life_go_out_in_their_order(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    path = tmp_path / "outbox.sqlite"
+    async with node(mosquitto, path, wait=300.0) as api:
+        asking = []
+        for number in range(12):
+            headers = {"idempotency-key": f"k{number}"}
+            asking.append(asyncio.create_task(api.chat(f"question {number}", headers=headers, **ASK)))
+            await holds(api, number + 1)
+    await asyncio.gather(*asking, return_exceptions=True)
+    engine = waiting_engine()
+    async with worker_at(links_to(mosquitto), "w", engine, version=VERSION) as daemon:
+        opened: list[int] = []
+        async with node(mosquitto, path) as api:
+            await until(lambda: api.node.sessions == 12)
+            opened = list(api.node._sessions)
+            entries = await known(api)
+            assert [entry.opened.session for entry in entries] == opened
+            engine.gate.set()
+            await until(lambda: api.api.texts.outbox.counts == {"unread": 12})
+            for number in range(12):
+                answer = await api.chat(
+                    f"question {number}", headers={"idempotency-key": f"k{number}"}, **ASK
+                )
+                assert content(answer) == alone(f"question {number}", 5, 200, ignore_eos=True)
+        assert daemon.worker.machine.counters.opened == 12
+
+
+async def test_an_old_request_waits_until_its_user_wants_it_still(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    path = tmp_path / "outbox.sqlite"
+    async with node(mosquitto, path, wait=300.0) as api:
+        asking = asyncio.create_task(api.chat(headers=KEY, **ASK))
+        await holds(api, 1)
+        (entry,) = await known(api)
+    await asyncio.gather(asking, return_exceptions=True)
+    async with slow_worker(mosquitto) as (daemon, _), node(mosquitto, path, outbox_age=0.001) as api:
+        await until(lambda: api.api.texts.outbox.counts == {"stale": 1})
+        assert api.api.texts.waiting == 1
+        assert daemon.worker.machine.counters.opened == 0
+        assert content(await api.chat(headers=KEY, **ASK)) == TEXT
+        (again,) = await known(api)
+        assert (again.id, again.state, again.life) == (entry.id, "done", 2)
+
+
+async def test_a_text_that_this_node_would_write_otherwise_is_not_spliced(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """Shown text must go on as it began, or fail in words; a text of which nothing was shown begins anew."""
+    path = tmp_path / "outbox.sqlite"
+    async with slow_worker(mosquitto):
+        async with node(mosquitto, path) as api:
+            await begun(api)
+            await until(lambda: api.api.texts.outbox.counts == {"writing": 1})
+        journal = Journal(path)
+        (entry,) = journal.entries()
+        journal.open(entry.id, other_root(entry.opened))
+        journal.close()
+        async with node(mosquitto, path) as api:
+            await until(lambda: api.api.texts.outbox.counts == {"failed": 1})
+            (failed,) = await known(api)
+            assert "another text now than the one that it began" in failed.error
+            answer = await api.chat(headers=KEY, stream=True, **ASK)  # asked again, it begins anew
+            assert streamed(answer.text) == TEXT
+    path = tmp_path / "unshown.sqlite"
+    engine = waiting_engine()
+    async with worker_at(links_to(mosquitto), "w2", engine, version=VERSION):
+        async with node(mosquitto, path) as api:
+            asking = asyncio.create_task(api.chat(headers=KEY, **ASK))
+            await opened(api)
+        await asyncio.gather(asking, return_exceptions=True)
+        journal = Journal(path)
+        (entry,) = journal.entries()
+        journal.open(entry.id, other_root(entry.opened))
+        journal.close()
+        engine.gate.set()
+        async with node(mosquitto, path) as api:
+            assert content(await api.chat(headers=KEY, **ASK)) == TEXT
+
+
+def other_root(opened: Any) -> Any:
+    return type(opened)(**{name: getattr(opened, name) for name in opened.__struct_fields__} | {"root": 1})
+
+
+async def test_a_node_that_lost_its_workers_asks_the_user_in_the_end(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """A reader's patience ends for the reader; without one the text waits as long as requests may."""
+    path = tmp_path / "outbox.sqlite"
+    async with node(mosquitto, path, outbox_age=2.0) as api:
+        said(await api.chat(headers=KEY, **ASK), 503, "no_worker")
+        assert api.api.texts.outbox.counts == {}
+        asking = asyncio.create_task(api.chat(headers=KEY, wait=0.5, **ASK))
+        await until(lambda: api.api.texts.outbox.counts == {"queued": 1})
+        asking.cancel()
+        await until(lambda: api.api.texts.outbox.counts == {"stale": 1})
+        (entry,) = await known(api)
+        assert entry.error
+
+
+async def test_a_full_disk_is_told_and_texts_go_on(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    async with slow_worker(mosquitto), node(mosquitto, path) as api:
+        journal = api.api.texts.outbox.journal
+        await api.api.texts.outbox.run(journal._file.execute, "PRAGMA max_page_count = 1")
+        said(await api.chat("x" * 20_000, headers=KEY, **ASK), 503, "outbox")
+        answer = await api.chat(**ASK)  # without a key nothing is kept
+        assert content(answer) == TEXT
+
+
+@pytest.mark.parametrize("size", [Bounds(texts=1), Bounds(size=700)])
+async def test_bounds_hold_through_restarts(mosquitto: PrivateBroker, tmp_path: Path, size: Bounds) -> None:
+    path = tmp_path / "outbox.sqlite"
+    async with slow_worker(mosquitto):
+        for number in range(3):
+            async with node(mosquitto, path) as api:
+                api.api.texts.outbox.journal._bounds = size
+                headers = {"idempotency-key": f"k{number}"}
+                assert (await api.chat(headers=headers, **ASK)).status_code == 200
+                assert sum(api.api.texts.outbox.counts.values()) <= 1
+
+
+async def test_a_question_in_a_lift_is_answered_when_the_door_opens(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """Mode `deliver` is a patience by itself, and the node draws the key: who asked may leave, and the node end."""
+    path, ask = tmp_path / "outbox.sqlite", {**ASK, "offline": "deliver"}
+    async with node(mosquitto, path) as api:
+        asking = asyncio.create_task(api.chat(**ask))
+        await holds(api, 1)
+        asking.cancel()
+        await asyncio.sleep(2.5)  # longer than a request without a patience waits
+        (queued,) = await known(api)
+        assert (queued.state, queued.mode) == ("queued", "deliver")
+    async with node(mosquitto, path) as api:
+        async with slow_worker(mosquitto) as (daemon, _):
+            await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
+            assert daemon.worker.machine.counters.opened == 1
+        outbox = api.api.texts.outbox
+        answer = json.loads(await outbox.run(outbox.journal.answer, queued.id))
+        assert "".join(piece for piece, _ in answer["pieces"]) == TEXT
