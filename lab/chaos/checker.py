@@ -286,8 +286,8 @@ def check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found: 
                 found.broken(Broken.FOREIGN, f"{name}: nobody wants this text there")
             else:
                 before = newest.get((record.edge, record.session))
-                newest[record.edge, record.session] = made = _Session(name, text, before.had if before else 0)
-                sessions[key] = made
+                kept = max(before.had, before.kept) if before else 0  # one that was killed at once had none
+                newest[record.edge, record.session] = sessions[key] = _Session(name, text, kept)
         elif key not in sessions:
             found.broken(Broken.FOREIGN, f"{name} was never begun: {type(record).__name__.lower()}")
         else:

@@ -80,6 +80,8 @@ def drawn(seed: int) -> list[Record]:
             made.add(Healed, 100 + text, after=9.0)
             attempt, life = 2, life + 2
             session, start = rng.choice(((session, rng.randint(0, had)), (session + 1, 0)))
+            if start and rng.random() < 0.5:  # a life that is over before it has a token
+                made.session(edge, session, 77 + text, (), life - 1)
             made.add(Asked, text, 2, PATIENCE, True, PROVISIONAL)
         made.add(Struck, text, rng.choice(("stop", "storm", "clock")), rng.choice((*WORKERS, "broker")))
         made.session(edge, session, 77 + text, tokens, life, start)
