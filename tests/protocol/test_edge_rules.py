@@ -483,9 +483,24 @@ def test_a_text_begins_with_the_draft_alone_where_nobody_can_be_reached() -> Non
     machine.link_down(0.0)
     machine.start(0.0)
     machine.tick(3.0)
-    give(machine, *[1] * 70, now=3.0)
+    drafted = [7 * number % 30 + 1 for number in range(70)]
+    give(machine, *drafted, now=3.0)
     (opened,) = sent(machine.link_up(4.0) + machine.tick(5.0), Open)
     assert isinstance(opened.message, Open)
-    assert opened.message.draft == (1,) * 64
+    assert opened.message.draft == tuple(drafted[:64])
     rest = batches(machine.receive(verdict((), (), worker="w", ident=ident), 5.1))
-    assert rest == [(64, (1,) * 6)]
+    assert rest == [(64, tuple(drafted[64:]))]
+
+
+@pytest.mark.parametrize(("run", "stops"), [(8, True), (13, True), (7, False)])
+def test_a_draft_that_writes_alone_stops_where_it_goes_in_circles(run: int, stops: bool) -> None:
+    ident = identity(limit=1000, ignore_eos=True)
+    machine = session(Plan(2, 1), alone=lambda: 500, identity=ident)
+    machine.link_down(0.0)
+    machine.start(0.0)
+    machine.tick(3.0)
+    circle = [*range(1, run + 1)] * 3
+    give(machine, *circle[:-1], now=3.0)
+    assert not machine.wrote_alone
+    give(machine, circle[-1], now=3.0)
+    assert machine.wrote_alone is stops

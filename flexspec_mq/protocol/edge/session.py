@@ -370,8 +370,10 @@ class EdgeSession:
         )
 
     def _room(self, plan: Plan) -> int:
-        """Tokens that are wanted now: none behind a long draft that nobody has looked at yet."""
+        """Tokens that are wanted now: none behind a long draft that nobody has looked at, or that goes in circles."""
         text = self._text
+        if self._alone and text.loops:
+            return 0
         if self._alone:
             return min(self._alone - (text.tip - text.have), text.limit - 1 - text.tip)
         return 0 if self._alone_to > text.have else self._sender.room(plan)

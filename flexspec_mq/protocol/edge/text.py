@@ -15,6 +15,8 @@ from flexspec_mq.protocol.effects import FinishReason, Origin
 from schemas.messages import MAX_DRAFT_TOKENS, Verdict
 
 _ORIGIN = attrgetter("origin")
+_RUNS = range(8, 65)
+"""Lengths of runs that are looked for: shorter ones repeat in tables and lists as well."""
 
 
 class Agreement(Enum):
@@ -171,6 +173,12 @@ class SessionText:
         self.tip += 1
         self.capped = self.tip >= self.limit - 1 or token.token in self._eos
         return True
+
+    @property
+    def loops(self) -> bool:
+        """Whether the chain ends in the same run of tokens three times over, as small models do which write alone."""
+        end = self.chain.tokens(max(0, self.tip - 3 * _RUNS[-1]), self.tip)
+        return any(end[-3 * run : -run] == end[-2 * run :] for run in _RUNS if len(end) >= 3 * run)
 
     def free(self, start: int, end: int) -> int:
         """Number of drafted tokens at positions `start` to `end - 1` that no grammar forces."""
