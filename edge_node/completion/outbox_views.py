@@ -85,7 +85,7 @@ def _first_words(body: dict[str, Any]) -> str:
     if isinstance(turns, list):
         asked = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
         turns = asked[-1].get("content", "") if asked else f"{len(turns)} tokens"
-    return " ".join(" ".join(_texts(turns)).split())[:_FIRST]
+    return " ".join(" ".join(_texts(turns)).split())[:_FIRST].rstrip()
 
 
 def _texts(content: Any) -> Iterator[str]:

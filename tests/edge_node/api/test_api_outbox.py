@@ -15,6 +15,7 @@ from broker.launcher import PrivateBroker
 from edge_node.api.settings import ApiSettings
 from edge_node.cli.main import main
 from edge_node.cli.outbox import run_outbox
+from edge_node.completion.outbox_views import listed, shown
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
 from flexspec_mq.errors import UsageError
@@ -157,6 +158,30 @@ async def test_the_outbox_asks_for_the_key_of_the_api(mosquitto: PrivateBroker) 
             said(await node.http.request(method, f"{node.url}/v1/outbox/x"), 401, "invalid_api_key")
         said(await node.get("/v1/outbox"), 401, "invalid_api_key")
         assert (await node.get("/v1/outbox", node.key)).json() == {"data": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a\n"}, {"type": "x"}]}]}, "a"),
+        ({"prompt": [1, 2, 3]}, "3 tokens"),
+        ({"prompt": "long " * 40}, ("long " * 16).rstrip()),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}]}, "a"),
+        ({"topic": "t", "payload": "why?", "properties": {}}, "why?"),
+        ({"topic": "t", "payload": '{"prompt": "why?"}', "properties": {}}, "why?"),
+        ({"topic": "t", "payload": "12", "properties": {}}, "12"),
+        ({}, ""),
+    ],
+)
+def test_first_words_of_whatever_is_asked(body: dict[str, Any], words: str) -> None:
+    with closing(Journal(None)) as journal:
+        raw = json.dumps(body).encode()
+        journal.accept(Entry(id="a", key="a", digest=b"d", path="mqtt", body=raw, accepted=1e9))
+        (view,) = listed(journal)
+        text = shown(journal, "a")
+    assert text is not None
+    assert (view.prompt, text.prompt, text.text) == (words, words, "")
 
 
 def _flags(action: str = "list", name: str | None = None, *, as_json: bool = False) -> argparse.Namespace:
