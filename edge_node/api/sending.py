@@ -73,13 +73,16 @@ def _positions(since: str, texts: Sequence[Completion]) -> list[int]:
     name, _, counts = since.partition(":")
     positions = [int(count) for count in counts.split(",") if count.isdecimal()]
     if name != texts[0].id or len(positions) != len(texts):
-        raise ApiError(
-            404,
-            f"Last-Event-ID {since[:80]!r} is of no text under this key",
-            code="not_found",
-            hint="without this header the answer comes from its beginning",
-        )
+        raise unknown_event(since)
     return positions
+
+
+def unknown_event(since: str) -> ApiError:
+    """A client comes back to a text that is not there."""
+    what = f"Last-Event-ID {since[:80]!r} is of no text under this key"
+    return ApiError(
+        404, what, code="not_found", hint="without this header the answer comes from its beginning"
+    )
 
 
 async def _whole(form: Form, sender: Sender, headers: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from edge_node.api.bodies import Bodies, canonical
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
 from edge_node.api.forms import TextRequest
 from edge_node.api.kept_responses import ResponseStore, client_of
-from edge_node.api.sending import reply
+from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.options import SEED_BITS, CompletionOptions
@@ -154,8 +154,9 @@ async def serve_text(
         if (key := _key(request, body, options)) is not None:
             options = replace(options, timeout=None)  # its patience is its bound
         since = request.headers.get("last-event-id")
-        if since is not None and key is None:
-            raise bad(None, "a Last-Event-ID needs the Idempotency-Key of its stream")
+        outbox = api.texts.outbox
+        if since and (key is None or await outbox.run(outbox.journal.under, key.key) is None):
+            raise unknown_event(since)  # nothing is begun for it
         async with AsyncExitStack() as reading:
             texts = [
                 await reading.enter_async_context(api.texts.reading(wanted.prompt, each, name))

@@ -29,7 +29,8 @@ UNVERIFIED = "dim italic"
 
 def legend() -> Text:
     """Which colour means what."""
-    return Text("   ").join(Text(meaning, style) for style, meaning in STYLES.values())
+    known = (*STYLES.values(), (UNVERIFIED, "unverified, by the draft alone"))
+    return Text("   ").join(Text(meaning, style) for style, meaning in known)
 
 
 def style(writer: Writer | None) -> str:

@@ -42,7 +42,7 @@ class Screen:
 
     def legend(self) -> None:
         """Show which colour means what."""
-        self.show(Text.assemble(legend(), "   ", ("unverified, by the draft alone", UNVERIFIED)))
+        self.show(legend())
 
     def question(self, prompt: str) -> None:
         """Show what was asked."""

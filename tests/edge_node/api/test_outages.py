@@ -1,6 +1,7 @@
 """An outage in the middle of an answer, as clients see it that wait, that read provisional text, and that come back."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
 from schemas.openai import Provisional, unconfirmed
 from tests.daemons import FakeDrafter, FakeEngine, until
-from tests.edge_node.api.served import Served, alone, served
+from tests.edge_node.api.served import Served, alone, said, served
 
 CUT = 2.5
 HEARTBEAT = 0.2
@@ -130,3 +131,33 @@ async def test_events_of_a_response_that_the_official_client_does_not_know_do_no
         await cutting
         assert kinds.count("response.flexspec") > 2
         assert whole.output_text == alone("hello", 376, 2000)
+
+
+async def test_a_client_that_comes_back_reads_on_and_begins_nothing_where_its_text_is_gone(
+    mosquitto: PrivateBroker,
+) -> None:
+    async with served(mosquitto, engine=FakeEngine(lambda _: time.sleep(0.005))) as api:
+        asked = {"seed": 3, "max_tokens": 400, "ignore_eos": True, "stream": True, "model": api.version}
+        body = {**asked, "messages": [{"role": "user", "content": "hello"}]}
+        path, key = f"{api.url}/v1/chat/completions", {"idempotency-key": "k"}
+        text, since = "", ""
+        while "[DONE]" not in since:
+            headers = key | ({"last-event-id": since} if since else {})
+            async with api.http.stream("POST", path, json=body, headers=headers) as answer:
+                assert answer.status_code == 200
+                got = 0
+                async for line in answer.aiter_lines():
+                    since = line.removeprefix("id: ") if line.startswith("id: ") else since
+                    if line == "data: [DONE]":
+                        since = line
+                    elif line.startswith("data: "):
+                        delta = json.loads(line[6:])["choices"][0]["delta"].get("content", "")
+                        text, got = text + delta, got + len(delta)
+                    if got > 60 and not line:  # a client goes between two events
+                        break
+        assert text == TEXT
+        opened = api.daemons[0].worker.machine.counters.opened
+        for lost in ({"idempotency-key": "other"}, {}):
+            answer = await api.http.post(path, json=body, headers={"last-event-id": "x:5", **lost})
+            said(answer, 404, "not_found")
+        assert api.daemons[0].worker.machine.counters.opened == opened == 1
