@@ -134,7 +134,7 @@ async def _edge(
     children: Children, name: str, port: int, *flags: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Start an edge node and wait until it knows a worker; what it said when its API answered."""
-    own = (f"--broker=127.0.0.1:{port}", f"--edge={name}", "--api-port=0", *_SAYS)
+    own = (f"--broker=127.0.0.1:{port}", f"--edge={name}", "--api-port=0", "--no-outbox", *_SAYS)
     command = python("edge_node", "serve", *own, *flags)
     edge = await children.start(name, command, with_us=signal.SIGTERM, say=say)
     ready = await edge.event(lambda event: "port" in event)

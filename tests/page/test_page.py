@@ -4,6 +4,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ import pytest_asyncio
 pytest.importorskip("playwright.async_api", reason="make test-page installs it")
 
 from broker.launcher import PrivateBroker
+from edge_node.outbox.journal import Journal
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.page.browser import DESKTOP, PHONE, SCHEMES, PageView, chromium, opened
-from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, worker_at
+from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, until, worker_at
 from tests.edge_node.api.served import alone, links_to, served
 from tests.edge_node.families import CANARY, STABLE, Family, publisher, version
 
@@ -172,6 +175,27 @@ async def test_a_stream_that_broke_is_read_on_behind_what_has_come(
         await whole(view, turn)
         assert api.daemons[0].worker.machine.counters.opened == 1
         assert await view.breaches() == []
+
+
+async def test_an_answer_goes_on_when_its_node_was_started_again(
+    browser: Any, mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    name, path = "page-restarts", tmp_path / "outbox.sqlite"
+    lives = partial(served, mosquitto, workers=0, version=name, edge={"edge": name}, grace=0.2)
+    async with (
+        worker_at(links_to(mosquitto), f"w-{name}", FakeEngine(slow), version=name),
+        AsyncExitStack() as life,
+    ):
+        api = await life.enter_async_context(lives(journal=Journal(path)))
+        await until(lambda: name in api.node.directory.versions())
+        async with opened(browser, api.url) as view:
+            turn = await begin(view)
+            await view.until("li.turn[data-state=writing]")
+            await life.aclose()
+            await view.until(".note", "The edge node went away")
+            async with lives(journal=Journal(path), api_port=api.port):
+                await whole(view, turn)
+            assert await view.breaches() == []
 
 
 async def test_a_canary_shows_up_and_answers(browser: Any, mosquitto: PrivateBroker, tmp_path: Path) -> None:
