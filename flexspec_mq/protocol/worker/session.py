@@ -25,6 +25,8 @@ MOST_HELD = 8
 """Batches kept per session until usable; on overflow the one with the lowest `have` goes, then the farthest."""
 _MOST_DRAFTED = MOST_HELD * MAX_DRAFT_TOKENS
 """Drafted tokens that go into one forward of one session: after an outage all that its device wrote alone."""
+_DRAFTED_ALONE = 8
+"""Tokens that the worker may draft itself for one forward of a session whose edge is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +232,10 @@ class WorkerSession:
             end: position after the edge's draft.
             drafted: tokens of that draft.
         """
-        before_limit = self.identity.limit - end - 1
-        credit = before_limit if self.away else self.have + self._ahead - end - 1
-        return max(0, min(self._worker_draft, credit, before_limit, _MOST_DRAFTED - drafted))
+        room = min(self.identity.limit - end - 1, _MOST_DRAFTED - drafted)
+        if self.away:
+            return max(0, min(_DRAFTED_ALONE, room))
+        return max(0, min(self._worker_draft, self.have + self._ahead - end - 1, room))
 
     def _merged(self, n: int) -> tuple[tuple[int, ...], list[Batch]]:
         """Drafted tokens from position `n` on out of all held batches that join up; where two fit, the newest."""
