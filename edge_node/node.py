@@ -357,7 +357,8 @@ class EdgeNode:
             self._perform(generation, machine.link_down(now))
         self._perform(generation, machine.start(now))
         if (answer := self._answers.pop(session)) is not None:
-            self._receive(Inbound(topics.delivery_topic(self.name, session), answer), now)
+            left = Inbound(topics.delivery_topic(self.name, session), answer)
+            asyncio.get_running_loop().call_soon(self._receive, left, now)
         return generation
 
     def _is_idle(self) -> bool:

@@ -314,3 +314,21 @@ async def test_fifty_devices_at_once_find_theirs(site: Site) -> None:
         assert len(daemon.engine.batches) == steps
         await until(lambda: not daemon.worker.machine.deliveries)
     assert not await site.kept()
+
+
+async def test_an_answer_that_ends_while_the_broker_is_away_is_left_when_it_is_back(site: Site) -> None:
+    request = asking(1)
+    async with site.worker(engine=slow()) as daemon:
+        resume = await left(site, request)
+        session = daemon.worker.machine.sessions["edge", resume.session]
+        await until(lambda: session.away)
+        site.broker.kill()
+        await until(lambda: delivered(daemon) >= 2)  # it is tried again and again
+        await asyncio.to_thread(site.broker.start)
+        async with asyncio.timeout(PATIENCE):
+            while not await site.kept():
+                pass
+        steps = len(daemon.engine.batches)
+        async with site.device() as node:
+            assert (*resume.committed, *(await text(goes_on(node, request, resume)))) == alone(request)
+        assert len(daemon.engine.batches) == steps
