@@ -68,6 +68,33 @@ async def test_the_official_client_waits_by_comments_and_skips_what_it_does_not_
         assert any(wait and wait.startswith("waiting for the broker") for wait in waits)
 
 
+@pytest.mark.parametrize("queued", [True, False], ids=["queued", "read slowly"])
+async def test_the_official_client_waits_before_the_first_token(
+    mosquitto: PrivateBroker, queued: bool
+) -> None:
+    """Comments keep it whether the node says whom the request waits for, or only that nothing has come yet."""
+    async with behind_a_link(mosquitto) as (api, link):
+        if queued:
+            link.stall(CUT)
+            link.cut()
+            await until(lambda: not api.node.link.is_up)
+        else:
+            api.daemons[0].engine.gate.clear()
+            asyncio.get_running_loop().call_later(1.5, api.daemons[0].engine.gate.set)
+        client, text, began = api.client.with_options(timeout=4 * HEARTBEAT), "", time.monotonic()
+        async for chunk in await client.chat.completions.create(
+            model=api.version,
+            messages=[{"role": "user", "content": "hello"}],
+            stream=True,
+            seed=3,
+            max_tokens=40,
+            extra_body={"wait": 30.0},
+        ):
+            text += chunk.choices[0].delta.content or ""
+        assert text == alone("hello", 3, 40)
+        assert time.monotonic() - began > 1.2
+
+
 @pytest.mark.parametrize("accuracy", [0.0, 0.7, 1.0])
 async def test_provisional_text_is_read_while_the_link_is_away_and_confirmed_or_replaced_afterwards(
     mosquitto: PrivateBroker, accuracy: float

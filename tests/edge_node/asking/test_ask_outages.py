@@ -118,3 +118,20 @@ async def test_an_ask_that_has_waited_for_too_long_is_to_be_asked_again(
             _, message, _, _ = await asker.message()
             assert (message["id"], message["error"]["code"]) == ("s", "stale")
             await until(lambda: not node.served.api.texts.outbox.counts)
+
+
+async def test_an_ask_to_be_delivered_waits_for_the_way_to_the_workers(mosquitto: PrivateBroker) -> None:
+    async with (
+        Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port)).listening() as link,
+        asked(mosquitto, node_through=link.port) as node,
+        Asker(mosquitto) as asker,
+    ):
+        link.stall(3.0)
+        link.cut()
+        await until(lambda: not node.served.node.link.is_up)
+        ask = {"id": "d", "prompt": "hello", "seed": 7, "max_tokens": 40}
+        await asker.publish(f"f1/ask/{node.edge}", {**ask, "id": "at once"})
+        await asker.publish(f"f1/ask/{node.edge}", {**ask, "offline": "deliver"})
+        answers = {answer["id"]: answer for _, answer, *_ in [await asker.message() for _ in range(2)]}
+        assert answers["at once"]["error"]["code"] == "broker_unreachable"
+        assert answers["d"]["text"] == alone("hello", 7, 40)
