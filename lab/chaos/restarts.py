@@ -336,11 +336,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--target", default="", help="checkpoint that writes them, or 'default' (default: tiny)"
     )
     parser.add_argument("--draft", default="default", help="folder of its draft, or 'default'")
+    parser.add_argument("--history", type=Path, help="new folder for it (default: one of its own)")
     args = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(1)
-    scratch = Path(tempfile.mkdtemp(prefix="flexspec-restarts-"))
+    scratch: Path = args.history or Path(tempfile.mkdtemp(prefix="flexspec-restarts-"))
+    scratch.mkdir(exist_ok=True)
     run = _run(args, scratch)
     began = time.monotonic()
     try:

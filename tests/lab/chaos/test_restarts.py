@@ -1,6 +1,7 @@
 """A small run in which a device's daemon is killed again and again, and what it proves is looked for."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,9 +10,9 @@ from lab.chaos.restarts import main
 
 @pytest.mark.timeout(240)
 def test_a_device_that_is_killed_loses_doubles_and_changes_nothing(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main(["--requests", "4", "--kills", "3", "--seed", "1"])
+    code = main(["--requests", "4", "--kills", "3", "--seed", "1", "--history", str(tmp_path / "h")])
     printed = capsys.readouterr().out
     assert code == 0, printed
     found = json.loads(printed.splitlines()[-1])["results"]
