@@ -87,9 +87,9 @@ LEASE_LEAST: Final = 1.0
 KEY_ASKED: Final = 0.25
 """Between two answers to `key wanted` of one session."""
 
-UNCLAIMED: Final = 10.0
-"""For an answer that the broker has kept until a text begins that it is of: a node that starts has to read first which
-texts it goes on with."""
+UNCLAIMED: Final = 600.0
+"""For an answer that the broker has kept until the text goes on that it is of: a node that has started writes its texts
+in turn, and each waits for a worker of its version."""
 
 # Session, at the worker
 
