@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from edge_node.api.app import create_app
 from edge_node.api.connections import ApiConnection, ApiConnections
-from edge_node.api.serving import Api, go_on_with_all
+from edge_node.api.serving import Api, keep_outbox
 from edge_node.api.settings import ApiSettings
 from flexspec_mq import waiting
 from flexspec_mq.controller.plan import Policy
@@ -80,7 +80,7 @@ async def serve(app: Starlette, started: Callable[[int], None]) -> None:
         server = _Server(_config(app, api), partial(started, port))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
         try:
-            async with running(go_on_with_all(api), "outbox"):
+            async with running(keep_outbox(api), "outbox"):
                 await asyncio.wait([serving])
             raise FlexSpecError("the API server ended by itself", hint="its log has the reason")
         finally:

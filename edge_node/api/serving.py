@@ -28,6 +28,7 @@ from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.options import SEED_BITS, CompletionOptions
 from edge_node.completion.store import CompletionStore, TooManyTexts
 from edge_node.outbox.outbox import ASKED
+from flexspec_mq import waiting
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import Carrier, Telemetry, context_of
 from schemas.openai import Model, ModelVersion
@@ -163,6 +164,15 @@ async def serve_text(
                 for each, name in _choices(options, wanted.choices, key)
             ]
             await reply(texts, wanted, api.settings, request.receive, send, reading.aclose, since)
+
+
+async def keep_outbox(api: Api) -> None:
+    """Go on with what earlier lives have left, then delete what is too old, until cancelled."""
+    await go_on_with_all(api)
+    outbox = api.texts.outbox
+    while True:
+        await asyncio.sleep(waiting.OUTBOX_SWEEP)
+        outbox.later(outbox.journal.sweep)
 
 
 async def go_on_with_all(api: Api) -> None:

@@ -199,13 +199,16 @@ def _journal(config: EdgeConfig) -> Journal:
 
     Raises:
         OutboxError: it cannot be used.
-        ModelError: there is neither a folder nor a home.
     """
     from edge_node.outbox.journal import Journal
 
-    if config.node.ephemeral or not config.api.outbox:
-        return Journal(None, config.api.bounds)
-    return Journal(_outbox_file(config), config.api.bounds)
+    path = None
+    if config.api.outbox and not config.node.ephemeral:
+        try:
+            path = _outbox_file(config)
+        except ModelError:  # there is neither a folder nor a home, which a node can do without
+            logs.tell("the outbox is kept in memory, as this user has no home; --state-dir names a folder")
+    return Journal(path, config.api.bounds)
 
 
 def _outbox_file(config: EdgeConfig) -> Path:

@@ -218,13 +218,14 @@ class Journal:
                     self._run("UPDATE requests SET state = 'writing' WHERE number = ?", number)
 
     def finish(self, name: str, answer: bytes = b"", error: str = "") -> None:
-        """End a text by its answer or by an error; its tokens go, and older answers where there is no room."""
+        """End a text by its answer or by an error; its session goes, and older answers where there is no room."""
         state: State = "failed" if error else "done"
         with self._transaction():
             for number in self._number(name):
                 self._run("DELETE FROM tokens WHERE request = ?", number)
                 self._run(
-                    "UPDATE requests SET state = ?, answer = ?, error = ?, finished = ? WHERE number = ?",
+                    "UPDATE requests SET state = ?, answer = ?, error = ?, finished = ?, opened = NULL "
+                    "WHERE number = ?",
                     state,
                     answer or None,
                     error,
@@ -257,11 +258,20 @@ class Journal:
         """Delete a request with all that is known of its text; whether there was one."""
         with self._transaction():
             there = self._run("DELETE FROM requests WHERE id = ?", name).rowcount > 0
-        with _told(self.path):
-            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log would hold it for a while yet
+        self._empty_log()
         return there
 
+    def sweep(self) -> None:
+        """Delete answers that are too old, and what the log still has of all that was deleted."""
+        with self._transaction():
+            self._drop_old()
+        self._empty_log()
+
     # How it is done
+
+    def _empty_log(self) -> None:
+        with _told(self.path):
+            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _drop_old(self) -> None:
         self._run("DELETE FROM requests WHERE finished < ?", self._clock() - self._bounds.keep)

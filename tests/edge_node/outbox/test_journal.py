@@ -153,7 +153,8 @@ class Model(RuleBasedStateMachine):
         error = "it failed" if failed else ""
         self.journal.finish(each.entry.id, answer, error)
         each.tokens, each.answer = [], answer or None
-        each.entry = replace(each.entry, state="failed" if failed else "done", error=error, finished=self.now)
+        state = "failed" if failed else "done"
+        each.entry = replace(each.entry, state=state, error=error, finished=self.now, opened=None)
         self._fits(0, 0)
 
     @rule(number=st.integers(0, 9))
@@ -199,6 +200,12 @@ class Model(RuleBasedStateMachine):
         assert [each.id for each in self.journal.begin()] == [
             each.entry.id for each in self.known if each.entry.unfinished
         ]
+
+    @rule()
+    def sweep(self) -> None:
+        self._drop_old()
+        self.journal.sweep()
+        assert not self.path.with_name("outbox.sqlite-wal").stat().st_size
 
     @rule()
     def look(self) -> None:
