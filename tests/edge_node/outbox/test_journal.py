@@ -153,8 +153,9 @@ class Model(RuleBasedStateMachine):
         error = "it failed" if failed else ""
         self.journal.finish(each.entry.id, answer, error)
         each.tokens, each.answer = [], answer or None
-        state = "failed" if failed else "done"
-        each.entry = replace(each.entry, state=state, error=error, finished=self.now, opened=None)
+        each.entry = replace(
+            each.entry, state="failed" if failed else "done", error=error, finished=self.now, opened=None
+        )
         self._fits(0, 0)
 
     @rule(number=st.integers(0, 9))

@@ -15,8 +15,10 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from edge_node.outbox.journal import Bounds, Journal
+from flexspec_mq.demo.proxy import Proxy
+from flexspec_mq.links import LINKS
 from tests.daemons import Daemon, FakeEngine, until, worker_at
-from tests.edge_node.api.served import Served, alone, content, links_to, said, served, waiting_engine
+from tests.edge_node.api.served import Served, alone, content, ids_of, links_to, said, served, waiting_engine
 
 VERSION = "restarts"
 KEY = {"idempotency-key": "k"}
@@ -165,6 +167,26 @@ async def test_requests_of_an_earlier_life_go_out_in_their_order(
                 )
                 assert content(answer) == alone(f"question {number}", 5, 200, ignore_eos=True)
         assert daemon.worker.machine.counters.opened == 12
+
+
+async def test_requests_made_while_offline_go_out_in_their_order(mosquitto: PrivateBroker) -> None:
+    proxy = Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port))
+    async with proxy.listening() as link, served(mosquitto, through=link.port, wait=60.0) as api:
+        link.stall(3.0)
+        link.cut()
+        await until(lambda: not api.node.link.is_up)
+        asking = []
+        for number in range(12):
+            headers = {"idempotency-key": f"k{number}"}
+            asking.append(asyncio.create_task(api.chat(f"question {number}", headers=headers, **ASK)))
+            await holds(api, number + 1)
+        assert api.node.sessions == 0
+        await until(lambda: api.api.texts.waiting == 12)
+        answers = [content(await each) for each in asking]
+        assert answers == [alone(f"question {number}", 5, 200, ignore_eos=True) for number in range(12)]
+        prompts = [prompt for batch in api.daemons[0].engine.batches for prompt in batch]
+        order = [ids_of(f"question {number}") for number in range(12)]
+        assert sorted(order, key=prompts.index) == order
 
 
 async def test_an_old_request_waits_until_its_user_wants_it_still(
