@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -97,6 +97,8 @@ class CompletionGenerator:
         self.policy = policy
         self.deliver = deliver
         self.closed = False
+        self._newest = asyncio.Event()  # whether the newest text has begun
+        self._newest.set()
         self._default_limit = default_limit
         self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
         self._grammars: ExpiringMap[object, CompiledGrammars | None] = ExpiringMap(most=_TEXTS)
@@ -146,9 +148,18 @@ class CompletionGenerator:
                 options.timeout or inf,
                 alone=alone,
             )
-            await service.linked()
-            writing = Writing(self, prompt, options, began, service, span, record, alone=alone)
-            await writing.begin()
+            before, self._newest = self._newest, (begun := asyncio.Event())
+            try:
+                offline = not self.node.link.is_up
+                await service.linked()
+                if offline:  # texts that waited for the link together open in their order
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(waiting.UNSERVED):
+                            await before.wait()
+                writing = Writing(self, prompt, options, began, service, span, record, alone=alone)
+                await writing.begin()
+            finally:
+                begun.set()
             try:
                 yield writing
             finally:

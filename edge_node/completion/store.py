@@ -187,7 +187,7 @@ class CompletionStore:
         text = self._begin(prompt, options) if key is None else await self._asked(prompt, options, key)
         try:
             yield text
-            if text.key is not None and text.settled:
+            if text.key is not None and text.settled and not self.closed:
                 self.outbox.later(self.outbox.journal.set_read, text.id)
         finally:
             self._leave(text)

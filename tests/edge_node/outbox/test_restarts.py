@@ -21,6 +21,7 @@ from tests.daemons import Daemon, FakeEngine, until, worker_at
 from tests.edge_node.api.served import Served, alone, content, ids_of, links_to, said, served, waiting_engine
 
 VERSION = "restarts"
+LETTERS = "abcdefghijkl"
 KEY = {"idempotency-key": "k"}
 ASK: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True, "seed": 5}
 TEXT = alone("hello", 5, 200, ignore_eos=True)
@@ -176,17 +177,16 @@ async def test_requests_made_while_offline_go_out_in_their_order(mosquitto: Priv
         link.cut()
         await until(lambda: not api.node.link.is_up)
         asking = []
-        for number in range(12):
-            headers = {"idempotency-key": f"k{number}"}
-            asking.append(asyncio.create_task(api.chat(f"question {number}", headers=headers, **ASK)))
+        for number, letter in enumerate(LETTERS):
+            headers = {"idempotency-key": letter}
+            asking.append(asyncio.create_task(api.chat(letter, headers=headers, **ASK)))
             await holds(api, number + 1)
         assert api.node.sessions == 0
         await until(lambda: api.api.texts.waiting == 12)
         answers = [content(await each) for each in asking]
-        assert answers == [alone(f"question {number}", 5, 200, ignore_eos=True) for number in range(12)]
+        assert answers == [alone(letter, 5, 200, ignore_eos=True) for letter in LETTERS]
         prompts = [prompt for batch in api.daemons[0].engine.batches for prompt in batch]
-        order = [ids_of(f"question {number}") for number in range(12)]
-        assert sorted(order, key=prompts.index) == order
+        assert sorted(LETTERS, key=lambda letter: prompts.index(ids_of(letter))) == [*LETTERS]
 
 
 async def test_an_old_request_waits_until_its_user_wants_it_still(
