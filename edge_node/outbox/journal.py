@@ -196,13 +196,15 @@ class Journal:
             )
 
     def open(self, name: str, opened: Opened) -> None:
-        """Note the session of a text; tokens of an earlier session go."""
+        """Note the session of a text, unless that was dropped meanwhile; tokens of an earlier session go."""
         with self._transaction():
-            (number,) = self._number(name)
-            before = self._all("SELECT opened FROM requests WHERE number = ?", number)[0][0]
-            if before is None or msgspec.json.decode(before, type=Opened).session != opened.session:
-                self._run("DELETE FROM tokens WHERE request = ?", number)
-            self._run("UPDATE requests SET opened = ? WHERE number = ?", msgspec.json.encode(opened), number)
+            for number in self._number(name):
+                before = self._all("SELECT opened FROM requests WHERE number = ?", number)[0][0]
+                if before is None or msgspec.json.decode(before, type=Opened).session != opened.session:
+                    self._run("DELETE FROM tokens WHERE request = ?", number)
+                self._run(
+                    "UPDATE requests SET opened = ? WHERE number = ?", msgspec.json.encode(opened), number
+                )
 
     def commit(self, commits: Mapping[str, Sequence[Commit]]) -> None:
         """Add committed tokens of some texts; those of texts that are over, or not here any more, are left out."""

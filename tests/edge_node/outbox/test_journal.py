@@ -354,3 +354,14 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutboxError, match="cannot be used") as told:
         Journal(tmp_path / "file" / "a.sqlite")
     assert "--state-dir" in told.value.hint
+
+
+def test_late_news_of_a_text_that_was_dropped_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a.sqlite")
+    journal.accept(entry(1))
+    journal.forget("text1")
+    journal.open("text1", replace_opened(1))
+    journal.commit({"text1": [Commit(0, (1,), (None,))]})
+    journal.finish("text1", b"{}")
+    assert journal.entries() == []
+    journal.close()
