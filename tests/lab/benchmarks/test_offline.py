@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.bench.client import StreamedAnswer
-from lab.benchmarks.offline import Text, main
+from lab.benchmarks.offline import Text, main, outages
+from lab.testbed.link.profiles import LinkPlan, built_in
+from lab.testbed.link.timeline import outages_of
 from schemas.openai import Provisional
 from tests.lab.link.plans import needs_namespaces
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -51,6 +53,15 @@ def test_the_first_characters_in_an_outage_are_new_ones_within_it() -> None:
     answer = StreamedAnswer(readable=[(9.0, 10), (10.5, 10), (12.0, 14), (21.0, 30)])
     assert Text("hold", 0, answer, at_cut=10, cut=10.0, back=20.0).first == 2.0
     assert Text("hold", 0, answer, at_cut=14, cut=10.0, back=20.0).first is None
+
+
+@given(st.integers(0, 1000))
+def test_texts_begin_where_nothing_goes_wrong_for_a_while(seed: int) -> None:
+    plan = LinkPlan("tunnel", built_in().get("tunnel"), seed)
+    calm, found = outages(plan)
+    assert len(found) > 100
+    assert not outages_of(plan, "down").between(calm + 1e-6, calm + 20)
+    assert all(1.0 <= one.ends_s - one.starts_s <= 20.0 for one in found)
 
 
 @needs_namespaces
