@@ -80,6 +80,7 @@ class Text:
         cut, back: times of both, on the clock of `time.perf_counter`.
         again: the answer to who asks again; None if nobody does.
         killed: the device was killed meanwhile, so `again` counts.
+        online: when the device knew a worker again, where it was killed.
         forwards: number and seconds of the worker's forwards from then on until the last text of the outage was over.
     """
 
@@ -94,6 +95,7 @@ class Text:
     back: float = 0.0
     again: StreamedAnswer | None = None
     killed: bool = False
+    online: float = 0.0
     forwards: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -139,6 +141,7 @@ class Text:
             "provisional_tokens": self.tokens,
             "asked_to_cut": self.cut - self.answer.began,
             "return_to_complete": self.final.ended - self.back if self.complete else None,
+            "online_to_complete": self.final.ended - self.online if self.complete and self.online else None,
             "reason": self.final.error or self.final.reason,
             "forwards": self.forwards,
             "asked_again": self.again.seconds if self.again else None,
@@ -252,11 +255,9 @@ class Site:
             text.at_cut = len(text.answer.text) + len(text.answer.provisional)
         if args.kill:
             await self._restart(back)
-            tasks += [
-                asyncio.create_task(self._again(text, killed=True))
-                for text in texts
-                if self._asks_device(text)
-            ]
+            asked = [text for text in texts if self._asks_device(text)]
+            tasks += [asyncio.create_task(self._again(text, killed=True)) for text in asked]
+            tasks += [asyncio.create_task(self._comes_online(text)) for text in asked]
         await asyncio.sleep(back - time.perf_counter())
         for text in texts:
             text.confirmed, text.provisional = text.final.text, text.final.provisional
@@ -273,6 +274,13 @@ class Site:
 
     def _asks_device(self, text: Text) -> bool:
         return text.way not in self.urls
+
+    async def _comes_online(self, text: Text) -> None:
+        """Note when the device of a text knows a worker again."""
+        url = f"{self.here.edges[text.number % self.args.devices].url}/readyz"
+        while (await self.http.get(url)).status_code != 200:  # noqa: ASYNC110  another process knows
+            await asyncio.sleep(_LOOK)
+        text.online = time.perf_counter()
 
     async def _again(self, text: Text, *, killed: bool = False) -> None:
         text.again, text.killed = StreamedAnswer(), killed
@@ -405,12 +413,13 @@ def _rows(name: str, texts: Sequence[Text]) -> list[tuple[Any, ...]]:
         again = [
             text.again.seconds for text in its if text.again and not text.again.error and not text.killed
         ]
+        online = [text.final.ended - text.online for text in its if text.complete and text.online]
         rows.append((
             f"{name}, {way}", len(its), _median([text.first for text in its]),
             _median([text.at_back - text.at_cut for text in its]),
             right / alone if alone else None, kept / shown if shown else None, (shown - kept) / len(its),
             _median(done), max(done, default=None), _median([text.forwards[1] for text in its]),
-            len(its) - len(done), _median(again),
+            len(its) - len(done), _median(again), _median(online),
         ))  # fmt: skip
     return rows
 
@@ -423,6 +432,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 HEADERS = (
     "outage, way", "texts", "readable after s", "characters more", "tokens confirmed", "characters confirmed",
     "replaced", "complete after return s", "most", "forwards s", "not complete", "asked again s",
+    "complete after reconnecting s",
 )  # fmt: skip
 
 
