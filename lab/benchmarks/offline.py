@@ -384,6 +384,7 @@ async def measure(args: Namespace) -> dict[str, list[Text]]:
                     f"{text.way} {text.final.ended - text.back:.2f} s {text.final.error}" for text in texts
                 )
                 say(f"{name}, {number + 1} of {len(met)}, over after the return: {', '.join(ends)}")
+        print(table(HEADERS, _rows(name, found[name])))
         _check(found[name])
     return found
 
@@ -443,7 +444,6 @@ def _measure(argv: Sequence[str]) -> int:
     if shutil.which(LLAMA) is None:
         args.ways = [way for way in args.ways if way != "llama"]
     found = asyncio.run(measure(args))
-    print(table(HEADERS, [row for name, texts in found.items() for row in _rows(name, texts)]))
     for name, texts in found.items():
         for why in sorted(
             {f"{text.way}: {text.final.error or text.final.reason}" for text in texts if not text.complete}
