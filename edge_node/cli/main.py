@@ -22,6 +22,7 @@ from flexspec_mq import waiting
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon import systemd as notify
+from flexspec_mq.daemon.files import state_folder
 from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.streams import never_fails
@@ -202,19 +203,17 @@ def _journal(config: EdgeConfig) -> Journal:
     """
     from edge_node.outbox.journal import Journal
 
-    path = None
-    if config.api.outbox and not config.node.ephemeral:
-        try:
-            path = _outbox_file(config)
-        except ModelError:  # there is neither a folder nor a home, which a node can do without
-            logs.tell("the outbox is kept in memory, as this user has no home; --state-dir names a folder")
+    path: Path | None = None
+    if config.api.outbox and not config.node.ephemeral and (path := _outbox_file(config)) is None:
+        logs.tell("the outbox is kept in memory, as this user has no home; --state-dir names a folder")
     return Journal(path, config.api.bounds)
 
 
-def _outbox_file(config: EdgeConfig) -> Path:
+def _outbox_file(config: EdgeConfig) -> Path | None:
+    """The file of the outbox; None for a user without a home."""
     stated = config.family.state_dir
-    folder = cache_folder("outbox") if stated is None else stated / "outbox"
-    return folder / f"{config.node.edge}.sqlite"
+    folder = state_folder("outbox") if stated is None else stated / "outbox"
+    return folder and folder / f"{config.node.edge}.sqlite"
 
 
 def _memory(config: EdgeConfig, link: LinkSettings) -> AnswerMemory | None:

@@ -33,13 +33,13 @@ _UNITS = ("s", 120.0), ("min", 60.0), ("h", 48.0)
 """Units of ages, and how many of each are told before the next one is."""
 
 
-def run_outbox(args: argparse.Namespace, settings: ApiSettings, file: Path) -> None:
+def run_outbox(args: argparse.Namespace, settings: ApiSettings, file: Path | None) -> None:
     """Do what the flags say, and show the outcome.
 
     Args:
         args: parsed flags: action, id, and whether to print JSON.
         settings: place and key of the API of the node that may run.
-        file: file of the outbox.
+        file: file of the outbox; None where there is no place for one.
 
     Raises:
         UsageError: there is no such request, or no outbox.
@@ -90,10 +90,10 @@ class _Running:
 class _File:
     """The outbox of a node that does not run."""
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
+    def __init__(self, path: Path | None) -> None:
+        if path is None or not path.exists():
             raise UsageError(
-                f"no edge node runs, and there is no outbox in {path}",
+                f"no edge node runs, and there is no outbox in {path or 'a home of this user'}",
                 hint="--edge and --state-dir say which one, --api-port where its node serves",
             )
         self._path = path

@@ -34,7 +34,7 @@ class FamilyOptions(Section):
         Setting(
             help="folder for the newest catalogue seen, so that no older one is taken up after it, for remembered "
             "answers and for the outbox",
-            default="in the cache",
+            default="in the cache; the outbox in $XDG_STATE_HOME/flexspec-mq",
         ),
     ] = None
 

@@ -1,12 +1,12 @@
 """Settings of ``flexspec chat``: where the API is, how to reach it, and how answers are to be written."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from flexspec_mq import waiting
+from flexspec_mq.daemon.files import state_folder
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Program, Section, Setting
 from flexspec_mq.settings.values import is_loopback, read_api_key
@@ -80,13 +80,7 @@ class ChatOptions(Section):
             return None
         if self.history:
             return Path(self.history).expanduser()
-        base = os.environ.get("XDG_STATE_HOME", "")
-        if not os.path.isabs(base):  # noqa: PTH117  the base directory specification ignores relative ones
-            try:
-                base = str(Path.home() / ".local" / "state")
-            except RuntimeError:  # this user has no home
-                return None
-        return Path(base, "flexspec-mq", "chat-history")
+        return state_folder("chat-history")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,20 @@ def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def state_folder(name: str) -> Path | None:
+    """A folder for what must outlive programs: ``$XDG_STATE_HOME/flexspec-mq/NAME``, by default in ``~/.local/state``.
+
+    None for a user without a home.
+    """
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(base):  # noqa: PTH117  the base directory specification ignores relative ones
+        return Path(base, "flexspec-mq", name)
+    try:
+        return Path.home() / ".local" / "state" / "flexspec-mq" / name
+    except RuntimeError:
+        return None
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq import topics
+from flexspec_mq.daemon.files import state_folder
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Program, Section, Setting, load
 from flexspec_mq.transport.arguments import LinkOptions
@@ -89,13 +89,9 @@ class HeadOptions(Section):
         """
         if self.state_dir is not None:
             return self.state_dir.expanduser()
-        base = os.environ.get("XDG_STATE_HOME", "")
-        if not os.path.isabs(base):  # noqa: PTH117  the base directory specification ignores relative ones
-            try:
-                base = str(Path.home() / ".local" / "state")
-            except RuntimeError as error:
-                raise UsageError("this user has no home", hint="give a folder with --state-dir") from error
-        return Path(base, "flexspec-mq", "catalogues")
+        if (folder := state_folder("catalogues")) is None:
+            raise UsageError("this user has no home", hint="give a folder with --state-dir")
+        return folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
