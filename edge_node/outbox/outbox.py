@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from edge_node.outbox.entries import Entry, Opened, OutboxError
 from flexspec_mq import waiting
+from flexspec_mq.errors import Cancelled
 
 if TYPE_CHECKING:
     from edge_node.outbox.journal import Journal
@@ -44,16 +45,22 @@ class Outbox:
         self._commits: dict[str, list[Commit]] = {}  # not written yet
         self._timer: asyncio.TimerHandle | None = None
         self._behind: set[asyncio.Future[Any]] = set()
+        self._closed = False
 
     def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
-        """Call the journal; the future raises `OutboxError` where the call does."""
+        """Call the journal; the future raises `OutboxError` where the call does, and `Cancelled` once it is closed."""
+        loop = asyncio.get_running_loop()
 
         def called() -> R:
             result = call(*args, **kwargs)
             self.counts = self.journal.counts()
             return result
 
-        return asyncio.get_running_loop().run_in_executor(self._thread, called)
+        if self._closed:
+            late: asyncio.Future[R] = loop.create_future()
+            late.set_exception(Cancelled("the edge node is stopping"))
+            return late
+        return loop.run_in_executor(self._thread, called)
 
     def later(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call the journal, and only log where that fails: a text goes on without it."""
@@ -78,6 +85,7 @@ class Outbox:
         self.write()
         if self._behind:
             await asyncio.wait(self._behind)
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self.journal.close)
         self._thread.shutdown(wait=False)
 
@@ -132,8 +140,10 @@ class Record:
 
 
 def _logged(call: asyncio.Future[Any]) -> None:
-    """Log an error of the disk."""
-    if isinstance(error := call.exception(), OutboxError):
+    """Log an error of the disk; what comes too late is told to whoever asks again."""
+    if isinstance(error := call.exception(), Cancelled):
+        return
+    if isinstance(error, OutboxError):
         _log.error("%s", error)
     elif error is not None:
         raise error

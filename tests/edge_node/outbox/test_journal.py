@@ -19,6 +19,8 @@ from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
 from edge_node.outbox.entries import LIVES, ORIGINS, Entry, Opened, OutboxError, OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
+from edge_node.outbox.outbox import Outbox
+from flexspec_mq.errors import Cancelled
 from flexspec_mq.protocol.effects import Commit
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  thousands of syncs say nothing of a disk
@@ -365,3 +367,13 @@ def test_late_news_of_a_text_that_was_dropped_meanwhile_changes_nothing(tmp_path
     journal.finish("text1", b"{}")
     assert journal.entries() == []
     journal.close()
+
+
+@pytest.mark.asyncio
+async def test_whoever_comes_when_the_outbox_is_closed_is_told_that_the_node_stops() -> None:
+    outbox = Outbox(Journal(None))
+    await outbox.run(outbox.journal.accept, entry(1))
+    await outbox.close()
+    outbox.later(outbox.journal.set_read, "text1")
+    with pytest.raises(Cancelled, match="stopping"):
+        await outbox.run(outbox.journal.forget, "text1")
