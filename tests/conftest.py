@@ -74,7 +74,8 @@ def no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterato
             ):
                 patch.delenv(name)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-        # Else nodes of tests would remember their answers where the user's own nodes keep theirs.
+        # Else nodes of tests would keep requests and answers where the user's own nodes of these names keep theirs.
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("FLEXSPEC_EDGE_REMEMBER", "false")
         yield
 

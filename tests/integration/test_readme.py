@@ -149,7 +149,7 @@ def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
     place.until_ready()
     for document in ("README.md", "docs/api.md"):
         found = json.loads(
-            place.run(only(document, "sh", "curl", "http://127.0.0.1:8080/v1/chat/completions"))
+            place.run(only(document, "sh", "http://127.0.0.1:8080/v1/chat/completions", "max_tokens"))
         )
         (choice,) = found["choices"]
         assert found["object"] == "chat.completion"
