@@ -183,7 +183,7 @@ async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(s
     async with site.worker("w1", slow()) as first:
         resume = await left(site, request)
         session = first.worker.machine.sessions["edge", resume.session]
-        await until(lambda: session.away)
+        await until(lambda: session.away and len(session.chain) > len(resume.committed))
         first.worker.stop()  # as SIGTERM has it, with no time to drain
         await asyncio.wait_for(first.run, PATIENCE)
         written = len(session.chain)
