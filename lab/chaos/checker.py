@@ -124,6 +124,7 @@ class _Session:
     kept: int
     had: int = 0
     over: bool = False
+    left: bool = False
 
 
 def check(history: Sequence[Record]) -> Judgement:
@@ -264,7 +265,8 @@ def _check_end(
 def check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found: Judgement) -> None:
     """A device's sessions commit the text of their seed, token by token, and hear of nobody else's.
 
-    A process that goes on with a session of an earlier one begins behind tokens that this one had committed.
+    A process that goes on with a session which ended before its text did, or whose process was killed, begins behind
+    tokens that were committed then.
 
     Args:
         history: records in the order of their times.
@@ -281,7 +283,7 @@ def check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found: 
         name = f"session {record.session} of {record.edge} ({record.life})"
         if isinstance(record, Session):
             text = texts.get(record.seed)
-            if key in sessions:
+            if key in sessions and not sessions[key].left:
                 found.broken(Broken.DOUBLED, f"{name} was begun twice")
             elif text is None or text.edge != record.edge:
                 found.broken(Broken.FOREIGN, f"{name}: nobody wants this text there")
@@ -304,7 +306,7 @@ def _check_session(found: Judgement, session: _Session, record: Record) -> None:
         if record.start + record.count > len(right):
             found.broken(Broken.FOREIGN, f"{name}: a verdict beyond its end")
     elif isinstance(record, Finished):
-        session.over = True
+        session.over, session.left = True, record.reason not in ("eos", "stop", "length")
     elif isinstance(record, Committed):
         end, at = record.start + len(record.tokens), f"{name}: tokens from {record.start} on"
         if not session.had and record.start <= session.kept:
