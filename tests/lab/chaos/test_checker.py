@@ -129,7 +129,10 @@ def failed(
         asked = history[last(history, Asked)]
         assert isinstance(asked, Asked)
         history[:] = [
-            one for one in history if not (isinstance(one, Piece | Unverified) and one.text == asked.text)
+            one
+            for one in history
+            if not (isinstance(one, Piece | Unverified) and one.text == asked.text)
+            and not (isinstance(one, Struck | Healed) and one.fault == asked.text)  # drawn, of anybody
         ]
         if struck:
             history += [Struck(asked.at - 1, 900, "stop", struck), Healed(asked.at + seconds, 900)]
