@@ -1,6 +1,7 @@
 """A small run in which a device's daemon is killed again and again, and what it proves is looked for."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from lab.chaos.restarts import main
 
 
+@pytest.mark.skipif(
+    "CI" in os.environ, reason="continuous integration has twelve minutes: make test-lab runs it"
+)
 @pytest.mark.timeout(240)
 def test_a_device_that_is_killed_loses_doubles_and_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
