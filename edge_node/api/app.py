@@ -19,11 +19,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_node.api import ollama, outbox, page, responses
-from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
-from edge_node.api.bodies import Bodies, parse_object
 from edge_node.api.errors import ApiError
 from edge_node.api.events import events
 from edge_node.api.forms import TextRequest
+from edge_node.api.http.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
+from edge_node.api.http.bodies import Bodies, parse_object
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.sending import IGNORED, OUTBOX

@@ -14,11 +14,11 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import call_id
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import Form, TextRequest
+from edge_node.api.http.bodies import parse_object, read
 from edge_node.api.serving import LATEST, json_answer, serve_text
 from edge_node.completion.completion import Completion, End
 from edge_node.completion.options import WHOLE_CONTEXT, CompletionOptions

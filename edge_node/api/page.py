@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import PlainTextResponse, Response
 
-from edge_node.api.auth import PAGE
 from edge_node.api.errors import ApiError
+from edge_node.api.http.auth import PAGE
 
 if TYPE_CHECKING:
     from starlette.requests import Request

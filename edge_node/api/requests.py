@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import OpenAIRequest
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
+from edge_node.api.http.bodies import parse_object, read
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar

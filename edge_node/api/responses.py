@@ -12,11 +12,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import behind, event
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import Form, TextRequest
+from edge_node.api.http.bodies import parse_object, read
 from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
 from edge_node.api.requests import form_of, joined, limit_of, object_text, options_of, tool_use
 from edge_node.api.serving import json_answer, serve_text

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from edge_node.api.app import create_app
-from edge_node.api.connections import ApiConnection, ApiConnections
+from edge_node.api.http.connections import ApiConnection, ApiConnections
 from edge_node.api.serving import Api, keep_outbox
 from edge_node.api.settings import ApiSettings
 from flexspec_mq import waiting

@@ -17,10 +17,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge_node.api.auth import ClientRefusals
-from edge_node.api.bodies import Bodies, canonical
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
 from edge_node.api.forms import TextRequest
+from edge_node.api.http.auth import ClientRefusals
+from edge_node.api.http.bodies import Bodies, canonical
 from edge_node.api.kept_responses import ResponseStore, client_of
 from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings

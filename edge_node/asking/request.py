@@ -7,9 +7,9 @@ from typing import Any, Self
 import msgspec
 from msgspec import UNSET
 
-from edge_node.api.bodies import canonical, parse_object, read
 from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError, api_error, bad
+from edge_node.api.http.bodies import canonical, parse_object, read
 from edge_node.api.requests import chat_request
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.outbox.outbox import ASKED

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np  # noqa: F401  as a worker has: it reads long messages by arrays
 import zstandard
 
-from edge_node.api.bodies import parse_object
 from edge_node.api.errors import ApiError
+from edge_node.api.http.bodies import parse_object
 from edge_node.api.requests import chat_request, completion_request
 from flexspec_mq import topics
 from flexspec_mq.catalogue.refusals import SignedRefused

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edge_node.api.auth import OPEN
+from edge_node.api.http.auth import OPEN
 from flexspec_mq.demo.children import as_child
 from lab.testbed.deployment import free_port
 from tests.broker.test_launcher import answers

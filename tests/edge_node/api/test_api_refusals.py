@@ -24,7 +24,7 @@ async def refused(api: Served, reason: str) -> float:
 
 
 def lines(caplog: pytest.LogCaptureFixture, reason: str) -> list[str]:
-    logged = [one.getMessage() for one in caplog.records if one.name == "edge_node.api.auth"]
+    logged = [one.getMessage() for one in caplog.records if one.name == "edge_node.api.http.auth"]
     return [line for line in logged if f" was refused, {reason}: " in line]
 
 

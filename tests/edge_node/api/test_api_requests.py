@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from edge_node.api.bodies import parse_object
 from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError
+from edge_node.api.http.bodies import parse_object
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.completion.options import WHOLE_CONTEXT
 from flexspec_mq.grammar.grammar import GBNF, Grammar

@@ -11,8 +11,8 @@ import h11
 import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edge_node.api.auth import HEADER, new_id
 from edge_node.api.errors import bad
+from edge_node.api.http.auth import HEADER, new_id
 
 
 @dataclass(slots=True)
