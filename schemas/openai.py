@@ -398,6 +398,8 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         forced: tokens that the text's grammar left no choice about.
         provisional: tokens that the draft wrote alone while nobody answered.
         provisional_confirmed: provisional tokens that the target wrote as well.
+        delivers: seconds for which its worker leaves the answer at the broker, should the device be away when it is
+            complete; 0 where nobody asked for that, or no worker has a place for it.
         rounds: verdicts that committed something.
         bytes_up: MQTT payload to the worker.
         bytes_down: MQTT payload from the worker.
@@ -424,6 +426,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     forced: int = 0
     provisional: int = 0
     provisional_confirmed: int = 0
+    delivers: int = 0
     rounds: int = 0
     bytes_up: int = 0
     bytes_down: int = 0

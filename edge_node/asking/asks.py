@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -148,7 +148,7 @@ class Asks:
             refusal = asker.too_many(now)
             if refusal is None or len(self._tasks) >= 2 * self._settings.max_asks:
                 return
-        self._start(link, asker, inbound, user, refusal)
+        self._start(asker, user, self._answer(link, asker, inbound, user, refusal))
 
     def _take_again(self, link: Link, entry: Entry) -> None:
         """Answer an ask that came before the node was started; one that waited for too long is to be asked again."""
@@ -161,23 +161,15 @@ class Asks:
             refusal = ApiError(503, what, code="stale", hint="ask again")
             self._api.texts.outbox.later(self._api.texts.outbox.journal.forget, entry.id)
         inbound = Inbound(kept.topic, kept.payload.encode(), 1, properties=kept.properties)
-        self._start(link, self._asker(user, time.monotonic()), inbound, user, refusal, patience=age)
+        asker = self._asker(user, time.monotonic())
+        self._start(asker, user, self._answer(link, asker, inbound, user, refusal, age))
 
     def _asker(self, user: str, now: float) -> Asker:
         asker = self._askers.pop(user) or Asker(self._settings, now)
         self._askers.put(user, asker, now)
         return asker
 
-    def _start(
-        self,
-        link: Link,
-        asker: Asker,
-        inbound: Inbound,
-        user: str,
-        refusal: ApiError | None,
-        patience: float = 0.0,
-    ) -> None:
-        answer = self._answer(link, asker, inbound, user, refusal, patience)
+    def _start(self, asker: Asker, user: str, answer: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(answer, name=f"ask of {user}")
         self._tasks.add(task)
         asker.asks += 1
@@ -194,7 +186,7 @@ class Asks:
         inbound: Inbound,
         user: str,
         refusal: ApiError | None,
-        patience: float,
+        patience: float = 0.0,
     ) -> None:
         """Answer an ask, or say why it is not answered."""
         reader = AskReader(user, self._node.name)

@@ -345,6 +345,7 @@ class Writing:
             forced=counters.forced,
             provisional=counters.provisional,
             provisional_confirmed=counters.provisional_confirmed,
+            delivers=machine.delivers,
             rounds=counters.rounds,
             rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,
             bytes_up=generation.bytes_up,
@@ -437,6 +438,11 @@ class Writing:
                 await self._open()
                 continue
             if confirms:
+                if not begun and self.generation.request.deliver and not self.generation.machine.delivers:
+                    _log.warning(
+                        "session %d: no place to keep its answer: it waits for this device like any other",
+                        self.generation.session,
+                    )
                 begun, heard = True, time.monotonic()
                 self._service.goes_on()
             yield event
