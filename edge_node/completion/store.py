@@ -303,7 +303,8 @@ class CompletionStore:
         task = self._active[text] = asyncio.create_task(self._outcome(text, record), name=f"text {text.id}")
         task.add_done_callback(partial(self._ended, text))
         if record is not None:
-            asyncio.get_running_loop().call_later(self._limits.outbox_age, self._aged, text)
+            aged = asyncio.get_running_loop().call_later(self._limits.outbox_age, self._aged, text)
+            task.add_done_callback(lambda _task: aged.cancel())  # or it would hold the text for as long
 
     def _make_room(self) -> None:
         if self.closed:

@@ -1,5 +1,6 @@
-"""Whether a worker promises to keep an answer that is to be delivered is told, whichever it is."""
+"""Promises of a node: whether an answer is kept for it is told, and what is over is not held."""
 
+import gc
 import logging
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from cloud_worker.settings import QuotaSettings
+from edge_node.completion.completion import Completion
+from tests.daemons import until
 from tests.edge_node.api.served import alone, content, served
 
 pytestmark = pytest.mark.asyncio
@@ -26,3 +29,15 @@ async def test_a_text_says_for_how_long_its_worker_would_keep_it(
         hold = await node.chat(**asked)
         assert hold.json()["usage"]["flexspec"]["delivers"] == 0
         assert caplog.text.count("waits for this device like any other") == (kept == 0)
+
+
+def held() -> list[Completion]:
+    """Texts under a key that anybody still holds."""
+    gc.collect()
+    return [each for each in gc.get_objects() if isinstance(each, Completion) and each.key]
+
+
+async def test_a_text_under_a_key_is_not_held_once_it_is_over_and_read(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as node:
+        await node.chat(headers={"Idempotency-Key": "k"}, max_tokens=5)
+        await until(lambda: not held())
