@@ -2,13 +2,15 @@
 
 import gc
 import logging
+import weakref
 from typing import Any
 
 import pytest
 
 from broker.launcher import PrivateBroker
 from cloud_worker.settings import QuotaSettings
-from edge_node.completion.completion import Completion
+from edge_node.completion.completion import IdempotencyKey
+from edge_node.completion.options import CompletionOptions
 from tests.daemons import until
 from tests.edge_node.api.served import alone, content, served
 
@@ -31,13 +33,11 @@ async def test_a_text_says_for_how_long_its_worker_would_keep_it(
         assert caplog.text.count("waits for this device like any other") == (kept == 0)
 
 
-def held() -> list[Completion]:
-    """Texts under a key that anybody still holds."""
-    gc.collect()
-    return [each for each in gc.get_objects() if isinstance(each, Completion) and each.key]
-
-
 async def test_a_text_under_a_key_is_not_held_once_it_is_over_and_read(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as node:
-        await node.chat(headers={"Idempotency-Key": "k"}, max_tokens=5)
-        await until(lambda: not held())
+        key = IdempotencyKey("k", b"digest")
+        async with node.api.texts.reading("hello", CompletionOptions(limit=5), key) as text:
+            await text.ended()
+        known = weakref.ref(text)
+        del text
+        await until(lambda: (gc.collect(), known() is None)[1])
