@@ -65,6 +65,7 @@ _STARTS_S = 4.0
 _COMES_BACK = 60.0
 """Seconds after an outage after which nobody waits any longer."""
 _HOURS = 7200.0
+"""Seconds of a channel without an end that are looked at."""
 
 
 @dataclass(slots=True)
@@ -187,9 +188,7 @@ def outages(plan: LinkPlan) -> tuple[float, list[Outage]]:
     Raises:
         FlexSpecError: it has no such second, or no outage.
     """
-    found = [
-        Outage(*one) for one in outages_of(plan, "up").between(0.0, min(sum(plan.lasts_s) or _HOURS, _HOURS))
-    ]
+    found = [Outage(*one) for one in outages_of(plan, "up").between(0.0, sum(plan.lasts_s) or _HOURS)]
     ends = [0.0, *(one.ends_s for one in found)]
     calm = next((end for end, one in zip(ends, found, strict=False) if one.starts_s - end > _CALM_S), None)
     if calm is None:
