@@ -207,15 +207,18 @@ class Journal:
                 )
 
     def commit(self, commits: Mapping[str, Sequence[Commit]]) -> None:
-        """Add committed tokens of some texts; those of texts that are over, or not here any more, are left out."""
+        """Add committed tokens of texts that have a session in the file; those of texts that are over are left out."""
         with self._transaction():
             for name, added in commits.items():
                 for (number,) in self._all(
-                    "SELECT number FROM requests WHERE id = ? AND finished IS NULL", name
+                    "SELECT number FROM requests WHERE id = ? AND finished IS NULL AND opened IS NOT NULL",
+                    name,
                 ):
                     start = added[0].start
                     tokens = b"".join(_packed(commit.tokens) for commit in added)
                     codes = b"".join(map(codes_of, added))
+                    # Those behind a gap, which a full disk has left, come anew.
+                    self._run("DELETE FROM tokens WHERE request = ? AND start >= ?", number, start)
                     self._run("INSERT INTO tokens VALUES(?,?,?,?)", number, start, tokens, codes)
                     self._run("UPDATE requests SET state = 'writing' WHERE number = ?", number)
 

@@ -140,10 +140,11 @@ class Model(RuleBasedStateMachine):
                 continue
             for count in parts:
                 commits.append(commit(at, count))
-                each.tokens += zip(commits[-1].tokens, commits[-1].origins, strict=True)
                 at += count
             added[each.entry.id] = commits
-            each.entry = replace(each.entry, state="writing")
+            if each.entry.opened is not None:  # else nobody could go on behind them
+                each.tokens += [pair for one in commits for pair in zip(one.tokens, one.origins, strict=True)]
+                each.entry = replace(each.entry, state="writing")
         self.journal.commit(added | {"forgotten": [commit(0, 1)]})
 
     @rule(number=st.integers(0, 9), answer=st.binary(max_size=150), failed=st.booleans())
@@ -366,6 +367,25 @@ def test_late_news_of_a_text_that_was_dropped_meanwhile_changes_nothing(tmp_path
     journal.commit({"text1": [Commit(0, (1,), (None,))]})
     journal.finish("text1", b"{}")
     assert journal.entries() == []
+    journal.close()
+
+
+def test_tokens_behind_a_gap_that_a_full_disk_has_left_come_anew(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a.sqlite")
+    for number in (1, 2):
+        journal.accept(entry(number))
+        journal.open(f"text{number}", replace_opened(number))
+    journal.commit({"text1": [commit(0, 5)]})
+    journal._run("PRAGMA max_page_count = 1")
+    with pytest.raises(OutboxError, match="full"):
+        journal.commit({"text1": [commit(5, 5000)]})
+    journal._run("PRAGMA max_page_count = 100000")
+    journal.commit({"text1": [commit(5005, 5)]})
+    assert [each.start for each in journal.committed("text1")] == [0]
+    journal.commit({"text1": [commit(5, 5000)]})
+    journal.commit({"text1": [commit(5005, 9)], "text2": [commit(0, 3)]})
+    assert [len(each.tokens) for each in journal.committed("text1")] == [5, 5000, 9]
+    assert journal.committed("text2") == [commit(0, 3)]
     journal.close()
 
 
