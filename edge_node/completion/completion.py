@@ -66,7 +66,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         pieces: the text, by who wrote it.
-        provisional: text of the draft behind it.
         reason: how it ended.
         version: target version that wrote it.
         form: how that writes calls of tools.
@@ -74,7 +73,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pieces: list[Piece]
-    provisional: str
     reason: EndReason
     version: str
     form: ToolFormat
@@ -141,7 +139,6 @@ class Completion:
         kept = msgspec.json.decode(answer, type=Answer)
         self.version, self.form = kept.version, kept.form
         self.add(kept.pieces)
-        self.provisional = kept.provisional
         self.finish(End(kept.reason, kept.figures))
 
     def answer(self, end: End) -> bytes:
@@ -150,7 +147,6 @@ class Completion:
         return msgspec.json.encode(
             Answer(
                 pieces=self.origins.cut(self.whole, 0),
-                provisional=self.provisional if end.reason == "provisional" else "",
                 reason=end.reason,
                 version=self.version,
                 form=self.form,

@@ -57,7 +57,6 @@ def shown(journal: Journal, name: str) -> OutboxText | None:
     return OutboxText(
         **about,
         text="".join(text for text, _ in answer.pieces),
-        provisional=answer.provisional,
         reason=answer.reason,
         figures=answer.figures,
     )
