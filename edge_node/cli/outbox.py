@@ -18,6 +18,7 @@ from edge_node.api.client import ask, find_node, reached_at
 from edge_node.completion.outbox_views import listed, shown
 from edge_node.outbox.journal import Journal
 from flexspec_mq.daemon.printable import printable
+from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import FlexSpecError, UsageError
 from schemas.node import OutboxList, OutboxText, OutboxView
 from schemas.openai import ErrorBody
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 
     from edge_node.api.settings import ApiSettings
 
-_COLUMNS = "{:24}  {:>7}  {:11}  {:8}  {:>6}  {}\n"
-_UNITS = ("s", 120.0), ("min", 60.0), ("h", 48.0)
-"""Units of ages, and how many of each are told before the next one is."""
+_COLUMNS = "{:24}  {:>11}  {:11}  {:8}  {:>6}  {}\n"
 
 
 def run_outbox(args: argparse.Namespace, settings: ApiSettings, file: Path | None) -> None:
@@ -107,7 +106,7 @@ class _File:
             if action == "drop":
                 journal.forget(view.id)
                 return view
-            if action == "send" and view.state == "stale":
+            if action == "send" and view.state in ("queued", "stale"):  # when the node starts it may be old
                 journal.unpark(view.id)
             text = shown(journal, view.id)
         assert text is not None  # noqa: S101  nobody else has the file
@@ -151,9 +150,4 @@ def _print_text(view: OutboxText) -> None:
 
 
 def _age(view: OutboxView) -> str:
-    age = max(0.0, time.time() - view.accepted)
-    for unit, most in _UNITS:
-        if age < most:
-            return f"{age:.0f} {unit}"
-        age /= 60.0
-    return f"{age / 24:.0f} d"
+    return duration(max(0.0, time.time() - view.accepted))
