@@ -10,7 +10,7 @@ import msgspec
 
 from edge_node.api.errors import ApiError
 from edge_node.api.sending import reply
-from edge_node.api.serving import go_on, json_answer, kept_request
+from edge_node.api.serving import json_answer, kept_request
 from edge_node.completion.outbox_views import listed, shown
 from schemas.node import OutboxDropped, OutboxList, OutboxText, OutboxView
 
@@ -76,7 +76,7 @@ async def _stream(api: Api, entry: Entry, request: Request, send: Send) -> None:
 async def _send_again(api: Api, request: Request, _send: Send) -> Response:
     entry = await _entry(api, request.path_params["id"])
     if entry.state == "stale":
-        await go_on(api, entry)
+        await api.texts.outbox.send(entry)
     return await _shown(api, entry.id)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -27,8 +26,9 @@ from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.options import SEED_BITS, CompletionOptions
 from edge_node.completion.store import CompletionStore, TooManyTexts
-from edge_node.outbox.outbox import ASKED
+from edge_node.outbox.entries import OutboxError
 from flexspec_mq import waiting
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import Carrier, Telemetry, context_of
 from schemas.openai import Model, ModelVersion
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edge_node.completion.metrics import Metrics
     from edge_node.node import EdgeNode
     from edge_node.outbox.entries import Entry
+    from edge_node.outbox.outbox import Outbox
 
     Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
     """Answers a request, or has sent its answer by itself."""
@@ -98,8 +99,12 @@ class Api:
             for name, since, version in self.node.models.listed()
         }
 
-    async def version(self, asked: str | None) -> str | None:
+    async def version(self, asked: str | None, *, kept: bool = False) -> str | None:
         """The version that a request means; with a family what it asks for, which means one when its text opens.
+
+        Args:
+            asked: name that the request asks for.
+            kept: whether it was known when the request came, so that its workers may come back.
 
         Raises:
             ApiError: 404.
@@ -111,7 +116,7 @@ class Api:
         if asked not in self.versions():
             await self.node.directory.refreshed()
         known = self.versions()
-        if asked not in known and (asked := asked.removesuffix(LATEST)) not in known:
+        if asked not in known and (asked := asked.removesuffix(LATEST)) not in known and not kept:
             raise _unknown(asked, sorted(known))
         return asked
 
@@ -167,47 +172,46 @@ async def serve_text(
 
 
 async def keep_outbox(api: Api) -> None:
-    """Go on with what earlier lives have left, then delete what is too old, until cancelled."""
-    await go_on_with_all(api)
+    """Have what is left in the outbox written, in its order, and delete what is too old, until cancelled."""
     outbox = api.texts.outbox
+    async with running(_sweep(outbox), "sweep"):
+        while True:
+            name = await outbox.left.get()
+            try:
+                await _go_on(api, name)
+            except FlexSpecError as error:
+                _log.error("text %s does not go on: %s", name, error)
+                if not isinstance(error, OutboxError):  # the file is to blame, and not the request
+                    outbox.later(outbox.journal.finish, name, b"", error.message)
+
+
+async def _sweep(outbox: Outbox) -> None:
     while True:
         await asyncio.sleep(waiting.OUTBOX_SWEEP)
         outbox.later(outbox.journal.sweep)
 
 
-async def go_on_with_all(api: Api) -> None:
-    """Have what earlier lives of the node have left written, in the order in which it was accepted."""
-    outbox = api.texts.outbox
-    oldest = time.time() - api.settings.outbox_age
-    for entry in outbox.unfinished:
-        if entry.path == ASKED or entry.state == "stale" or entry.id not in outbox.fresh:
-            continue
-        if entry.accepted < oldest and not entry.tokens:
-            await outbox.run(outbox.journal.park, entry.id, "it is old")
-            continue
-        try:
-            await _go_on_in_turn(api, entry)
-        except FlexSpecError as error:
-            _log.error("text %s does not go on: %s", entry.id, error)
-            await outbox.run(outbox.journal.finish, entry.id, b"", error.message)
-
-
-async def _go_on_in_turn(api: Api, entry: Entry) -> None:
-    while True:
-        try:
-            return await go_on(api, entry)
-        except TooManyTexts as full:
-            await asyncio.sleep(full.retry_after)
-
-
-async def go_on(api: Api, entry: Entry) -> None:
-    """Have the text of a request in the outbox written, with nobody reading it.
+async def _go_on(api: Api, name: str) -> None:
+    """Have the text of a request in the outbox written when there is room, unless its user is to be asked.
 
     Raises:
         FlexSpecError: it cannot be.
     """
-    wanted, options, key = await kept_request(api, entry)
-    await api.texts.go_on(wanted.prompt, options, key)
+    outbox = api.texts.outbox
+    while True:
+        entry = await outbox.run(outbox.journal.entry, name)
+        if entry is None or entry.state not in ("queued", "writing"):
+            return
+        if entry.is_old(api.settings.outbox_age) and api.texts.text(name) is None:
+            outbox.later(outbox.journal.park, name, "it is old")
+            return
+        wanted, options, key = await kept_request(api, entry)
+        try:
+            await api.texts.go_on(wanted.prompt, options, key)
+        except TooManyTexts as full:
+            await asyncio.sleep(full.retry_after)
+        else:
+            return
 
 
 async def kept_request(api: Api, entry: Entry) -> tuple[TextRequest, CompletionOptions, IdempotencyKey]:
@@ -220,10 +224,7 @@ async def kept_request(api: Api, entry: Entry) -> tuple[TextRequest, CompletionO
     if parse is None:
         raise ApiError(404, f"requests to {entry.path} are not read here", code="not_found")
     wanted = parse(api, json.loads(entry.body), entry.client)
-    try:
-        version = await api.version(wanted.model)
-    except ApiError:  # no worker of it is known yet
-        version = wanted.model
+    version = await api.version(wanted.model, kept=True)
     options = replace(wanted.options(version), offline=entry.mode)
     first = entry.key.removesuffix(f"\0{entry.choice}") if entry.choice else entry.key
     key = IdempotencyKey(first, entry.digest, entry.path, entry.body, entry.client)

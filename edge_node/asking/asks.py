@@ -27,7 +27,7 @@ from edge_node.outbox.entries import Entry
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.daemon.tasks import ended, running
-from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, PublishRefused
+from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, LinkError, PublishRefused
 from flexspec_mq.grammar.tools import CallEvent, Content
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
@@ -54,11 +54,13 @@ class _Answering:
     Attributes:
         reply: where, as the newest copy of the ask says.
         again: another copy has come, so that a stream begins anew.
+        waits: id of its request in the outbox, while it waits for its turn.
     """
 
     key: IdempotencyKey | None
     reply: Reply
     again: bool = False
+    waits: str = ""
 
 
 class Asks:
@@ -102,7 +104,7 @@ class Asks:
         )
         self._askers = ExpiringMap[str, Asker](most=_MOST_USERS)
         self._answering: dict[str, _Answering] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._throttle = LogThrottle()
         self._announce_at = 0.0
 
@@ -114,8 +116,6 @@ class Asks:
             The task that answers, which ends by what broke its link.
         """
         async with self._connect(self._link_settings) as link, running(self._run(link), "asks") as answers:
-            for entry in await self._api.texts.outbox.asks():
-                self._take_again(link, entry)
             try:
                 yield answers
             finally:
@@ -124,7 +124,8 @@ class Asks:
                 await ended(self._tasks)
 
     async def _run(self, link: Link) -> None:
-        async with running(self._tell_status(link), "asked status"):
+        kept = running(self._take_kept(link), "kept asks")
+        async with kept, running(self._tell_status(link), "asked status"):
             async for event in link.events():
                 if isinstance(event, Inbound):
                     self._take(link, event)
@@ -150,16 +151,25 @@ class Asks:
                 return
         self._start(asker, user, self._answer(link, asker, inbound, user, refusal))
 
+    async def _take_kept(self, link: Link) -> None:
+        """Answer asks that came before the node was started, and those that are sent again."""
+        outbox = self._api.texts.outbox
+        while True:
+            entry = await outbox.run(outbox.journal.entry, await outbox.asked.get())
+            if entry is not None:
+                self._take_again(link, entry)
+
     def _take_again(self, link: Link, entry: Entry) -> None:
-        """Answer an ask that came before the node was started; one that waited for too long is to be asked again."""
-        kept = msgspec.json.decode(entry.body, type=KeptAsk)
-        if (user := topics.asker_of(kept.topic, self._node.name)) is None:
+        """Answer an ask of the outbox, of an old one that it is; where an earlier life has said so, forget it."""
+        kept, outbox = msgspec.json.decode(entry.body, type=KeptAsk), self._api.texts.outbox
+        user, refusal, age = topics.asker_of(kept.topic, self._node.name), None, self._api.settings.outbox_age
+        if user is None or entry.state == "stale":
+            outbox.later(outbox.journal.forget, entry.id)
             return
-        refusal, age = None, self._api.settings.outbox_age
-        if entry.unfinished and not entry.tokens and time.time() - entry.accepted > age:
+        if entry.is_old(age):
             what = f"the node was away, and the ask waited for more than {age:g} s"
-            refusal = ApiError(503, what, code="stale", hint="ask again")
-            self._api.texts.outbox.later(self._api.texts.outbox.journal.forget, entry.id)
+            refusal = ApiError(503, what, code="stale", hint="ask again, or send it from the node's outbox")
+            outbox.later(outbox.journal.park, entry.id, what)
         inbound = Inbound(kept.topic, kept.payload.encode(), 1, properties=kept.properties)
         asker = self._asker(user, time.monotonic())
         self._start(asker, user, self._answer(link, asker, inbound, user, refusal, age))
@@ -193,7 +203,7 @@ class Asks:
         try:
             asked = reader.read(inbound, most=self._settings.max_ask, lenient=self._api.settings.lenient)
             if asked is not None:
-                await self._answer_asked(link, asker, asked.waiting(patience), refusal)
+                await self._answer_asked(link, asker, asked.again(patience) if patience else asked, refusal)
             else:
                 asker.forget(reader.reply.topic)
                 await self._publish(link, Outbound(reader.reply.topic, b"", 1, retain=True))
@@ -223,31 +233,39 @@ class Asks:
             if asked.keep:
                 asker.keep(asked.reply.topic, asked.keep, time.monotonic())
                 answering.reply = replace(asked.reply, keep=asked.keep)
-            async with asker.text(asked.patience):
-                await self._read(link, asked, answering)
+            await self._read(link, asker, asked, answering)
         except FlexSpecError as error:
-            if asked.key is None or not self._api.texts.goes_on_later:
+            texts = self._api.texts
+            if asked.key is None or not texts.goes_on_later:
+                if answering.waits:
+                    texts.outbox.later(texts.outbox.journal.forget, answering.waits)
                 await self._publish(link, answering.reply.error(error))
         finally:
             if asked.key is not None and self._answering.get(asked.key.key) is answering:
                 del self._answering[asked.key.key]
 
-    async def _read(self, link: Link, asked: AskedText, answering: _Answering) -> None:
-        """Have the text written, or find it under its key, and send it."""
-        api, until = self._api, time.monotonic() + asked.patience
+    async def _read(self, link: Link, asker: Asker, asked: AskedText, answering: _Answering) -> None:
+        """Have the text written when it is its turn, or find it under its key, and send it."""
+        api, outbox, until = self._api, self._api.texts.outbox, time.monotonic() + asked.patience
         if asked.wanted.ignored:
             _log.warning("fields of an ask by MQTT were ignored: %s", ", ".join(asked.wanted.ignored))
-        version = await api.version(asked.wanted.model)
+        version = await api.version(asked.wanted.model, kept=asked.kept)
         timeout = api.settings.api_timeout if asked.key is None else None  # else its patience is its bound
         options = asked.wanted.options(version, timeout, api.settings.offline)
-        while True:
-            try:
-                async with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:
-                    return await self._send(link, asked.wanted, answering, text)
-            except TooManyTexts as full:
-                if time.monotonic() + full.retry_after > until:
-                    raise
-                await asyncio.sleep(full.retry_after)
+        if asked.key is not None and asked.patience:
+            answering.waits = await api.texts.keep(options, asked.key)
+        async with asker.text(asked.patience):
+            while True:
+                if answering.waits and await outbox.run(outbox.journal.entry, answering.waits) is None:
+                    raise Cancelled("the ask was dropped from the outbox")
+                try:
+                    async with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:
+                        answering.waits = ""
+                        return await self._send(link, asked.wanted, answering, text)
+                except TooManyTexts as full:
+                    if time.monotonic() + full.retry_after > until:
+                        raise
+                    await asyncio.sleep(full.retry_after)
 
     async def _send(self, link: Link, wanted: OpenAIRequest, answering: _Answering, text: Completion) -> None:
         while wanted.stream:
@@ -268,7 +286,8 @@ class Asks:
             ignored=list(wanted.ignored) or UNSET,
             usage=UNSET if end.figures is None else _usage(end.figures),
         )
-        await self._publish(link, answering.reply.message(body))
+        if not await self._publish(link, answering.reply.message(body)):
+            raise LinkDown("the broker was away when the answer was there", hint="ask again")
 
     async def _send_pieces(self, link: Link, answering: _Answering, text: Completion) -> None:
         """Send what is no call of a tool as it comes, from the beginning, until another copy of the ask has come."""
@@ -294,8 +313,12 @@ class Asks:
         if text.end is not None and text.complete:
             await publish(follower.finish(text.end))
 
-    async def _publish(self, link: Link, message: Outbound) -> None:
-        """Hand a message to the broker, when the link is there again if it is not now; `_run` tells of its end."""
+    async def _publish(self, link: Link, message: Outbound) -> bool:
+        """Hand a message to the broker, when the link is there again if it is not now; `_run` tells of its end.
+
+        Returns:
+            Whether the broker has had it.
+        """
         patience = max(waiting.PATIENCE, message.expiry or 0.0)
         try:
             async with asyncio.timeout(patience):
@@ -304,8 +327,10 @@ class Asks:
                     published = await self._published(link, message)
         except TimeoutError:
             _log.warning("a message on %s is lost: the broker was away for %.0f s", message.topic, patience)
+            return False
         except LinkError:
-            return
+            return False
+        return True
 
     async def _published(self, link: Link, message: Outbound) -> bool:
         """Publish a message when the link is up; False if it was down again meanwhile."""

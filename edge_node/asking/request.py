@@ -70,22 +70,24 @@ class AskedText:
     Attributes:
         key: mark of its copies; None for one without id and Correlation Data.
         keep: seconds for which its answer is to be kept.
+        kept: whether it comes from the outbox.
     """
 
     reply: Reply
     wanted: OpenAIRequest
     key: IdempotencyKey | None
     keep: float
+    kept: bool = False
 
     @property
     def patience(self) -> float:
         """Seconds that it waits for its turn."""
         return self.wanted.asked.wait or 0.0
 
-    def waiting(self, seconds: float) -> Self:
-        """The same, with a patience of at least so many seconds."""
-        options = replace(self.wanted.asked, wait=max(self.patience, seconds) or None)
-        return replace(self, wanted=replace(self.wanted, asked=options))
+    def again(self, seconds: float) -> Self:
+        """The same from the outbox, with a patience of at least so many seconds."""
+        options = replace(self.wanted.asked, wait=max(self.patience, seconds))
+        return replace(self, kept=True, wanted=replace(self.wanted, asked=options))
 
 
 class KeptAsk(msgspec.Struct, frozen=True):

@@ -21,7 +21,6 @@ from edge_node.outbox.journal import Bounds
 from edge_node.outbox.outbox import Outbox, Record
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import limit_in_words
-from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkError, TimeIsOver, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.settings import Setting
@@ -146,7 +145,6 @@ class CompletionStore:
         self._active: dict[Completion, asyncio.Task[tuple[End, str]] | None] = {}  # None: only read
         self._keyed: dict[str, Completion] = {}  # those of the active ones that have a key
         self._again: set[Completion] = set()  # to wait for longer than their readers did
-        self._tasks: set[asyncio.Task[None]] = set()
         self._admission = asyncio.Lock()  # requests with a key are taken one after the other
         self._pace = 1.0  # seconds that a text takes, smoothed
         self._stood: dict[str, str] = {}  # the state of each limit that was logged last
@@ -213,18 +211,18 @@ class CompletionStore:
         """The text with a key that has this id, while it is written or read."""
         return next((text for text in self._keyed.values() if text.id == name), None)
 
-    async def drop(self, name: str) -> bool:
-        """Cancel a text by its id, and forget it; whether there was one."""
-        text = self.text(name)
+    async def drop(self, name: str) -> None:
+        """Cancel a text by its id, and forget it."""
+        async with self._admission:  # or one that is just being taken would be written all the same
+            text = self.text(name)
         if text is not None and (task := self._active[text]) is not None:
             task.cancel()
             await asyncio.wait([task])
-        return await self.outbox.run(self.outbox.journal.forget, name)
+        await self.outbox.run(self.outbox.journal.forget, name)
 
     async def close(self) -> None:
         """Take no more; end those that are being written with an error that says why: texts with a key go on later."""
         self.closed = self._generator.closed = True
-        await ended(self._tasks)
         for text in self._active:
             text.finish(End(None, error=_stopping()))
         tasks = [task for task in self._active.values() if task is not None and not task.done()]
@@ -269,16 +267,10 @@ class CompletionStore:
         self._make_room()
         outbox, journal = self.outbox, self.outbox.journal
         outbox.write()
-        entry = await outbox.run(journal.under, key.key)
-        if entry is None or entry.state == "failed":
-            entry = _entry(text, key)
-            await outbox.run(journal.accept, entry)
-            outbox.fresh.add(entry.id)
-        elif entry.digest != key.digest:
-            raise KeyReused("this idempotency key was used for another request")
+        entry = await self._kept(text.options, key)
         text.id, text.created = entry.id, int(entry.accepted)
         if entry.unfinished:
-            if entry.id not in outbox.fresh or entry.state == "stale":
+            if entry.id not in outbox.fresh:
                 entry = await outbox.run(journal.unpark, entry.id)
             outbox.fresh.discard(entry.id)
             self._write(text, Record(outbox, entry, await outbox.run(journal.committed, entry.id)))
@@ -287,6 +279,33 @@ class CompletionStore:
             self._active[text] = None
         self._keyed[key.key] = text
         return text
+
+    async def keep(self, options: CompletionOptions, key: IdempotencyKey) -> str:
+        """Have the outbox hold a request whose turn comes later; the id of its text, unless that is over.
+
+        Raises:
+            KeyReused: the key was used for another request.
+            OutboxError: the outbox is full, or cannot be written.
+        """
+        async with self._admission:
+            entry = await self._kept(options, key)
+            return entry.id if entry.unfinished else ""
+
+    async def _kept(self, options: CompletionOptions, key: IdempotencyKey) -> Entry:
+        """A request as the outbox has it, from now on or already."""
+        outbox, journal = self.outbox, self.outbox.journal
+        entry = await outbox.run(journal.under, key.key)
+        if entry is None or entry.state == "failed":
+            entry = _entry(options, key)
+            await outbox.run(journal.accept, entry)
+        elif entry.digest != key.digest:
+            raise KeyReused("this idempotency key was used for another request")
+        elif entry.state == "stale":
+            entry = await outbox.run(journal.unpark, entry.id)
+        else:
+            return entry
+        outbox.fresh.add(entry.id)
+        return entry
 
     def _begin(self, prompt: Prompt, options: CompletionOptions) -> Completion:
         self._make_room()
@@ -333,7 +352,7 @@ class CompletionStore:
 
     async def _keep(self, text: Completion, end: End) -> None:
         """Have the outbox know of an end before anybody else does."""
-        journal, error, age = self.outbox.journal, end.error, time.time() - text.created
+        journal, error, age = self.outbox.journal, end.error, time.monotonic() - text.began
         unreached = end.reason == "provisional" or isinstance(error, LinkError | WorkerError)
         call: asyncio.Future[Any]
         if error is None and not unreached:
@@ -407,9 +426,7 @@ class CompletionStore:
             self._release(text)
         if text in self._again and text.key is not None:
             self._again.discard(text)
-            longer = asyncio.create_task(self.go_on(text.prompt, text.options, text.key), name="go on")
-            self._tasks.add(longer)
-            longer.add_done_callback(self._tasks.discard)
+            self.outbox.go_on(text.id, text.key.path)
 
     def _leave(self, text: Completion) -> None:
         """A reader leaves a text."""
@@ -421,7 +438,7 @@ class CompletionStore:
             self._release(text)
         elif text.key is None:
             task.cancel()
-        elif time.time() - text.created > self._limits.outbox_age:
+        elif time.monotonic() - text.began > self._limits.outbox_age:
             self._aged(text)
 
     def _aged(self, text: Completion) -> None:
@@ -438,16 +455,16 @@ class CompletionStore:
             del self._keyed[text.key.key]
 
 
-def _entry(text: Completion, key: IdempotencyKey) -> Entry:
+def _entry(options: CompletionOptions, key: IdempotencyKey) -> Entry:
     return Entry(
-        id=text.id,
+        id=secrets.token_hex(12),
         key=key.key,
         digest=key.digest,
         path=key.path,
         body=key.body,
         client=key.client,
         choice=key.choice,
-        mode=text.options.offline or "hold",
+        mode=options.offline or "hold",
         accepted=time.time(),
     )
 

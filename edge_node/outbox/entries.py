@@ -1,5 +1,6 @@
 """A request in the journal: as it came, how far its text is, and what a restarted node needs to go on with it."""
 
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +99,11 @@ class Entry:
     def unfinished(self) -> bool:
         """Whether its text is still to be written, or to be written on."""
         return self.finished is None
+
+    def is_old(self, age: float) -> bool:
+        """Whether it has waited for its first token for so long; a worker that is to deliver may have written it."""
+        begun = self.tokens or (self.mode == "deliver" and self.opened is not None)
+        return self.unfinished and not begun and time.time() - self.accepted > age
 
 
 def codes_of(commit: Commit) -> bytes:

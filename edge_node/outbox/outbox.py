@@ -31,15 +31,20 @@ class Outbox:
 
     Attributes:
         journal: names the calls for `run`.
-        unfinished: requests of earlier lives that are still to be written, in order.
-        fresh: ids of those of them that nothing of this life was sent for.
+        left: ids of requests that are to be written on by themselves, in order; see `go_on`.
+        asked: the same of asks by MQTT, with those whose answer nobody has read.
+        fresh: ids of unfinished requests that nothing of their present life was sent for.
         counts: number of requests in each state; see `Journal.counts`.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.unfinished = journal.begin()
-        self.fresh = {entry.id for entry in self.unfinished}
+        self.left: asyncio.Queue[str] = asyncio.Queue()
+        self.asked: asyncio.Queue[str] = asyncio.Queue()
+        self.fresh = {entry.id for entry in journal.begin()}
+        for entry in journal.entries():
+            if entry.unfinished or (entry.path == ASKED and entry.state == "done" and not entry.read):
+                self.go_on(entry.id, entry.path)
         self.counts = journal.counts()
         self._thread = ThreadPoolExecutor(1, "outbox")
         self._commits: dict[str, list[Commit]] = {}  # not written yet
@@ -69,10 +74,15 @@ class Outbox:
         future.add_done_callback(self._behind.discard)
         future.add_done_callback(_logged)
 
-    async def asks(self) -> list[Entry]:
-        """Asks by MQTT that are unfinished, or whose answer nobody has read."""
-        entries = await self.run(self.journal.entries)
-        return [each for each in entries if each.path == ASKED and (each.unfinished or not each.read)]
+    def go_on(self, name: str, path: str) -> None:
+        """Have a request written on when its turn comes."""
+        (self.asked if path == ASKED else self.left).put_nowait(name)
+
+    async def send(self, entry: Entry) -> None:
+        """Have a text written that has waited for its user."""
+        await self.run(self.journal.unpark, entry.id)
+        self.fresh.add(entry.id)
+        self.go_on(entry.id, entry.path)
 
     def commit(self, name: str, commit: Commit) -> None:
         """Take committed tokens, which are written with those of other texts a moment later."""

@@ -9,12 +9,13 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from edge_node.outbox.journal import Journal
+from flexspec_mq import waiting
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
 from schemas.openai import Provisional, unconfirmed
-from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import alone, waiting_engine
-from tests.edge_node.asking.asked import Asker, asked
+from tests.daemons import FakeEngine, until, worker_at
+from tests.edge_node.api.served import alone, links_to, waiting_engine
+from tests.edge_node.asking.asked import Asked, Asker, asked
 
 
 async def test_an_asker_reads_provisional_text_while_the_node_cannot_reach_a_worker(
@@ -103,21 +104,116 @@ async def test_an_ask_with_an_id_is_answered_by_a_node_that_was_started_again(
             assert await asker.silent()
 
 
-async def test_an_ask_that_has_waited_for_too_long_is_to_be_asked_again(
+async def holds(node: Asked, **counts: int) -> None:
+    """Wait until the outbox has so many requests in each state."""
+    await until(lambda: node.served.api.texts.outbox.counts == counts)
+
+
+async def test_an_ask_that_has_waited_for_too_long_is_to_be_asked_or_sent_again(
     mosquitto: PrivateBroker, tmp_path: Path
 ) -> None:
+    """Its asker is told so once, and gets the answer of one that is sent."""
     restarted: dict[str, Any] = {"edge": {"edge": "stale"}, "version": "stale"}
+    path = tmp_path / "outbox"
+    async with Asker(mosquitto) as asker:
+        async with asked(mosquitto, engine=waiting_engine(), journal=Journal(path), **restarted) as node:
+            for number in range(2):
+                await asker.publish(f"f1/ask/{node.edge}", {"id": number, "prompt": "hello", "max_tokens": 9})
+                await holds(node, queued=number + 1)
+        await asyncio.sleep(0.6)
+        async with asked(mosquitto, journal=Journal(path), outbox_age=0.5, **restarted) as node:
+            for _ in range(2):
+                assert (await asker.message())[1]["error"]["code"] == "stale"
+            await holds(node, stale=2)
+            entry, _ = await node.served.api.texts.outbox.run(node.served.api.texts.outbox.journal.entries)
+            assert (await node.served.post(f"/v1/outbox/{entry.id}", {})).json()["state"] == "queued"
+            _, answer, _, _ = await asker.message()
+            assert (answer["id"], answer["text"]) == (0, alone("hello", answer["usage"]["seed"], 9))
+            await holds(node, done=1, stale=1)
+        async with asked(mosquitto, journal=Journal(path), outbox_age=0.5, **restarted) as node:
+            await holds(node, done=1)
+            assert await asker.silent()
+
+
+async def test_asks_that_wait_for_their_turn_are_answered_by_a_node_that_was_started_again(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    restarted: dict[str, Any] = {"edge": {"edge": "turns"}, "version": "turns", "asks": {"ask_texts": 1}}
+    ask = {"prompt": "hello", "seed": 7, "max_tokens": 40, "wait": 60.0}
     async with Asker(mosquitto) as asker:
         journal = Journal(tmp_path / "outbox")
         async with asked(mosquitto, engine=waiting_engine(), journal=journal, **restarted) as node:
-            await asker.publish(f"f1/ask/{node.edge}", {"id": "s", "prompt": "hello"})
+            for number in range(3):
+                await asker.publish(f"f1/ask/{node.edge}", {**ask, "id": number})
+                await holds(node, queued=number + 1)
+            await asker.publish(f"f1/ask/{node.edge}", {**ask, "id": 3, "wait": 0.1})
+            assert (await asker.message())[1]["error"]["code"] == "too_many_texts"
+            await holds(node, queued=3)
+            entries = await node.served.api.texts.outbox.run(journal.entries)
+            await node.served.api.texts.drop(entries[1].id)
+        assert await asker.silent()
+        async with asked(mosquitto, journal=Journal(tmp_path / "outbox"), **restarted) as node:
+            answers = [(await asker.message())[1] for _ in range(2)]
+            assert [answer["id"] for answer in answers] == [0, 2]
+            assert {answer["text"] for answer in answers} == {alone("hello", 7, 40)}
+
+
+async def test_an_ask_that_is_dropped_before_its_turn_is_not_answered(mosquitto: PrivateBroker) -> None:
+    engine = waiting_engine()
+    async with asked(mosquitto, engine=engine, asks={"ask_texts": 1}) as node, Asker(mosquitto) as asker:
+        ask, texts = {"prompt": "hello", "seed": 7, "max_tokens": 40, "wait": 60.0}, node.served.api.texts
+        for number in range(2):
+            await asker.publish(f"f1/ask/{node.edge}", {**ask, "id": number})
+            await holds(node, queued=number + 1)
+        await texts.drop((await texts.outbox.run(texts.outbox.journal.entries))[1].id)
+        engine.gate.set()
+        answers = {answer["id"]: answer for _, answer, *_ in [await asker.message() for _ in range(2)]}
+        assert answers[0]["text"] == alone("hello", 7, 40)
+        assert "dropped" in answers[1]["error"]["message"]
+        await holds(node, done=1)
+
+
+async def test_an_ask_waits_for_a_worker_that_a_node_started_again_has_not_seen(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    restarted: dict[str, Any] = {"edge": {"edge": "unseen"}, "version": "unseen", "workers": 0}
+    links = links_to(mosquitto)
+    async with Asker(mosquitto) as asker:
+        async with (
+            worker_at(links, "other", waiting_engine(), version="other"),
+            asked(mosquitto, journal=Journal(tmp_path / "outbox"), **restarted) as node,
+        ):
+            await until(lambda: "other" in node.served.node.directory.versions())
+            ask = {"id": "o", "prompt": "hello", "seed": 7, "max_tokens": 40, "model": "other"}
+            await asker.publish(f"f1/ask/{node.edge}", ask)
             await until(lambda: node.served.node.sessions == 1)
-        await asyncio.sleep(0.3)
-        journal = Journal(tmp_path / "outbox")
-        async with asked(mosquitto, journal=journal, outbox_age=0.2, **restarted) as node:
-            _, message, _, _ = await asker.message()
-            assert (message["id"], message["error"]["code"]) == ("s", "stale")
-            await until(lambda: not node.served.api.texts.outbox.counts)
+        async with asked(mosquitto, journal=Journal(tmp_path / "outbox"), **restarted) as node:
+            assert await asker.silent()
+            async with worker_at(links, "other", version="other"):
+                assert (await asker.message())[1]["text"] == alone("hello", 7, 40)
+
+
+async def test_an_answer_that_its_broker_never_had_is_told_by_the_node_s_next_life(
+    mosquitto: PrivateBroker, own_mosquitto: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarted: dict[str, Any] = {"edge": {"edge": "unheard"}, "version": "unheard"}
+    engine = waiting_engine()
+    journal = Journal(tmp_path / "outbox")
+    async with asked(mosquitto, own_mosquitto, engine=engine, journal=journal, **restarted) as node:
+        async with Asker(own_mosquitto) as asker:
+            ask = {"id": "u", "prompt": "hello", "seed": 7, "max_tokens": 40}
+            await asker.publish(f"f1/ask/{node.edge}", ask)
+            await until(lambda: node.served.node.sessions == 1)
+        own_mosquitto.kill()
+        monkeypatch.setattr(waiting, "PATIENCE", 0.3)
+        engine.gate.set()
+        await holds(node, unread=1)
+        await until(lambda: not node.served.api.texts)
+        await holds(node, unread=1)
+    own_mosquitto.start()
+    journal = Journal(tmp_path / "outbox")
+    async with Asker(own_mosquitto) as asker, asked(mosquitto, own_mosquitto, journal=journal, **restarted):
+        assert (await asker.message())[1]["text"] == alone("hello", 7, 40)
 
 
 async def test_an_ask_to_be_delivered_waits_for_the_way_to_the_workers(mosquitto: PrivateBroker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -170,6 +171,66 @@ async def test_requests_of_an_earlier_life_go_out_in_their_order(
         assert daemon.worker.machine.counters.opened == 12
 
 
+async def test_a_request_that_is_dropped_before_its_turn_is_not_written(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    path = tmp_path / "outbox.sqlite"
+    async with node(mosquitto, path, wait=300.0) as api:
+        asking = []
+        for number, letter in enumerate("abc"):
+            asking.append(asyncio.create_task(api.chat(letter, headers={"idempotency-key": letter}, **ASK)))
+            await holds(api, number + 1)
+    await asyncio.gather(*asking, return_exceptions=True)
+    async with node(mosquitto, path, api_texts=1) as api:
+        first, second, third = await known(api)
+        await until(lambda: api.api.texts.text(first.id) is not None)
+        for entry in (second, first):
+            assert (await api.http.delete(f"{api.url}/v1/outbox/{entry.id}")).status_code == 200
+        await until(lambda: api.api.texts.text(third.id) is not None)
+        assert [entry.id for entry in await known(api)] == [third.id]
+
+
+async def test_a_text_waits_on_where_the_node_is_full_when_its_reader_s_patience_is_over(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """Others take its place before it is gone on with: here while the disk is slow."""
+    async with node(mosquitto, tmp_path / "outbox.sqlite", api_texts=2) as api:
+        outbox, slow = api.api.texts.outbox, threading.Event()
+        asking = asyncio.create_task(api.chat("a", headers=KEY, wait=2.0, **ASK))
+        await until(lambda: api.api.texts.waiting == 1)
+        asking.cancel()
+        (entry,) = await known(api)
+        text = api.api.texts.text(entry.id)
+        assert text is not None
+        waits = outbox.run(slow.wait)
+        also = asyncio.create_task(api.chat("b", headers={"idempotency-key": "b"}, wait=60.0, **ASK))
+        await until(lambda: text.end is not None)
+        others = [asyncio.create_task(api.chat("c", wait=60.0, **ASK)) for _ in range(2)]
+        await until(lambda: len(api.api.texts) == 2)
+        slow.set()
+        await waits
+        await until(lambda: len(api.api.texts) == 3)
+        for each in others:
+            each.cancel()
+        await until(lambda: api.api.texts.text(entry.id) is not None)
+        also.cancel()
+
+
+async def test_a_clock_that_is_set_right_makes_no_request_old(
+    mosquitto: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(mosquitto, tmp_path / "outbox.sqlite") as api:
+        asking = asyncio.create_task(api.chat(headers=KEY, wait=60.0, **ASK))
+        await until(lambda: api.api.texts.waiting == 1)
+        began = time.time()
+        monkeypatch.setattr(time, "time", lambda: began + 36_000.0)
+        asking.cancel()
+        (text,) = api.api.texts._active
+        await until(lambda: not text.readers)
+        (entry,) = await known(api)
+        assert entry.state == "queued"
+
+
 async def test_requests_made_while_offline_go_out_in_their_order(mosquitto: PrivateBroker) -> None:
     proxy = Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port))
     async with proxy.listening() as link, served(mosquitto, through=link.port, wait=60.0) as api:
@@ -205,6 +266,21 @@ async def test_an_old_request_waits_until_its_user_wants_it_still(
         assert content(await api.chat(headers=KEY, **ASK)) == TEXT
         (again,) = await known(api)
         assert (again.id, again.state, again.life) == (entry.id, "done", 2)
+
+
+async def test_a_request_is_not_old_that_a_worker_may_have_written_meanwhile(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    path, engine = tmp_path / "outbox.sqlite", waiting_engine()
+    async with worker_at(links_to(mosquitto), "w", engine, version=VERSION):
+        async with node(mosquitto, path) as api:
+            asking = asyncio.create_task(api.chat(headers=KEY, offline="deliver", **ASK))
+            await opened(api)
+        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.sleep(2.1)
+        engine.gate.set()
+        async with node(mosquitto, path, outbox_age=2.0) as api:
+            await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
 
 
 async def test_a_text_that_this_node_would_write_otherwise_is_not_spliced(
