@@ -3,25 +3,33 @@
 import json
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from broker.launcher import PrivateBroker
+from cloud_worker.__main__ import main as cloud
+from edge_node.cli.main import main as edge
 from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.checks import Finding, Report, State
 from lab.testbed.deployment import free_port
-from tests.doctor.setups import (
-    answering,
-    at,
-    doctor,
-    look,
-    look_at_worker,
-    named,
-    the_fault,
-    worker,
-)
+from tests.doctor.setups import Told, answering, at, look, look_at_worker, named, the_fault, worker
+
+Doctor = Callable[..., Told]
+
+
+@pytest.fixture
+def doctor(capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """``flexspec-edge doctor …`` or the worker's; ``flexspec doctor`` itself: tests/deploy/test_starts.py."""
+
+    def doctor(*arguments: str, main: Callable[[list[str]], int] = edge) -> Told:
+        code = main(["doctor", *arguments])
+        return Told(code, *capsys.readouterr())
+
+    return doctor
 
 
 def names_in(folder: Path) -> list[str]:
@@ -35,17 +43,19 @@ NO_FOLDER = "there is no folder /no/such/folder", "name a checkpoint folder"
 
 
 @pytest.mark.parametrize(
-    ("part", "flag", "where", "words", "advice"),
+    ("main", "flag", "where", "words", "advice"),
     [
-        ("edge", "--draft", "/no/such/folder", *NO_FOLDER),
-        ("cloud", "--target", "", "it has no config.json", "name the folder that holds config.json"),
+        (edge, "--draft", "/no/such/folder", *NO_FOLDER),
+        (cloud, "--target", "", "it has no config.json", "name the folder that holds config.json"),
     ],
+    ids=["edge", "cloud"],
 )
-async def test_model_missing(
-    part: str, flag: str, where: str, words: str, advice: str, tmp_path: Path
+def test_model_missing(
+    main: Any, flag: str, where: str, words: str, advice: str, doctor: Doctor, tmp_path: Path
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    told = await doctor(part, "--json", flag, where or str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
+    nowhere = ("--broker", f"127.0.0.1:{free_port()}")
+    told = doctor("--json", flag, where or str(tmp_path), *nowhere, main=main)
     assert told.failures == ["broker down", "model missing"]
     (model,) = (row for row in told.document["findings"] if row["name"] == "model")
     assert words in model["detail"]
@@ -53,10 +63,12 @@ async def test_model_missing(
     assert told.code == 4  # the first fault's
 
 
-async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path) -> None:
-    for part in ("edge", "cloud"):
-        nowhere = ("--broker", f"127.0.0.1:{free_port()}")
-        told = await doctor(part, "--json", *nowhere, env={"XDG_CACHE_HOME": str(tmp_path)})
+def test_model_missing_as_the_default_is_not_prepared(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for main in (edge, cloud):
+        told = doctor("--json", "--broker", f"127.0.0.1:{free_port()}", main=main)
         assert told.failures == ["broker down", "model missing"]
         model = next(row for row in told.document["findings"] if row["fault"] == "model missing")
         assert "not prepared yet" in model["detail"]
@@ -163,10 +175,8 @@ def test_exit_codes_are_those_of_the_document() -> None:
         assert Finding("any", state, "", fault=fault).exit_code == code, fault
 
 
-async def test_the_list_for_people() -> None:
-    told = await doctor(
-        "--broker", f"127.0.0.1:{free_port()}", "--draft", "/no/such/folder", "--api-port", "0"
-    )
+def test_the_list_for_people(doctor: Doctor) -> None:
+    told = doctor("--broker", f"127.0.0.1:{free_port()}", "--draft", "/no/such/folder", "--api-port", "0")
     assert told.code == 4
     assert "✗  model        model missing: the draft /no/such/folder" in told.out
     assert "→ name a checkpoint folder" in told.out
@@ -177,42 +187,43 @@ async def test_the_list_for_people() -> None:
     assert "Traceback" not in told.err
 
 
-async def test_settings_that_cannot_be_used_are_a_finding(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_used_are_a_finding(doctor: Doctor, tmp_path: Path) -> None:
     bad = tmp_path / "edge.toml"
     bad.write_text("draft_lenght = 4\n")
-    told = await doctor("--json", "--config", str(bad))
+    told = doctor("--json", "--config", str(bad))
     assert told.code == 2
     (finding,) = told.document["findings"]
     assert finding["fault"] == "settings"
     assert "draft_lenght" in finding["detail"]
     assert "draft_length" in finding["advice"]
-    told = await doctor("--json", "--password-file", str(tmp_path / "none"), "--username", "truck")
+    told = doctor("--json", "--password-file", str(tmp_path / "none"), "--username", "truck")
     assert told.failures == ["settings"]
 
 
-async def test_secrets_are_never_told(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+def test_secrets_are_never_told(doctor: Doctor, mosquitto: PrivateBroker, tmp_path: Path) -> None:
     config = tmp_path / "edge.toml"
     config.write_text(
         f'broker = "{at(mosquitto)}"\nusername = "truck"\npassword = "hunter2hunter2"\n'
         'api_key = "sk-hunter3"\ndraft = "/no/such/folder"\nversion = "nobody"\napi_port = 0\n'
     )
-    told = await doctor("--json", "--config", str(config), "--within", "5")
+    told = doctor("--json", "--config", str(config), "--within", "5")
     assert told.failures[0] == "model missing"
     assert "hunter" not in told.out + told.err
     assert json.loads(told.out)["ok"] is False
 
 
-async def test_the_whole_is_bounded() -> None:
+def test_the_whole_is_bounded(doctor: Doctor) -> None:
     """A listener that takes connections and never answers."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(64)
         port = silent.getsockname()[1]
-        told = await doctor(
+        told = doctor(
             *("--json", "--within", "2", "--draft", "/no/such/folder", "--broker", f"127.0.0.1:{port}"),
             *("--api-port", "0"),
         )
     assert "time over" in told.failures
     assert told.document["seconds"] < 20
     assert all(row["state"] != "ok" for row in told.document["findings"] if row["name"] == "broker")
-    assert (await doctor("--within", "nan")).code == 2
+    with pytest.raises(SystemExit, match="2"):
+        doctor("--within", "nan")

@@ -153,10 +153,11 @@ def site(tmp_path: Path, mosquitto: PrivateBroker, run: Run, monkeypatch: pytest
 
 
 @pytest.fixture
-def begun(site: Site, run: Run) -> Site:
-    """With a key set and a stable version."""
+def begun(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """With a key set and a stable version, for which all wait from now on, however late they come."""
     ok(run, "trust", "--root", site.key("root"), "--signer", site.online, "--serial", "1")
     ok(run, "publish", site.head("one"), "--name", "v1", "--first", "--heads", site.heads)
+    monkeypatch.setattr("flexspec_mq.waiting.RETAINED", 30.0)
     return site
 
 

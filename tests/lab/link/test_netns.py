@@ -48,11 +48,12 @@ s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**23)
 s.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS: the kernel's times, so that waking up is in none of them
 s.bind((sys.argv[1], 5001))
 print("ready", flush=True)
-s.settimeout(2.0)
+s.settimeout(20.0)  # for the sender to begin
 came = []
 try:
     while len(came) < int(sys.argv[2]):
         packet, stamps, *_ = s.recvmsg(2048, 64)
+        s.settimeout(2.0)
         (number, sent), (seconds, nanoseconds) = map(int, packet.split()), struct.unpack("ll", stamps[0][2])
         at = 10**9 * seconds + nanoseconds
         came.append((number, (at - sent) / 1e6, at / 1e9))
