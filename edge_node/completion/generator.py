@@ -498,9 +498,12 @@ class Writing:
         try:
             self.generation = self._by.node.generate(request)
         except OtherText:
-            if self.tokens:
+            if not self.tokens:
+                self._begin_anew()
+            elif directory.blind or self._service.is_online:
                 raise
-            self._begin_anew()
+            else:  # its target may have a tokenizer of its own, which its workers tell
+                await self._service.wait()
             await self._open()
             return
         _log.info("session %d of version %s begins", self.generation.session, self.version)

@@ -202,7 +202,7 @@ class Service:
             what = "the broker"
         elif machine.state is not EdgeState.OPENING:
             return
-        elif not self._is_online:
+        elif not self.is_online:
             what = self._worker
         else:
             what = f"{'a place at' if machine.counters.busy else 'an answer of'} a worker of {self.target.version}"
@@ -235,8 +235,9 @@ class Service:
             return False
         if machine.counters.busy and self._node.models.followed is None:
             return False  # with a family a worker that has dropped the version says so as well
-        return not self._is_online and (machine.nobody or workers.any)
+        return not self.is_online and (machine.nobody or workers.any)
 
     @property
-    def _is_online(self) -> bool:
+    def is_online(self) -> bool:
+        """Whether a worker of what the text opens on is there."""
         return self._node.models.is_online(self.target)

@@ -19,7 +19,17 @@ from edge_node.outbox.journal import Bounds, Journal
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
 from tests.daemons import Daemon, FakeEngine, until, worker_at
-from tests.edge_node.api.served import Served, alone, content, ids_of, links_to, said, served, waiting_engine
+from tests.edge_node.api.served import (
+    Served,
+    alone,
+    another,
+    content,
+    ids_of,
+    links_to,
+    said,
+    served,
+    waiting_engine,
+)
 
 VERSION = "restarts"
 LETTERS = "abcdefghijkl"
@@ -316,6 +326,23 @@ async def test_a_text_that_this_node_would_write_otherwise_is_not_spliced(
         engine.gate.set()
         async with node(mosquitto, path) as api:
             assert content(await api.chat(headers=KEY, **ASK)) == TEXT
+
+
+async def test_a_text_of_a_target_with_a_template_of_its_own_waits_for_a_worker_that_tells_it(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    path, links = tmp_path / "outbox.sqlite", links_to(mosquitto)
+    engine = FakeEngine(lambda _items: time.sleep(0.01), facts=another("{{ messages[0]['content'] }}?"))
+    async with worker_at(links, "w", engine, version=VERSION), node(mosquitto, path) as api:
+        shown = await begun(api)
+        await until(lambda: api.api.texts.outbox.counts == {"writing": 1})
+    async with node(mosquitto, path) as api:
+        await until(lambda: api.api.texts.waiting == 1)
+        async with worker_at(links, "w", engine, version=VERSION):
+            await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
+            text = streamed((await api.chat(headers=KEY, stream=True, **ASK)).text)
+            assert text.startswith(shown)
+            assert text == streamed((await api.chat(stream=True, **ASK)).text)
 
 
 def other_root(opened: Any) -> Any:
