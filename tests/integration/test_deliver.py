@@ -1,12 +1,16 @@
-"""A device's process is killed while its answer is written, and another one finds it: real daemons, over HTTP."""
+"""A device is away while its answer is written, and so may the worker be killed: real daemons, over HTTP."""
 
 import asyncio
 import json
+import re
 import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
@@ -14,38 +18,61 @@ from flexspec_mq.transport.base import LinkSettings
 from lab.testbed.deployment import free_port
 from lab.testbed.process import Process
 from tests.integration.processes import start, start_worker
+from tests.transport.proxy import Proxy, proxy_to
 from tests.transport.reading import retained
 
 PATIENCE = 60.0
+CREDIT = 300
+"""More tokens than a worker may write ahead of a device that is there."""
 BODY: dict[str, Any] = {
     "model": "base",
     "prompt": "Once upon a time",
     "temperature": 0.9,
     "seed": 7,
     "max_tokens": 1500,
+    "ignore_eos": True,
 }
 
 
-class Device:
-    """A node of one name, port and folder, in each of its lives."""
+@dataclass
+class Site:
+    """A broker, a worker, and a node of one name, port and folder, in each of its lives.
 
-    def __init__(self, broker: PrivateBroker, draft: Path, folder: Path) -> None:
-        self.port = free_port()
-        self.api = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}/v1", timeout=PATIENCE)
-        where = "--broker", f"{broker.host}:{broker.port}", "--api-port", str(self.port)
-        self._flags = "--edge", "away", "--draft", str(draft), "--state-dir", str(folder), *where
+    Attributes:
+        link: way of the node to its broker.
+        metrics: port of the worker's figures.
+    """
 
-    async def start(self) -> Process:
-        process = await start("edge_node", "serve", "--ready-json", *self._flags)
+    broker: PrivateBroker
+    tiny: Path
+    folder: Path
+    link: Proxy
+    api: httpx2.AsyncClient
+    metrics: int
+
+    async def worker(self, name: str) -> Process:
+        flags = "--target", str(self.tiny), "--draft", "none", "--metrics-port", str(self.metrics)
+        process = await start_worker(self.broker, name, *flags)
         await process.event()
         return process
 
+    async def node(self) -> Process:
+        where = "--broker", f"127.0.0.1:{self.link.port}", "--api-port", str(self.api.base_url.port)
+        flags = "--edge", "away", "--draft", str(self.tiny), "--state-dir", str(self.folder), *where
+        process = await start("edge_node", "serve", "--ready-json", *flags)
+        await process.event()
+        return process
+
+    async def whole(self) -> str:
+        """The text as the target writes it."""
+        answer = (await self.api.post("/completions", json=BODY)).json()
+        assert "choices" in answer, answer
+        return str(answer["choices"][0]["text"])
+
     async def asked(self) -> tuple[str, str]:
         """Ask for a text that is to be delivered; its number in the outbox, and what is read before all is gone."""
-        text = ""
-        async with self.api.stream(
-            "POST", "/completions", json=BODY | {"stream": True, "offline": "deliver"}
-        ) as reply:
+        text, body = "", BODY | {"stream": True, "offline": "deliver"}
+        async with self.api.stream("POST", "/completions", json=body) as reply:
             async for line in reply.aiter_lines():
                 if line.startswith("data: {"):
                     text += "".join(choice["text"] for choice in json.loads(line[6:])["choices"])
@@ -53,35 +80,62 @@ class Device:
                     break
         return reply.headers["x-flexspec-outbox"], text
 
+    async def decided(self) -> float:
+        """Tokens that the worker has decided."""
+        async with httpx2.AsyncClient() as http:
+            page = (await http.get(f"http://127.0.0.1:{self.metrics}/metrics")).text
+        return float(re.findall(r"\nflexspec_worker:generation_tokens_total\S* (\S+)", page)[0])
 
-async def test_a_killed_device_finds_the_answer_when_it_is_started_again(
-    own_mosquitto: PrivateBroker, tiny: Path, tmp_path: Path
+    async def kept(self) -> dict[str, bytes]:
+        """Answers at the broker."""
+        return await retained(
+            LinkSettings(port=self.broker.port, client_id="looks"), topics.delivery_filter("+")
+        )
+
+
+@pytest.fixture
+async def site(own_mosquitto: PrivateBroker, tiny: Path, tmp_path: Path) -> AsyncIterator[Site]:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    async with (
+        proxy_to(own_mosquitto.host, own_mosquitto.port) as link,
+        httpx2.AsyncClient(base_url=url, timeout=PATIENCE) as api,
+    ):
+        yield Site(own_mosquitto, tiny, tmp_path, link, api, free_port())
+
+
+@pytest.mark.parametrize(("away", "heir"), [("killed", None), ("killed", "w2"), ("cut", "w1")])
+async def test_who_is_away_finds_the_answer_though_its_worker_is_killed_while_it_writes(
+    site: Site, away: str, heir: str | None
 ) -> None:
-    at = LinkSettings(port=own_mosquitto.port, client_id="looks")
-    worker = await start_worker(own_mosquitto, "w1", "--target", str(tiny), "--draft", "none")
-    await worker.event()
-    device = Device(own_mosquitto, tiny, tmp_path)
-    process = await device.start()
-    whole = (await device.api.post("/completions", json=BODY)).json()
-    assert "choices" in whole, whole
-    number, text = await device.asked()
+    worker, node = await site.worker("w1"), await site.node()
+    whole, (number, text) = await site.whole(), await site.asked()
     worker.pause()  # or it might be the quicker one
-    await process.kill()
+    if away == "killed":
+        await node.kill()
+    site.link.stall()
+    site.link.cut()
     worker.resume()
+    before = await site.decided()
     async with asyncio.timeout(PATIENCE):
-        while not await retained(at, topics.delivery_filter("away")):
+        while await site.decided() < before + CREDIT if heir else not await site.kept():
             pass
-    process = await device.start()
+    if heir:
+        await worker.kill()
+        assert not await site.kept(), "it was the quicker one"
+        worker = await site.worker(heir)
+    site.link.resume()
+    if away == "killed":
+        node = await site.node()
     began = time.monotonic()
     async with asyncio.timeout(PATIENCE):
-        while (found := (await device.api.get(f"/outbox/{number}")).json())["state"] != "done":
+        while (found := (await site.api.get(f"/outbox/{number}")).json())["state"] != "done":
             pass
-    assert time.monotonic() - began < 5.0  # some 0.1 s on a machine of its own
-    assert found["text"] == whole["choices"][0]["text"]
+    assert heir or time.monotonic() - began < 5.0  # some 0.1 s on a machine of its own
+    assert found["text"] == whole
     assert found["text"].startswith(text)
+    assert len((await site.api.get("/outbox")).json()["data"]) == 1
     async with asyncio.timeout(PATIENCE):
-        while await retained(at, topics.delivery_filter("away")):
+        while await site.kept():
             pass
-    await process.kill()
+    await node.kill()
     await worker.kill()
-    await device.api.aclose()
