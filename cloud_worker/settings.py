@@ -23,14 +23,15 @@ from flexspec_mq.scheduling.step_budget import DEVICE_PREFILL
 from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, named_after_user
 from flexspec_mq.telemetry import TelemetryOptions
 from flexspec_mq.transport.arguments import LinkOptions
+from schemas.messages import MOST_KEPT
 
 if TYPE_CHECKING:
     import argparse
 
 SERVERS = ("vllm", "sglang")
 """Engines that are somebody else's servers."""
-MAX_LEASE, MAX_DELIVER = 86_400, 604_800
-"""Seconds; the most that a verdict can say of a lease, and of how long it is kept."""
+MAX_LEASE = 86_400
+"""Seconds; the most that a verdict can say of a lease."""
 
 
 def _random_name() -> str:
@@ -241,7 +242,7 @@ class QuotaSettings(Section):
             help="seconds for which an answer is kept there at most; 0 keeps none",
             unit="seconds",
             least=0,
-            most=MAX_DELIVER,
+            most=MOST_KEPT,
         ),
     ] = 86_400
     inbound_mb: Annotated[

@@ -12,6 +12,7 @@ import logging
 import random
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
@@ -90,6 +91,8 @@ _SESSIONS = 2**32 - 1
 """Numbers that a session can have: 1 and up, as the worker's errors about no session at all name 0."""
 _UNCLAIMED = 4_000_000
 """Bytes of answers that may be of texts which have not gone on yet; the oldest are dropped first."""
+_CLOSES = 256
+"""Closes that wait for the link; the oldest are dropped first, and the leases at their workers end."""
 _TELL_EVERY = 10.0
 """Seconds from one warning of messages that cannot be read to the next."""
 _FINAL_REFUSALS = (0x87, 0x90, 0x95)
@@ -154,6 +157,7 @@ class EdgeNode:
         self._verdicts = topics.verdict_topic(settings.edge)
         self._answers = ExpiringMap[int, bytes](most=2**31, most_weight=_UNCLAIMED, weigh=len)
         self.unclaimed = 0
+        self._closes: deque[Outbound] = deque(maxlen=_CLOSES)  # of texts that ended while there was no link
         self._tick_at = inf
         self._tick: asyncio.TimerHandle | None = None
         self._timer_work = asyncio.Event()
@@ -355,10 +359,10 @@ class EdgeNode:
         generation = self._sessions[session] = Generation(session, request, machine, energy, answers)
         if not self.link.is_up:
             self._perform(generation, machine.link_down(now))
-        self._perform(generation, machine.start(now))
         if (answer := self._answers.pop(session)) is not None:
-            left = Inbound(topics.delivery_topic(self.name, session), answer)
-            asyncio.get_running_loop().call_soon(self._receive, left, now)
+            self._receive(Inbound(topics.delivery_topic(self.name, session), answer), now)
+        if session in self._sessions:  # else that was all of it, and nobody need be asked
+            self._perform(generation, machine.start(now))
         return generation
 
     def _is_idle(self) -> bool:
@@ -445,6 +449,8 @@ class EdgeNode:
             if up:
                 self._estimates.disconnects.link_up(now)
                 self.link.up()
+                while self._closes:
+                    self._queue.put(self._closes.popleft())
             else:
                 self._estimates.disconnects.link_down(now)
                 self.link.down(now)
@@ -501,18 +507,18 @@ class EdgeNode:
 
         If it comes before its text, as the node has just started, it waits for that.
         """
-        if not payload:  # cleared
-            return
-        if session in self._sessions:
+        if session in self._sessions and payload:
             self._receive_message(payload, now)
             return
-        self._answers.put(session, payload, now)
-        asyncio.get_running_loop().call_later(waiting.UNCLAIMED, self._give_back, session, payload)
+        waits = self._answers.pop(session) is not None
+        if payload:  # else it was cleared
+            self._answers.put(session, payload, now)
+            if not waits:  # the broker sends it again over each new connection
+                asyncio.get_running_loop().call_later(waiting.UNCLAIMED, self._give_back, session)
 
-    def _give_back(self, session: int, payload: bytes) -> None:
+    def _give_back(self, session: int) -> None:
         """No text has begun that this answer is of: its worker need not keep it, if it can be read who that is."""
-        if self._answers.get(session, 0.0) is payload:
-            self._answers.pop(session)
+        if (payload := self._answers.pop(session)) is not None:
             self.unclaimed += 1
             self._receive(Inbound(self._verdicts, payload), time.monotonic())
 
@@ -584,7 +590,10 @@ class EdgeNode:
         span = generation.request.span
         context = span.carrier if span is not None and isinstance(send.message, Open) else ()
         message = Outbound(topic, payload, send.qos, expiry=send.expiry, user=context)
-        self._queue.put(message, partial(self._lost, generation, send))
+        if isinstance(send.message, Close) and not self.link.is_up:
+            self._closes.append(message)
+        else:
+            self._queue.put(message, partial(self._lost, generation, send))
 
     def _give_up(self, generation: Generation, error: FlexSpecError) -> None:
         """End a text that cannot go on; its workers are told, and no other text is touched."""

@@ -40,12 +40,17 @@ _MOST_OVER: Final = 256
 
 @dataclass(slots=True)
 class Peer:
-    """A worker of a session, in one of its lives."""
+    """A worker of a session, in one of its lives.
+
+    Attributes:
+        introduces: whether its newest message introduced it: it may not know the key any more.
+    """
 
     name: str
     serial: bytes
     up: Sealer
     down: Sealer
+    introduces: bool = False
     replays: ReplayWindow = field(default_factory=ReplayWindow)
 
 
@@ -140,16 +145,18 @@ class EdgeKeys:
         self._rings[session] = self._begun(session, version, key, sent)
 
     def private(self, session: int) -> bytes:
-        """The private key of a session that goes on, 32 bytes: with it all that was said in it can be read."""
-        return self._rings[session].private.private_bytes_raw()
+        """The private key of a session, with which all that is said in it can be read; empty once it is over."""
+        ring = self._rings.get(session)
+        return b"" if ring is None else ring.private.private_bytes_raw()
 
     def wrap(
         self, message: Open | Draft | Poll | Close, worker: str | None, plain: bytes, now: float
     ) -> bytes:
         """Put a message under the session's key with a worker; without one, under the opening key of the version.
 
-        The latter is for opens to whoever may answer, and for closes, which hold nothing of the text. Anybody who comes
-        to know a worker's file may read these for ever, so nothing that was generated goes there.
+        The latter is for opens to whoever may answer, and for closes, which hold nothing of the text, also where the
+        worker may have forgotten the key. Anybody who comes to know a worker's file may read these for ever, so nothing
+        that was generated goes there.
 
         Args:
             message: the message.
@@ -168,7 +175,7 @@ class EdgeKeys:
         if peer is None and worker in ring.revoked:
             raise KeysRefused(KeyReason.REVOKED, f"worker {worker} was revoked")
         batch = message if isinstance(message, _BATCHES) else None
-        if peer is None:
+        if peer is None or (peer.introduces and isinstance(message, Close)):
             if batch or (isinstance(message, Open) and (message.committed or message.draft)):
                 why = f"session {message.session} has no key with {f'worker {worker}' if worker else 'any worker'}"
                 raise KeysRefused(KeyReason.NO_KEY, why)
@@ -227,6 +234,7 @@ class EdgeKeys:
             raise KeysRefused(KeyReason.NO_KEY, f"session {envelope.session} is none of ours")
         peer, plain = self._opened(ring, envelope)
         peer.replays.take(envelope.counter)
+        peer.introduces = envelope.introduction is not None
         return FromWorker(plain, envelope.session, peer.name)
 
     def signer_of(self, status: WorkerStatus, payload: bytes) -> Credential:

@@ -29,7 +29,7 @@ from flexspec_mq.protocol.effects import (
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from lab.simulator.clock import SimulatedClock
-from schemas.messages import Delivery, Error, Identity, Open, Verdict
+from schemas.messages import Close, Delivery, Error, Identity, Open, Verdict
 
 FINGERPRINT = bytes(range(16))
 VOCAB = 50
@@ -258,6 +258,7 @@ class World:
         self.retired: list[WorkerMachine] = []
         self.past: list[EdgeCounters] = []  # of earlier lives of devices
         self.kept: dict[int, tuple[Delivery, float]] = {}  # answers at the broker, and when it drops them
+        self.closes: list[Callable[[], None]] = []  # of texts that ended while there was no link
 
     def _machine(self, name: str) -> WorkerMachine:
         return WorkerMachine(replace(self.config, worker=name))
@@ -326,7 +327,8 @@ class World:
     def _begin(self, cell: Cell) -> None:
         if not self.online:
             cell.machine.link_down(self.now)
-        self.edge(cell, cell.machine.start(self.now))
+        if cell.machine.state is EdgeState.NEW:
+            self.edge(cell, cell.machine.start(self.now))
 
     def leave(self, cell: Cell) -> None:
         """The device of a session goes away without a word, with all that it holds in memory."""
@@ -347,14 +349,16 @@ class World:
         jitter = random.Random(self.rng.random())
         cell.machine = EdgeSession(request, cell.policy, jitter, others=lambda _: len(self.hosts) > 1)
         cell.away = cell.drafting = False
+        if cell.life % 2 and self.online:
+            self._fetch(cell, lambda deliver: deliver())  # it has it before its text goes on
         self._begin(cell)
-        self._fetch(cell)
+        self._fetch(cell, self._carry)
 
-    def _fetch(self, cell: Cell) -> None:
+    def _fetch(self, cell: Cell, carry: Callable[[Callable[[], None]], None]) -> None:
         """Deliver what the broker keeps for a device, as soon as that is there."""
         kept, expires = self.kept.get(cell.request.session, (None, 0.0))
         if kept is not None and expires > self.now:
-            self._carry(partial(self._to_edge, kept))
+            carry(partial(self._to_edge, kept))
 
     def _keep(self, effect: Deliver) -> None:
         """A retained message reaches the broker."""
@@ -369,8 +373,11 @@ class World:
         for effect in effects:
             match effect:
                 case Send():
-                    assert self.online, "nothing is sent offline"
-                    self._publish(cell, effect)
+                    assert self.online or isinstance(effect.message, Close), "nothing else is sent offline"
+                    if self.online:
+                        self._publish(cell, effect)
+                    else:
+                        self.closes.append(partial(self._publish, cell, effect))
                 case Commit(start, tokens, accepted):
                     assert start == len(cell.shown)
                     assert len(accepted) == len(tokens) > 0
@@ -444,13 +451,15 @@ class World:
         if up == self.online:
             return
         self.online = up
+        while up and self.closes:
+            self.closes.pop()()
         for cell in self.cells:
             if cell.away:
                 continue
             machine = cell.machine
             self.edge(cell, machine.link_up(self.now) if up else machine.link_down(self.now))
             if up:
-                self._fetch(cell)
+                self._fetch(cell, self._carry)
 
     def _to_edge(self, message: Verdict | Delivery | Error) -> None:
         if not self.online:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import MAX_DELIVERED_TOKENS
 from tests.daemons import PATIENCE, Daemon, FakeEngine, alone, edge_at, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment, at
-from tests.transport.reading import linked, retained
+from tests.transport.proxy import proxy_to
+from tests.transport.reading import connection_of, linked, retained
 
 FOR = 600
 PLAN = Plan(4, 2, 1)
@@ -39,11 +41,12 @@ class Site:
         file = None if self.keys is None else self.keys.worker_file(name)
         return worker_at(mqtt_link, name, engine, at=at(self.broker, f"w-{name}"), keys=file, **settings)
 
-    def device(self, name: str = "edge", **settings: Any) -> Any:
+    def device(self, name: str = "edge", port: int | None = None, **settings: Any) -> Any:
         if self.keys is not None and name not in self.devices:
             self.devices[name] = self.keys.edge_file(name)
         file = self.devices.get(name)
-        return edge_at(mqtt_link, name, at=at(self.broker, f"e-{name}"), keys=file, **settings)
+        where = at(self.broker, f"e-{name}")
+        return edge_at(mqtt_link, name, at=replace(where, port=port or where.port), keys=file, **settings)
 
     async def kept(self, edge: str = "+") -> dict[str, bytes]:
         """Answers that the broker keeps, by topic."""
@@ -109,6 +112,7 @@ async def test_a_device_that_restarts_finds_its_answer_and_clears_it(site: Site)
         assert len(daemon.worker.machine.deliveries) == 1
         steps = len(daemon.engine.batches)
         async with site.device() as node:
+            await until(lambda: len(node._answers))
             began = time.monotonic()
             generation = goes_on(node, request, resume)
             assert (*resume.committed, *(await text(generation))) == alone(request)
@@ -117,8 +121,34 @@ async def test_a_device_that_restarts_finds_its_answer_and_clears_it(site: Site)
             await until(lambda: not daemon.worker.machine.deliveries)
             await until(lambda: not daemon.kept)
         assert len(daemon.engine.batches) == steps
+        assert (daemon.worker.machine.counters.opened, generation.machine.counters.opens) == (1, 0)
         assert not await site.kept()
         assert set(node.refused) <= {KeyReason.NO_KEY}, "verdicts of before come before the text goes on"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_who_was_cut_off_takes_its_answer_and_nothing_is_left(site: Site, restarts: bool) -> None:
+    async with (
+        AsyncExitStack() as workers,
+        proxy_to(site.broker.host, site.broker.port) as link,
+        site.device(port=link.port) as node,
+    ):
+        daemon = await workers.enter_async_context(site.worker(engine=slow()))
+        generation = node.generate(asking(1))
+        await until(lambda: len(generation.machine.committed) >= 20)
+        link.stall()
+        link.cut()
+        await until(lambda: delivered(daemon))
+        if restarts:
+            await workers.aclose()
+            daemon = await workers.enter_async_context(site.worker())
+        link.resume()  # the broker has it in the device's session, and retained
+        assert await text(generation) == alone(generation.request)
+        await until(lambda: not daemon.worker.machine.deliveries)
+        await until(lambda: not len(node._answers))
+        async with asyncio.timeout(PATIENCE):
+            while await site.kept():
+                pass
 
 
 async def test_an_answer_that_nobody_fetches_expires(site: Site) -> None:
@@ -178,7 +208,10 @@ async def test_a_worker_promises_no_more_than_fits(site: Site, quotas: QuotaSett
         assert not daemon.worker.machine.deliveries
 
 
-async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(site: Site) -> None:
+@pytest.mark.parametrize("promises", [FOR, 0])
+async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(
+    site: Site, promises: int
+) -> None:
     request = asking(1, limit=2000)
     async with site.worker("w1", slow()) as first:
         resume = await left(site, request)
@@ -189,7 +222,10 @@ async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(s
         written = len(session.chain)
         assert len(resume.committed) < written < request.limit
     assert len(await site.kept()) == 1
-    async with site.worker("w2") as second, site.device() as node:
+    async with (
+        site.worker("w2", quotas=QuotaSettings(deliver_for=promises)) as second,
+        site.device() as node,
+    ):
         generation = goes_on(node, request, resume)
         assert (*resume.committed, *(await text(generation))) == alone(request)
         assert generation.machine.counters.deliveries == 1
@@ -197,6 +233,25 @@ async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(s
         async with asyncio.timeout(PATIENCE):
             while await site.kept():  # the one that ends it clears what the other has left
                 pass
+
+
+async def test_a_worker_whose_place_another_device_took_forgets_what_it_has_left(site: Site) -> None:
+    request = asking(1, limit=2000)
+    async with site.worker("w1", slow(), capacity=1) as first, site.device("other") as other:
+        resume = await left(site, request)
+        session = first.worker.machine.sessions["edge", resume.session]
+        await until(lambda: session.away and len(session.chain) > len(resume.committed))
+        goes = other.generate(wanting(2, limit=100_000))
+        await until(lambda: goes.machine.committed)
+        assert len(await site.kept("edge")) == len(first.worker.machine.deliveries) == 1
+        async with site.worker("w2"), site.device() as node:
+            generation = goes_on(node, request, resume)
+            assert (*resume.committed, *(await text(generation))) == alone(request)
+            await until(lambda: not first.worker.machine.deliveries)
+            async with asyncio.timeout(PATIENCE):
+                while await site.kept("edge"):
+                    pass
+        other.cancel(goes)
 
 
 async def test_a_worker_that_is_killed_has_the_same_text_written_anew(site: Site) -> None:
@@ -238,12 +293,17 @@ async def test_what_its_device_cancels_is_not_left(site: Site) -> None:
 
 async def test_an_answer_of_no_text_is_given_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that has lost its disk closes what it can read; under keys that is nothing, and it expires."""
-    monkeypatch.setattr(waiting, "UNCLAIMED", 0.2)
+    monkeypatch.setattr(waiting, "UNCLAIMED", 1.0)
     async with site.worker(engine=slow()) as daemon:
         await left(site, asking(1))
         await until(lambda: delivered(daemon))
         async with site.device() as node:
-            await until(lambda: node.unclaimed == 1)
+            ends = time.monotonic() + PATIENCE
+            while not node.unclaimed and time.monotonic() < ends:  # over a link that never lasts
+                await node.link.wait_up(PATIENCE)
+                connection_of(node.link._link).abort("a test")
+                await asyncio.sleep(0.2)
+            assert node.unclaimed == 1
             if site.keys is None:
                 await until(lambda: not daemon.worker.machine.deliveries)
             else:

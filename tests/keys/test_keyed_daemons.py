@@ -17,7 +17,7 @@ from edge_node.completion.metrics import Metrics as EdgeMetrics
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.errors import LinkRefused, WorkerError
+from flexspec_mq.errors import LinkRefused, LocalProtocolError, WorkerError
 from flexspec_mq.keys.agreement import new_opening_secrets
 from flexspec_mq.keys.envelope import is_keyed, key_wanted
 from flexspec_mq.keys.refusals import KeyReason
@@ -218,6 +218,15 @@ async def test_a_worker_whose_opening_keys_are_of_before_says_so(
         _, finish = await read(node.generate(wanting(2)))
         assert isinstance(finish.error, WorkerError)
         assert set(daemon.worker.refused) == {KeyReason.OPENING}
+
+
+async def test_a_text_that_no_message_can_hold_has_no_key_that_is_kept(
+    keys: KeyedDeployment, memory: MemoryBroker
+) -> None:
+    async with edge_at(memory.link, keys=keys.edge_file()) as node:
+        generation = node.generate(wanting(1, limit=2**21))
+        assert node.wire.private(generation.session) == b""
+        assert isinstance((await read(generation))[1].error, LocalProtocolError)
 
 
 async def test_a_device_without_keys_is_told_at_once(keys: KeyedDeployment, memory: MemoryBroker) -> None:

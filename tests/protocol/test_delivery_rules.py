@@ -1,5 +1,6 @@
 """Answers that a worker has promised: written for nobody, left once, taken back, within their places."""
 
+import pickle
 from collections import Counter
 from dataclasses import replace
 
@@ -166,6 +167,15 @@ def test_a_device_that_opens_again_has_its_answer_left_again() -> None:
     decided = machine.counters.decided
     assert left(machine.receive("e", Close(1, 2, 4, CloseReason.DONE), 7.0)) == [None]
     assert machine.counters.decided == decided
+
+
+def test_answers_that_were_fetched_are_forgotten() -> None:
+    places = DeliveryPlaces(KEEPS)
+    for number in range(1000):
+        places.grant(("e", number), asking())
+        places.kept(("e", number), LIMIT, 1e6)
+        places.leave(("e", number))
+    assert len(pickle.dumps(places)) < 2000
 
 
 def test_a_failed_forward_gives_the_place_back() -> None:

@@ -11,9 +11,10 @@ from flexspec_mq.errors import LinkDown, LocalProtocolError, RemoteProtocolError
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeState
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Provisional, Send
+from flexspec_mq.protocol.table import UnexpectedEvent
 from lab.simulator.world import EOS, identity
-from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict
-from tests.protocol.builders import PROMPT, batches, committed, give, sent, session, started, verdict
+from schemas.messages import Close, CloseReason, Delivery, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict
+from tests.protocol.builders import PROMPT, batches, committed, digest, give, sent, session, started, verdict
 
 
 def test_an_open_goes_to_the_shared_topic_with_what_is_committed() -> None:
@@ -364,9 +365,32 @@ def test_resuming_a_finished_text_finishes_at_once() -> None:
     assert finish == Finish(FinishReason.EOS)
 
 
+@pytest.mark.parametrize("had", [(), (7,), (7, 5)])
+def test_a_delivery_ends_a_text_that_was_not_begun_where_that_ends(had: tuple[int, ...]) -> None:
+    machine = session(committed=had, finish_at=lambda text: len(text) if text[-1] == 5 else None)
+    tokens = (7, 5, 8)
+    effects = machine.receive(Delivery(1, 1, tokens, digest(tokens), Fin.LENGTH, "w"), 0.0)
+    assert (*had, *committed(effects)) == machine.committed == (7, 5)
+    assert effects[-1] == Finish(FinishReason.STOP)
+    assert [close.to_worker for close in sent(effects, Close)] == ["w"]
+    assert not sent(effects, Open)
+
+
+def test_who_left_the_beginning_of_a_text_is_told_when_it_goes_on_elsewhere() -> None:
+    machine = session()
+    effects = machine.receive(Delivery(1, 1, (7,), digest((7,)), Fin.NONE, "w1"), 0.0)
+    assert committed(effects) == (7,)
+    (begun,) = machine.start(0.0)
+    assert isinstance(begun, Send)
+    assert isinstance(begun.message, Open)
+    assert begun.message.committed == (7,)
+    (close,) = sent(machine.receive(verdict((7,), (), worker="w2"), 0.1), Close)
+    assert (close.to_worker, close.message.reason) == ("w1", CloseReason.ELSEWHERE)  # type: ignore[union-attr]
+
+
 def test_misuse_is_our_own_error() -> None:
     machine = session()
-    with pytest.raises(LocalProtocolError):
+    with pytest.raises(UnexpectedEvent):
         machine.receive(verdict((), ()), 0.0)
     machine.start(0.0)
     with pytest.raises(LocalProtocolError):

@@ -1,8 +1,8 @@
 """The edge's machine of one session: opens, adopts a worker, sends drafts, commits verdicts, finishes.
 
 No I/O and no clock: every call takes `now` in seconds and returns effects. `TABLE`, at the end, says what happens in
-which state and where it leads; being offline is a flag beside the state, under which nothing is sent and only deadline
-and patience run.
+which state and where it leads; being offline is a flag beside the state, under which only deadline and patience run and
+nothing is sent but closes, which the driver keeps until the link is up.
 """
 
 import random
@@ -148,7 +148,9 @@ class EdgeSession:
         self._quiet = False  # nothing has happened that makes anything due to be sent
         self._expecting = False  # the adopted worker owes us an answer
         self._stopped = False  # nothing is drafted at the tip until something new is committed
-        self._alone = 0  # tokens that the draft may write while nobody answers; 0 once somebody has
+        self._alone: int | None = (
+            None  # tokens that the draft may write while nobody answers; None once somebody has
+        )
         self._alone_to = (
             0  # position after the last token that it wrote so, or what is committed if that is more
         )
@@ -215,8 +217,8 @@ class EdgeSession:
 
     @property
     def wrote_alone(self) -> bool:
-        """Whether nobody answers, and the draft has written all that it may or can."""
-        return self._alone > 0 and self._wanted is None
+        """Whether nobody answers, and the draft has written all that it may or can: nothing, where a limit says so."""
+        return self._alone is not None and not (self._alone and self._wanted)
 
     @property
     def gives_up_at(self) -> float:
@@ -230,7 +232,7 @@ class EdgeSession:
     # What can happen
 
     def start(self, now: float) -> list[Effect]:
-        """Publish the first open. Call it once, with the verdict topic subscribed."""
+        """Publish the first open. Call it once, with the verdict topic subscribed, unless a delivery was all."""
         if self._state is not EdgeState.NEW:
             raise LocalProtocolError("a session starts once")
         return self._event(EdgeEvent.START, now)
@@ -239,9 +241,10 @@ class EdgeSession:
         """Take a message of this session.
 
         Raises:
-            LocalProtocolError: it is of another session, or this one was never started.
+            LocalProtocolError: it is of another session.
+            UnexpectedEvent: this one was not started, and it is no delivery.
         """
-        if message.session != self._request.session or self._state is EdgeState.NEW:
+        if message.session != self._request.session:
             raise LocalProtocolError(f"message of session {message.session} given to {self._request.session}")
         if isinstance(message, Verdict):
             self.counters.verdicts += 1
@@ -495,7 +498,7 @@ class EdgeSession:
 
     def _verdict(self, now: float, verdict: Verdict) -> None:
         self._timers.heard(now)
-        self._alone = 0
+        self._alone = None
         self.nobody = False
         may = self._sender.lets_draft
         self._control.echoed(verdict, now)
@@ -610,21 +613,20 @@ class EdgeSession:
     def _delivery(self, now: float, delivery: Delivery) -> None:
         """Commit an answer as a verdict from any worker: our own digest confirms it, or it is none of this text."""
         self._timers.heard(now)
-        self._alone = 0
+        self._alone = None
         whole = Verdict(
             delivery.session, delivery.attempt, 0, 0, delivery.tokens, delivery.digest, delivery.fin, 0, 0
         )
         if self._text.judge(whole) is not Agreement.AGREED:
             self.counters.diverged += 1
             return
-        if delivery.fin is not Fin.NONE:
-            self._peers.met(delivery.worker, delivery.attempt)
-        added = self._text.commit(whole)
-        if added.tokens:
+        self._peers.met(delivery.worker, delivery.attempt)
+        text = self._text
+        if text.reason is None and (added := text.commit(whole)).tokens:
             self._out.append(Commit(added.start, added.tokens, added.origins(told=False)))
             self._progress(now, added)
-        if added.reason is not None:
-            self._finish(added.reason)
+        if text.reason is not None:
+            self._finish(text.reason)
 
     def _late_verdict(self, now: float, verdict: Verdict | Delivery) -> None:  # noqa: ARG002  the table's signature
         if self._online and verdict.worker is not None:
@@ -774,7 +776,7 @@ class EdgeSession:
             grammar = self._request.identity.grammar
             self.written = Written(holder, self._request.prompt + held, grammar)
         for worker in self._peers.forget_all():
-            if self._online:
+            if self._online or reason is not FinishReason.FAILED:  # it may be asked for again
                 self._close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))
         self._out.append(Finish(reason, error))
 
@@ -787,6 +789,7 @@ class EdgeSession:
         ((_ACTIVE,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
          "new tokens; a gap, or a start beyond `have`; diverged, or stuck; hello of another worker",
          "commit, send what is ready, finish where the text ends; poll; open again; close that one"),
+        ((_NEW,), (EdgeEvent.DELIVERY,), _delivery, (_NEW, _DONE), "", "as below, before there is an open"),
         (_LIVE, (EdgeEvent.DELIVERY,), _delivery, _BEGUN,
          "new tokens; diverged", "commit, finish where the text ends; ignore"),
         ((_DONE,), (EdgeEvent.VERDICT, EdgeEvent.DELIVERY), _late_verdict, (), "names its worker", "close that worker"),

@@ -5,7 +5,6 @@ close the sessions, or they expire; a worker that starts anew begins with none.
 """
 
 from collections import Counter
-from heapq import heappop, heappush
 from math import inf
 from typing import NamedTuple
 
@@ -36,23 +35,22 @@ class DeliveryPlaces:
 
     Args:
         config: bounds of a device and of all.
+
+    Attributes:
+        nbytes: bytes that the answers may come to.
+        expires: when `expire` is to be called next; `inf` is never.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._places: dict[SessionKey, _Place] = {}
         self._of_device = Counter[str]()
-        self._expiries: list[tuple[float, SessionKey]] = []
         self.nbytes = 0
+        self.expires = inf
 
     def __len__(self) -> int:
         """Answers that are promised or kept."""
         return len(self._places)
-
-    @property
-    def expires(self) -> float:
-        """When the next of them may have expired; `inf` is never."""
-        return self._expiries[0][0] if self._expiries else inf
 
     def grant(self, key: SessionKey, message: Open) -> int:
         """Seconds for which the answer of a session will be kept, if its edge is away; 0 if it will not."""
@@ -74,7 +72,7 @@ class DeliveryPlaces:
         """The broker keeps an answer of so many tokens until then."""
         self.leave(key)
         self._take(key, _Place(_AROUND + _TOKEN * tokens, expires, kept=True))
-        heappush(self._expiries, (expires, key))
+        self.expires = min(self.expires, expires)
 
     def leave(self, key: SessionKey) -> bool:
         """Give a place back, if there is one; tell whether the broker may keep an answer there."""
@@ -87,10 +85,10 @@ class DeliveryPlaces:
 
     def expire(self, now: float) -> None:
         """Give back the places of answers that the broker has dropped by now."""
-        while self.expires <= now:
-            expires, key = heappop(self._expiries)
-            if self._places.get(key, _Place()).expires == expires:
+        if now >= self.expires:
+            for key in [key for key, place in self._places.items() if place.expires <= now]:
                 self.leave(key)
+            self.expires = min((place.expires for place in self._places.values()), default=inf)
 
     def _take(self, key: SessionKey, place: _Place) -> None:
         self._places[key] = place

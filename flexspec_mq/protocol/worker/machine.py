@@ -376,8 +376,9 @@ class WorkerMachine:
 
     def _merge(self, session: WorkerSession, message: Open, now: float) -> None:
         session.merge(message, now)
+        session.asked = message.deliver > 0
         session.deliver = self.deliveries.grant(session.key, message)
-        self.counters.undeliverable += bool(message.deliver and not session.deliver)
+        self.counters.undeliverable += session.asked and not session.deliver
 
     def _hello(self, session: WorkerSession, now: float) -> None:
         """Answer an open at once, before any forward."""
@@ -415,11 +416,6 @@ class WorkerMachine:
         session.delivered, session.silent_at = True, inf
         self.deliveries.kept(session.key, len(session.chain), now + session.deliver)
         self._out.append(Deliver(session.key, session.delivery(), session.deliver))
-
-    def _deliver_rest(self, session: WorkerSession, now: float) -> None:
-        """Leave what the edge is not known to have, if it was promised: the session goes."""
-        if session.deliver and not session.delivered and len(session.chain) > session.have:
-            self._deliver(session, now)
 
     def _withdraw(self, key: SessionKey, reason: CloseReason, *, left: bool) -> None:
         """The edge needs no delivery any more; `left`: one may be there, by this worker or an earlier one."""
@@ -477,7 +473,7 @@ class WorkerMachine:
             self.counters.ignored += 1
             return
         self.counters.closed += 1
-        self._withdraw(key, message.reason, left=session.deliver > 0 and message.attempt > 1)
+        self._withdraw(key, message.reason, left=session.asked and message.attempt > 1)
         keep = message.reason in (CloseReason.DONE, CloseReason.CANCELLED)
         self._end(session, message.attempt, now, keep=keep)
 
@@ -518,8 +514,10 @@ class WorkerMachine:
             self._error(key, session.attempt, code, detail=why, qos=session.qos)
 
     def _drop(self, key: SessionKey, now: float) -> None:
+        """End a session, and leave what its edge is not known to have, if that was promised."""
         session = self._sessions[key]
-        self._deliver_rest(session, now)
+        if session.deliver and not session.delivered and len(session.chain) > session.have:
+            self._deliver(session, now)
         self._end(session, session.attempt, now)
 
     def _yield(self, key: SessionKey, now: float) -> None:
@@ -529,8 +527,7 @@ class WorkerMachine:
     def _let_go(self, key: SessionKey, now: float) -> None:
         session = self._sessions[key]
         self._error(key, session.attempt, ErrorCode.UNKNOWN, qos=session.qos)
-        self._deliver_rest(session, now)
-        self._end(session, session.attempt, now)
+        self._drop(key, now)
 
     def _ignore(self, key: SessionKey, now: float, *_: object) -> None:
         """Nothing to do: the session has gone meanwhile."""
@@ -605,14 +602,7 @@ class WorkerMachine:
         ((_S.LIVE,), (_E.SILENT,), _silent, (), "its answer is to be delivered", "write on to the end"),
         ((_S.FINISHED,), (_E.SILENT,), _silent, (), "its answer is to be delivered", "deliver"),
         (_HERE, (_E.EXPIRED,), _drop, (_S.TOMB,), "", "free"),
-        (
-            _HERE,
-            (_E.RELEASED,),
-            _let_go,
-            (_S.TOMB,),
-            "",
-            "unknown, deliver what there is if that is to be, free",
-        ),
+        (_HERE, (_E.RELEASED,), _let_go, (_S.TOMB,), "", "unknown, deliver what was promised, free"),
         ((_S.LIVE,), (_E.YIELDED,), _yield, (_S.TOMB,), "", "unknown, free, as its device has the most"),
         ((_S.FINISHED,), (_E.DISPLACED,), _drop, (_S.TOMB,), "", "free, as the oldest of too many"),
     )

@@ -63,6 +63,7 @@ class WorkerSession:
         opened_at: when it was created here.
         expires: end of the lease.
         deliver: seconds for which the broker keeps the answer, if the edge is away when it is written; 0 is not at all.
+        asked: whether the edge asked for that: then another worker may have granted it, and left an answer there.
         delivered: whether that was left there since the newest open.
         silent_at: when the edge is taken to be away, or `inf`.
         away: whether it is: the text is written on without credit, and what goes beyond that is not sent.
@@ -95,7 +96,7 @@ class WorkerSession:
         self.opened_at = 0.0
         self.expires = 0.0
         self.deliver = 0
-        self.delivered = self.away = False
+        self.asked = self.delivered = self.away = False
         self.silent_at = inf
         self.flush_at: float | None = None
         self.verdict_at = 0.0
