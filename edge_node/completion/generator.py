@@ -156,7 +156,7 @@ class CompletionGenerator:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(waiting.UNSERVED):
                             await before.wait()
-                writing = Writing(self, prompt, options, began, service, span, record, alone=alone)
+                writing = Writing(self, prompt, options, began, service, span, record)
                 await writing.begin()
             finally:
                 begun.set()
@@ -283,8 +283,6 @@ class Writing:
         service: Service,
         span: TextSpan | None = None,
         record: Record | None = None,
-        *,
-        alone: bool = False,
     ) -> None:
         self._by = by
         self._record = record
@@ -297,7 +295,6 @@ class Writing:
         self._first: float | None = None  # commit
         self._drawn = secrets.randbits(SEED_BITS)
         self._service = service
-        self._alone = alone  # the draft may write while nobody answers
         self._exactness, self._weights = "unknown", ""
         self._misled = False  # it was begun again with what its worker recommends
 
@@ -416,11 +413,11 @@ class Writing:
         while True:
             event = await self.generation.event(waiting.SILENT_TEXT if begun else _LOOK)
             stuck = event is None and not begun
-            if stuck and self._alone and self._service.settled_alone(self.generation):
+            if stuck and self._service.settled_alone(self.generation):
                 self._by.node.cancel(self.generation)
                 yield Finish(FinishReason.PROVISIONAL)
                 return
-            if stuck and not self._alone and self._service.unserved(self.generation):
+            if stuck and not self._service.alone and self._service.unserved(self.generation):
                 self._by.node.cancel(self.generation)
                 self._begin_anew()
                 await self._service.wait()
@@ -490,7 +487,7 @@ class Writing:
             engine=engine,
             compiled=encoded.compiled,
             span=self.span,
-            provisional=self._alone,
+            provisional=self._service.alone,
             kept=record is not None,
             resume=resume,
             deliver=self._by.deliver if options.offline == "deliver" else 0,

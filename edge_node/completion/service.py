@@ -61,6 +61,7 @@ class Service:
         alone: whether the draft may write while nobody can be reached.
 
     Attributes:
+        alone: whether the draft may write while nobody can be reached.
         model: name that is asked for.
         target: version that the text opens on; see `resolve`.
     """
@@ -83,7 +84,7 @@ class Service:
         self.target = TargetVersion(model or node.models.default)
         self._told = told
         self._patience = patience
-        self._alone = alone
+        self.alone = alone
         self._deadline = time.monotonic() + timeout
         self._until = min(time.monotonic() + patience, self._deadline)
         self._waits_for = ""
@@ -96,7 +97,7 @@ class Service:
             LinkDown: there is none, and the request does not say that it waits, or has waited.
         """
         link = self._node.link
-        if await link.wait_up(max(waiting.UNSERVED - link.down_for, waiting.ONE_TRY)) or self._alone:
+        if await link.wait_up(max(waiting.UNSERVED - link.down_for, waiting.ONE_TRY)) or self.alone:
             return
         left = self._until - time.monotonic() if self._patience else 0.0
         if left > 0:
@@ -154,8 +155,15 @@ class Service:
         return self._node.models.is_online(self._look_up())
 
     def settled_alone(self, generation: Generation) -> bool:
-        """Whether a session that cannot begin, and that nobody said to wait for, has all that its draft can write."""
-        return not self._patience and generation.machine.wrote_alone and self.unserved(generation)
+        """Whether a session that cannot begin, and that nobody said to wait for, has all that its draft can write.
+
+        If that is nothing, as where the battery is low, it is a text as any other from now on.
+        """
+        machine = generation.machine
+        if self._patience or not (self.alone and machine.wrote_alone and self.unserved(generation)):
+            return False
+        self.alone = machine.counters.provisional > 0
+        return self.alone
 
     def unserved(self, generation: Generation) -> bool:
         """Whether it is certain that nobody serves a session which has not begun; to be asked again and again.

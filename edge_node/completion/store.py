@@ -197,8 +197,7 @@ class CompletionStore:
             TooManyTexts: no room for another.
             OutboxError: the outbox cannot be written.
         """
-        wait = max(options.wait or 0.0, self._limits.outbox_age)
-        text = await self._admit(prompt, replace(options, wait=wait), key, readers=0)
+        text = await self._admit(prompt, self._patient(options), key, readers=0)
         if text.settled and not text.readers:
             self._release(text)
 
@@ -236,13 +235,18 @@ class CompletionStore:
     async def _asked(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey) -> Completion:
         """The text of a key, for one more reader; that one may go away meanwhile."""
         if options.offline == "deliver" and not options.wait:
-            options = replace(options, wait=self._limits.outbox_age)
+            options = self._patient(options)
         admission = asyncio.create_task(self._admit(prompt, options, key, readers=1), name="admission")
         try:
             return await asyncio.shield(admission)
         except asyncio.CancelledError:
             admission.add_done_callback(self._asked_in_vain)
             raise
+
+    def _patient(self, options: CompletionOptions) -> CompletionOptions:
+        """Options of a text that nobody reads: its answer may come for as long as it is kept where it is delivered."""
+        kept = self._limits.deliver if options.offline == "deliver" else 0
+        return replace(options, wait=max(options.wait or 0.0, self._limits.outbox_age, kept))
 
     def _asked_in_vain(self, admission: asyncio.Task[Completion]) -> None:
         if not admission.cancelled() and admission.exception() is None:
@@ -443,8 +447,8 @@ class CompletionStore:
 
     def _aged(self, text: Completion) -> None:
         """Have a text that waits for so long, and that nobody reads, wait for its user."""
-        task = self._active.get(text)
-        if task is not None and not task.done() and not (text.readers or text.size):
+        task, promised = self._active.get(text), text.figures is not None and text.figures().delivers
+        if task is not None and not task.done() and not (text.readers or text.size or promised):
             task.cancel()
             self.outbox.write()
             self.outbox.later(self.outbox.journal.park, text.id, "it waited for too long")

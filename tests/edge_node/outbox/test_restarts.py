@@ -387,6 +387,31 @@ async def test_bounds_hold_through_restarts(mosquitto: PrivateBroker, tmp_path: 
                 assert sum(api.api.texts.outbox.counts.values()) <= 1
 
 
+@pytest.mark.parametrize("begun", [True, False])
+async def test_an_answer_that_is_written_meanwhile_is_taken_however_long_its_device_was_away(
+    mosquitto: PrivateBroker, begun: bool
+) -> None:
+    proxy = Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port))
+    more: dict[str, Any] = {"version": VERSION, "workers": 0, "outbox_age": 1.0}
+    async with (
+        slow_worker(mosquitto) as (daemon, engine),
+        proxy.listening() as link,
+        served(mosquitto, through=link.port, **more) as api,
+    ):
+        if not begun:
+            engine.gate.clear()
+        asking = asyncio.create_task(api.chat(headers=KEY, offline="deliver", **ASK))
+        await until(lambda: any(text.machine.delivers for text in api.node._sessions.values()))
+        await until(lambda: api.api.texts.outbox.counts == {"writing" if begun else "queued": 1})
+        link.stall(6.0)
+        link.cut()
+        asking.cancel()
+        engine.gate.set()
+        await until(lambda: daemon.worker.machine.counters.delivered)
+        await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
+        assert content(await api.chat(headers=KEY, offline="deliver", **ASK)) == TEXT
+
+
 async def test_a_question_in_a_lift_is_answered_when_the_door_opens(
     mosquitto: PrivateBroker, tmp_path: Path
 ) -> None:
