@@ -18,7 +18,7 @@ from edge_node.completion.completion import Completion, End, EndReason, Idempote
 from edge_node.completion.options import SEED_BITS, CompletionOptions, Prompt
 from edge_node.outbox.entries import Entry, OutboxError
 from edge_node.outbox.journal import Bounds
-from edge_node.outbox.outbox import Outbox, Record
+from edge_node.outbox.outbox import ASKED, Outbox, Record
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkError, TimeIsOver, WorkerError
@@ -351,10 +351,10 @@ class CompletionStore:
             _log.exception("text %s failed", text.id)
             end, outcome = End(None, error=FlexSpecError("the edge node failed; its log says how")), "failed"
         if record is not None:
-            await self._keep(text, end)
+            await self._keep(text, end, new=record.life == 0 or record.path == ASKED)
         return end, outcome
 
-    async def _keep(self, text: Completion, end: End) -> None:
+    async def _keep(self, text: Completion, end: End, *, new: bool) -> None:
         """Have the outbox know of an end before anybody else does."""
         journal, error, age = self.outbox.journal, end.error, time.monotonic() - text.began
         unreached = end.reason == "provisional" or isinstance(error, LinkError | WorkerError)
@@ -363,7 +363,7 @@ class CompletionStore:
             call = self.outbox.run(journal.finish, text.id, text.answer(end))
         elif self.closed or self._generator.node.failure is not None:
             return  # it goes on when the node is started again
-        elif text.readers:  # they are told, and may ask again
+        elif text.readers and (new or not unreached):  # they are told, and may ask again
             call = self.outbox.run(journal.forget, text.id)
         elif error is not None and not unreached:
             call = self.outbox.run(journal.finish, text.id, b"", error.message)

@@ -125,6 +125,7 @@ class Record:
         self._outbox = outbox
         self._name = entry.id
         self.life = entry.life
+        self.path = entry.path
         self.opened = entry.opened
         self.commits = commits
         self._begun = bool(commits)

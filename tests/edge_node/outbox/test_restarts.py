@@ -278,6 +278,22 @@ async def test_an_old_request_waits_until_its_user_wants_it_still(
         assert (again.id, again.state, again.life) == (entry.id, "done", 2)
 
 
+async def test_a_request_is_not_lost_when_it_is_asked_for_again_in_vain(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    path = tmp_path / "outbox.sqlite"
+    async with node(mosquitto, path, wait=300.0) as api:
+        asking = asyncio.create_task(api.chat(headers=KEY, **ASK))
+        await holds(api, 1)
+    await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.sleep(2.1)
+    async with node(mosquitto, path, outbox_age=2.0) as api:
+        await until(lambda: api.api.texts.outbox.counts == {"stale": 1})
+        said(await api.chat(headers=KEY, **ASK), 503, "no_worker")
+        async with slow_worker(mosquitto):
+            await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
+
+
 async def test_a_request_is_not_old_that_a_worker_may_have_written_meanwhile(
     mosquitto: PrivateBroker, tmp_path: Path
 ) -> None:
