@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance.proof import prove
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target, load_text
@@ -103,24 +102,22 @@ def test_another_weight_is_another_candidate(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real() -> ExactModel:
-    return exact(default_model_path(), "bfloat16")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of the default model, whose products have the sizes of all."""
+    return save_base(tmp_path_factory.mktemp("real") / "base", 2)
 
 
 @pytest.mark.model
-@pytest.mark.timeout(300)
-def test_the_default_model_has_the_bits_of_transformers(real: ExactModel) -> None:
-    rng = random.Random(4)
-    text = [rng.randrange(real.vocab_size) for _ in range(300)]
+def test_the_default_model_has_the_bits_of_transformers(real: Path) -> None:
+    rng, model = random.Random(4), exact(real, "bfloat16")
+    text = [rng.randrange(model.vocab_size) for _ in range(300)]
     pieces = [130, 1, 1, 5, 9, 40]
-    wanted = read(transformers_own(default_model_path(), "bfloat16", real.shapes), text, pieces)
-    assert torch.equal(read(real, text, pieces), wanted)
+    wanted = read(transformers_own(real, "bfloat16", model.shapes), text, pieces)
+    assert torch.equal(read(model, text, pieces), wanted)
 
 
 @pytest.mark.model
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_the_default_model_is_proved(real: ExactModel, dtype: str, tmp_path: Path) -> None:
-    """In float32 four of its layers, whose products have the sizes of all."""
-    proof = prove(real if dtype == "bfloat16" else exact(save_base(tmp_path / "base", 4), dtype))
+def test_the_default_model_is_proved(real: Path, dtype: str) -> None:
+    proof = prove(exact(real, dtype))
     assert proof.exact, str(proof)
