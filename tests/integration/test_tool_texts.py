@@ -1,9 +1,10 @@
-"""Tools, forms of answers and several answers by OpenAI's client, a real broker and the default model."""
+"""Tools and grammars, by OpenAI's client and without it: the default target alone writes the same, whoever drafts."""
 
 import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
 
@@ -17,19 +18,26 @@ from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
 from edge_node.api.server import serve_node
 from edge_node.api.settings import ApiSettings
+from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.errors import GrammarError, WorkerError
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.tools import HERMES, CallParser, Content, ToolUse
 from flexspec_mq.models.text import Turn, decode, encode_turns
+from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from tests.integration.processes import PATIENCE, start_worker, status
-from tests.integration.test_exactness import alone
+from schemas.messages import Open
+from tests.integration.processes import CODEC, PATIENCE, edge_of, start_worker, status
+from tests.integration.test_exactness import PLANS, alone, prompt_of, read
+from tests.transport.reading import linked
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -46,7 +54,7 @@ TOOLS: list[Any] = [
     },
     {"type": "function", "function": {"name": "get_time", "description": "Tells the time."}},
 ]
-LIMIT = 50
+LIMIT = 32
 ASKED: dict[str, Any] = {
     "model": "base", "messages": [{"role": "user", "content": "Turn on the light in the kitchen."}],
     "max_tokens": LIMIT,
@@ -59,12 +67,20 @@ def draft() -> DraftModel:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(module_mosquitto: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
+async def broker(module_mosquitto: PrivateBroker) -> AsyncIterator[PrivateBroker]:
+    """A broker with a worker."""
     worker = await start_worker(module_mosquitto, "tools", "--draft", "default", "--draft-rows", "all")
-    await status(module_mosquitto, "tools", lambda found: found.state == "online")
+    told = await status(module_mosquitto, "tools", lambda found: found.state == "online")
+    assert told.grammar == engine_name() != ""
+    yield module_mosquitto
+    await worker.kill()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(broker: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
     drafter, text = draft().drafter, draft().loaded
     node = EdgeNode(EdgeSettings(edge="tools"), drafter, text.fingerprint, text.eos)
-    link = LinkSettings(port=module_mosquitto.port, client_id="e-tools")
+    link = LinkSettings(port=broker.port, client_id="e-tools")
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serving = serve_node(
         *(node, text, mqtt_link, link),
@@ -74,7 +90,6 @@ async def client(module_mosquitto: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
         url = f"http://127.0.0.1:{await asyncio.wait_for(port, PATIENCE)}/v1"
         async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE) as made:
             yield made
-    await worker.kill()
 
 
 def reference(params: SamplingParams, **more: Any) -> tuple[str, list[tuple[str, str]]]:
@@ -206,3 +221,82 @@ async def test_ollamas_client_is_told_of_tools_and_of_forms_that_cannot_be_follo
             with pytest.raises(ollama.ResponseError, match="nope") as raised:
                 await ask.chat(**asked, **wrong)
             assert raised.value.status_code == 400
+
+
+CALL = Grammar.from_json_schema({
+    "type": "object",
+    "properties": {
+        "name": {"const": "light.turn_on"},
+        "arguments": {
+            "type": "object",
+            "properties": {
+                "entity_id": {"enum": ["light.kitchen", "light.bed_room", "light.hall"]},
+                "brightness": {"type": "integer", "minimum": 0, "maximum": 255},
+                "note": {"type": "string", "maxLength": 20},
+            },
+            "required": ["entity_id", "brightness", "note"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(0.9, 40, 0.95, 11)])
+async def test_the_text_is_what_the_target_alone_writes_under_the_mask(
+    broker: PrivateBroker, params: SamplingParams
+) -> None:
+    prompt, limit = prompt_of(draft(), "Turn on the kitchen light at half brightness."), 80
+    grammars = draft().loaded.grammars()
+    assert grammars is not None
+    compiled = grammars.compile(CALL)
+    wish = GenerationRequest(
+        prompt=prompt, sampling=params, limit=limit, policy=FixedPolicy(Plan(4, 1, 1)), grammar=CALL,
+        engine=engine_name(), compiled=compiled,
+    )  # fmt: skip
+    async with edge_of(broker, "edge", draft().drafter, draft().loaded) as node:
+        asked = {who: node.generate(replace(wish, policy=FixedPolicy(plan))) for who, plan in PLANS.items()}
+        asked["a device that reads no grammars"] = node.generate(replace(wish, compiled=None))
+        texts = await asyncio.gather(*map(read, asked.values()))
+    expected = alone(prompt, params, limit, draft().loaded.eos, CALL.source)
+    assert dict(zip(asked, texts, strict=True)) == dict.fromkeys(asked, expected)
+    assert max(each.machine.counters.forced for each in asked.values()) > 30
+    assert asked["each token asked for"].machine.counters.rounds <= len(expected) - 30
+    assert asked["device"].machine.counters.rounds < asked["each token asked for"].machine.counters.rounds
+    json.loads(decode(draft().loaded.tokenizer, expected))
+
+
+async def test_a_grammar_travels_once_and_a_wrong_one_is_told(broker: PrivateBroker) -> None:
+    """Also by a device that reads none itself."""
+    prompt = prompt_of(draft(), "Turn on the kitchen light at half brightness.")
+    wish = GenerationRequest(
+        prompt=prompt, sampling=SamplingParams(), limit=80, policy=FixedPolicy(Plan(4, 1, 1)), grammar=CALL,
+        engine=engine_name(),
+    )  # fmt: skip
+    asks = (Subscription("f1/o/+/+"), Subscription("f1/d/+/+"))
+    listens = LinkSettings(port=broker.port, client_id="hears", subscriptions=asks)
+    async with edge_of(broker, "edge", draft().drafter, draft().loaded) as node, linked(listens) as link:
+        first = node.generate(wish)
+        text = await read(first)
+        again = node.generate(replace(wish, prompt=(*prompt, *text, *prompt)))
+        await read(again)
+        assert (again.machine.counters.named, again.machine.counters.misses) == (1, 0)
+        carried = dict[int, list[bytes]]()
+        async for event in link.events():
+            if isinstance(event, Inbound) and isinstance(opened := CODEC.decode(event.payload), Open):
+                carried.setdefault(opened.session, []).append(opened.grammar)
+                if opened.session == again.session:
+                    break
+        assert set(carried[first.session]) == {CALL.pack()}
+        assert carried[again.session] == [b""]
+        wrong = node.generate(replace(wish, grammar=Grammar.from_json_schema({"type": "strin"})))
+        told = await anext(aiter(wrong))
+        assert isinstance(told, Finish)
+        assert isinstance(told.error, GrammarError)
+        assert "strin" in told.error.message
+        other = node.generate(replace(wish, engine="another 1", wait=3.0))
+        busy = await anext(aiter(other))
+        assert isinstance(busy, Finish)
+        assert isinstance(busy.error, WorkerError)
+        assert other.machine.counters.busy > 0
