@@ -53,9 +53,13 @@ class Site:
         return await retained(at(self.broker, "looks"), topics.delivery_filter(edge))
 
 
-@pytest.fixture(params=["keys", "open"])
+@pytest.fixture
 def site(request: pytest.FixtureRequest, tmp_path: Path, own_mosquitto: PrivateBroker) -> Site:
-    return Site(own_mosquitto, KeyedDeployment(tmp_path) if request.param == "keys" else None, {})
+    keyed = getattr(request, "param", "keys") == "keys"
+    return Site(own_mosquitto, KeyedDeployment(tmp_path) if keyed else None, {})
+
+
+with_and_without_keys = pytest.mark.parametrize("site", ["keys", "open"], indirect=True)
 
 
 def asking(number: int, *, limit: int = 300, deliver: int = FOR, plan: Plan = PLAN) -> GenerationRequest:
@@ -102,6 +106,7 @@ async def text(generation: Generation) -> tuple[int, ...]:
     raise AssertionError("a generation ended without a finish")
 
 
+@with_and_without_keys
 async def test_a_device_that_restarts_finds_its_answer_and_clears_it(site: Site) -> None:
     request = asking(1)
     async with site.worker(engine=slow()) as daemon:
@@ -254,6 +259,7 @@ async def test_a_worker_whose_place_another_device_took_forgets_what_it_has_left
         other.cancel(goes)
 
 
+@with_and_without_keys
 async def test_a_worker_that_is_killed_has_the_same_text_written_anew(site: Site) -> None:
     request = asking(1, limit=600)
     async with site.worker("w1", slow()) as first:
@@ -291,6 +297,7 @@ async def test_what_its_device_cancels_is_not_left(site: Site) -> None:
         assert delivered(daemon) == 0
 
 
+@with_and_without_keys
 async def test_an_answer_of_no_text_is_given_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that has lost its disk closes what it can read; under keys that is nothing, and it expires."""
     monkeypatch.setattr(waiting, "UNCLAIMED", 1.0)

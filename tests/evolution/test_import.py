@@ -26,15 +26,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")
 FLOOR, LAYERS = 2, 4
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_llama(
-        tie_word_embeddings=request.param,
-        num_hidden_layers=LAYERS,
-        max_position_embeddings=160,
-        initializer_range=0.2,
-    )
-    return save(tmp_path_factory.mktemp("base"), model, byte_level_tokenizer(template=TEMPLATE))
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Checkpoints, by whether their embeddings are tied."""
+    sizes = {"num_hidden_layers": LAYERS, "max_position_embeddings": 160, "initializer_range": 0.2}
+    tokenizer = byte_level_tokenizer(template=TEMPLATE)
+    return {
+        tied: save(tmp_path_factory.mktemp("base"), tiny_llama(tie_word_embeddings=tied, **sizes), tokenizer)
+        for tied in (True, False)
+    }
+
+
+@pytest.fixture
+def base(bases: dict[bool, Path]) -> Path:
+    return bases[True]
 
 
 def adapter(base: Path, folder: Path, dtype: str = "float32", **changes: Any) -> Path:
@@ -61,17 +66,20 @@ def imported(folder: Path, base: Path, out: Path, *flags: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("saved", "dtype", "changes"),
+    ("tied", "saved", "dtype", "changes"),
     [
-        *((saved, dtype, {}) for saved in ("float32", "bfloat16") for dtype in ("float32", "bfloat16")),
-        ("float32", "bfloat16", {"target_modules": ["q_proj", "lm_head"]}),
-        ("bfloat16", "float32", {"modules_to_save": ["model.norm"]}),
-        ("float32", "bfloat16", {"use_rslora": True}),
+        (True, "float32", "float32", {}),
+        (False, "bfloat16", "bfloat16", {}),
+        (True, "float32", "bfloat16", {"target_modules": ["q_proj", "lm_head"]}),
+        (False, "float32", "bfloat16", {"target_modules": ["q_proj", "lm_head"]}),
+        (True, "bfloat16", "float32", {"modules_to_save": ["model.norm"]}),
+        (True, "float32", "bfloat16", {"use_rslora": True}),
     ],
 )
 def test_what_peft_saves_becomes_a_head(
-    base: Path, tmp_path: Path, saved: str, dtype: str, changes: dict[str, Any]
+    bases: dict[bool, Path], tmp_path: Path, tied: bool, saved: str, dtype: str, changes: dict[str, Any]
 ) -> None:
+    base = bases[tied]
     folder = adapter(base, tmp_path / "adapter", saved, **changes)
     assert imported(folder, base, tmp_path / "head", "--dtype", dtype) == 0
     manifest = read_head(tmp_path / "head")
