@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -72,13 +71,10 @@ def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
     assert not any(alive(pid) for pid in seen)
 
 
-def test_a_conversation_goes_on_after_a_line_that_is_refused(tiny: Path) -> None:
+def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
     said = "\n".join(["/help", "word " * 9000, "Name a river."])
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "flexspec_mq.cli", "demo", "--chat", "--link=wifi", "--max-tokens=8"),
-            *("--temperature=0", f"--target={tiny}", f"--draft={tiny}"),
-        ],
+        [sys.executable, "-m", "flexspec_mq.cli", "demo", "--chat", "--link=wifi", "--max-tokens=8"],
         input=said,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

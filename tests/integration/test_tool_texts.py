@@ -106,32 +106,19 @@ def reference(params: SamplingParams, **more: Any) -> tuple[str, list[tuple[str,
     return content, [(call.name, call.arguments) for call in parser.calls]
 
 
-@pytest.mark.parametrize(
-    ("choice", "temperature"),
-    [("auto", 0.9), ("required", 0.0), ({"type": "function", "function": {"name": "turn_on_light"}}, 0.9)],
-)
-async def test_calls_are_what_the_target_alone_writes(
-    client: AsyncOpenAI, choice: Any, temperature: float
-) -> None:
-    asked = {
-        **ASKED,
-        "tools": TOOLS,
-        "tool_choice": choice,
-        "temperature": temperature,
-        "seed": 3,
-        "top_p": 1,
-    }
+@pytest.mark.parametrize("choice", ["auto", {"type": "function", "function": {"name": "turn_on_light"}}])
+async def test_calls_are_what_the_target_alone_writes(client: AsyncOpenAI, choice: Any) -> None:
+    asked = {**ASKED, "tools": TOOLS, "tool_choice": choice, "temperature": 0.9, "seed": 3, "top_p": 1}
     whole = (await client.chat.completions.create(**asked, extra_body={"top_k": 0})).choices[0]
     calls = [(call.function.name, call.function.arguments) for call in whole.message.tool_calls or ()]
-    expected = reference(SamplingParams(temperature, 0, 1.0, 3), tool_choice=choice)
+    expected = reference(SamplingParams(0.9, 0, 1.0, 3), tool_choice=choice)
     assert (whole.message.content or "", calls) == expected
     if choice != "auto":
         assert calls
         done = calls if whole.finish_reason == "tool_calls" else calls[:-1]
         for name, arguments in done:
-            read = json.loads(arguments)
-            assert name == "get_time" or read["room"] in ROOM["enum"]
-            assert name != "get_time" or read == {}
+            assert name == "turn_on_light"
+            assert json.loads(arguments)["room"] in ROOM["enum"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +143,7 @@ async def test_forms_that_cannot_be_followed(
 
 FUNCTIONS: list[Any] = [{"type": "function", "strict": True, **tool["function"]} for tool in TOOLS]
 RESPOND: dict[str, Any] = {
-    "model": "base", "input": "Turn on the light in the kitchen.", "max_output_tokens": LIMIT, "tools": FUNCTIONS,
+    "model": "base", "input": "Turn on the light in the kitchen.", "max_output_tokens": 50, "tools": FUNCTIONS,
     "top_p": 1,
 }  # fmt: skip
 
