@@ -29,7 +29,11 @@ FLOOR, LAYERS = 2, 4
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """Checkpoints, by whether their embeddings are tied."""
-    sizes = {"num_hidden_layers": LAYERS, "max_position_embeddings": 160, "initializer_range": 0.2}
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": LAYERS,
+        "max_position_embeddings": 160,
+        "initializer_range": 0.2,
+    }
     tokenizer = byte_level_tokenizer(template=TEMPLATE)
     return {
         tied: save(tmp_path_factory.mktemp("base"), tiny_llama(tie_word_embeddings=tied, **sizes), tokenizer)
