@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,9 @@ from flexspec_mq.models.invariance.proof_cache import MOST, Candidate, facts_of,
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.packed import PackedModel, candidate
 from flexspec_mq.models.runner import ModelInput
-from tests.models.tiny_packed import tiny
+from tests.models import tiny_packed
+
+tiny = partial(tiny_packed.tiny, layers=1)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +88,7 @@ def test_one_that_failed_is_remembered_as_failed(made: list[Proof]) -> None:
 def other_weights() -> Candidate:
     found = tiny("grouped", torch.float32)
     with torch.no_grad():
-        found.get_parameter("model.layers.1.mlp.up_proj.weight").view(torch.int32)[3, 5] ^= 1
+        found.get_parameter("model.layers.0.mlp.up_proj.weight").view(torch.int32)[3, 5] ^= 1
     return candidate(found)
 
 

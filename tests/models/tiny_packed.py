@@ -26,15 +26,16 @@ def tiny(
     window: int | None = None,
     attention: str | None = None,
     head_size: int = HEAD_SIZE,
+    layers: int = 3,
 ) -> Any:
-    """Three layers of width 64; the same arguments give the same weights, whatever the attention."""
+    """Layers of width 64; the same arguments give the same weights, whatever the attention."""
     torch.manual_seed(5)
     queries, keys = HEADS[heads]
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
         "intermediate_size": 160,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": layers,
         "num_attention_heads": queries,
         "num_key_value_heads": keys,
         "head_dim": head_size,

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,9 @@ import pytest
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 
+@pytest.mark.skipif(
+    "CI" in os.environ, reason="continuous integration has twelve minutes: make test-lab runs it"
+)
 def test_a_version_is_published_while_an_answer_streams() -> None:
     """By the demo of an update, with a head that ships."""
     command = [sys.executable, "-m", "lab.demo.evolution", "--head=format", "--max-tokens=12"]

@@ -14,7 +14,7 @@ from lab.testbed.link.profiles import Figure, LinkPlan, Profile, State, WayFigur
 from tests.lab.simulator.recordings import random_recording
 
 RIGHT = 0.7
-RECORDING = random_recording(4, RIGHT, seed=5, limit=240, ends=False)
+RECORDING = random_recording(2, RIGHT, seed=5, limit=240, ends=False)
 ROW, BROKER = 0.9, 0.25
 PLANS = (
     NOBODY,
