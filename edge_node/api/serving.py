@@ -202,7 +202,7 @@ async def _go_on(api: Api, name: str) -> None:
         entry = await outbox.run(outbox.journal.entry, name)
         if entry is None or entry.state not in ("queued", "writing"):
             return
-        if entry.is_old(api.settings.outbox_age) and api.texts.text(name) is None:
+        if entry.is_old(api.settings.outbox_age, api.settings.deliver) and api.texts.text(name) is None:
             outbox.later(outbox.journal.park, name, "it is old")
             return
         wanted, options, key = await kept_request(api, entry)

@@ -100,10 +100,15 @@ class Entry:
         """Whether its text is still to be written, or to be written on."""
         return self.finished is None
 
-    def is_old(self, age: float) -> bool:
-        """Whether it has waited for its first token for so long; a worker that is to deliver may have written it."""
-        begun = self.tokens or (self.mode == "deliver" and self.opened is not None)
-        return self.unfinished and not begun and time.time() - self.accepted > age
+    def is_old(self, age: float, kept: float) -> bool:
+        """Whether it waits for its first token since long ago.
+
+        Args:
+            age: seconds after which it does.
+            kept: the same of what a worker may have written, and left at the broker.
+        """
+        age = max(age, kept) if self.mode == "deliver" and self.opened is not None else age
+        return self.unfinished and not self.tokens and time.time() - self.accepted > age
 
 
 def codes_of(commit: Commit) -> bytes:

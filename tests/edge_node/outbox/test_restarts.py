@@ -294,9 +294,11 @@ async def test_a_request_is_not_lost_when_it_is_asked_for_again_in_vain(
             await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
 
 
+@pytest.mark.parametrize(("kept", "state"), [(60.0, "unread"), (1.0, "stale")])
 async def test_a_request_is_not_old_that_a_worker_may_have_written_meanwhile(
-    mosquitto: PrivateBroker, tmp_path: Path
+    mosquitto: PrivateBroker, tmp_path: Path, kept: float, state: str
 ) -> None:
+    """A delivery may be at the broker for as long as it is kept there."""
     path, engine = tmp_path / "outbox.sqlite", waiting_engine()
     async with worker_at(links_to(mosquitto), "w", engine, version=VERSION):
         async with node(mosquitto, path) as api:
@@ -305,8 +307,8 @@ async def test_a_request_is_not_old_that_a_worker_may_have_written_meanwhile(
         await asyncio.gather(asking, return_exceptions=True)
         await asyncio.sleep(2.1)
         engine.gate.set()
-        async with node(mosquitto, path, outbox_age=2.0) as api:
-            await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
+        async with node(mosquitto, path, outbox_age=2.0, outbox_for=kept) as api:
+            await until(lambda: api.api.texts.outbox.counts == {state: 1})
 
 
 async def test_a_text_that_this_node_would_write_otherwise_is_not_spliced(
