@@ -7,7 +7,6 @@ Events while a text is written, as one JSON object a line, for programs that sho
 | `start` | `prompt_tokens`, `seed` |
 | `waiting` | `for` whom the text waits, in words, and `seconds` after which it fails |
 | `text` | `pieces`: [text, writer] pairs |
-| `provisional` | `text`: what the draft has written alone behind these, unverified; it takes the place of the last |
 | `stats` | live figures, see `Figures` |
 | `finish` | `reason`, `tokens` (ids), `text`, `stats`; with `error` and `hint` when it failed |
 """
@@ -123,8 +122,7 @@ async def events(
         try:
             async with aclosing(writing.pieces()) as parts:
                 async for pieces in parts:
-                    if isinstance(pieces, str):
-                        yield {"type": "provisional", "text": pieces}
+                    if isinstance(pieces, str):  # provisional text, for which nobody asks here
                         continue
                     text += "".join(piece for piece, _ in pieces)
                     yield {"type": "text", "pieces": pieces}

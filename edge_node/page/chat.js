@@ -74,10 +74,12 @@ class Turn {
 
   /** Counts how much of the unverified text confirmed text takes the place of. @param {string} text */
   confirm(text) {
-    const right = this.provisional.startsWith(text);
-    if (right) this.confirmed += text.length;
-    else this.replaced += this.provisional.length;
-    this.provisional = right ? this.provisional.slice(text.length) : "";
+    let right = 0;
+    while (right < text.length && text[right] === this.provisional[right]) right += 1;
+    this.confirmed += right;
+    const rest = this.provisional.slice(right);
+    this.provisional = right < text.length ? "" : rest;
+    if (!this.provisional) this.replaced += rest.length;
   }
 
   /** @param {string} piece @param {string} writer */
