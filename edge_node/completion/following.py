@@ -72,8 +72,12 @@ class Follower:
             yield from self._told(self.parser.finish())
 
     def change(self, provisional: str) -> Provisional | None:
-        """The change of the content that stands behind what is confirmed; None without one, and in other modes."""
-        if not self.sees_provisional:
+        """The change of the content that stands behind what is confirmed; None without one, and in other modes.
+
+        A client that has more confirmed text than the node, which lost it at its end, is told of none before the node
+        has that again.
+        """
+        if not self.sees_provisional or self._read < self._since:
             return None
         parser = self._parser or self._text.parser()  # until it has begun, another target may take it
         now, before = parser.ahead(provisional), self._provisional

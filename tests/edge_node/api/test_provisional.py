@@ -278,3 +278,21 @@ def test_a_stream_goes_on_behind_its_last_event(
         expected.calls,
         expected.output,
     )
+
+
+@given(has=st.text("ab", min_size=1, max_size=9), drafts=st.lists(WORDS, min_size=12, max_size=12))
+def test_a_client_that_has_more_than_its_node_is_told_of_what_stands_behind_that(
+    has: str, drafts: list[str]
+) -> None:
+    """A node that was killed may have lost the last half second of its tokens."""
+    wanted = chat_request({"messages": SAID, "offline": "provisional", "stream": True})
+    text = Completion(wanted.prompt, wanted.options("base"), IdempotencyKey("k", b""))
+    form, client = wanted.form([text]), Client()
+    client.content = has
+    form.followers[0].go_on(len(has))
+    for letter, draft in zip(has + "aba", drafts, strict=False):
+        text.unverified(draft)
+        client.take(form.news(0, Part("", text.provisional, None)))
+        text.add([(letter, "target")])
+        client.take(form.news(0, Part(letter, text.provisional, None)))
+        assert client.provisional == (text.provisional if text.size >= len(has) else "")
