@@ -95,6 +95,8 @@ ENDPOINTS = (
     ),
     _Endpoint("get", "/metrics", "For Prometheus.", None),
 )
+_STREAMS = openai.ChatCompletionChunk, openai.TextCompletion, responses.ResponseEvent
+"""Events of streams that go on behind the last one that a client has."""
 _STATED = {
     kind.__name__: kind
     for kind in (status.Outage, status.TokenizerStatus, status.VersionFigures, status.VersionStatus)
@@ -146,9 +148,13 @@ def _operation(endpoint: _Endpoint) -> Json:
         operation["responses"]["503"] = {"description": "Not ready.", "content": _json(openai.Health)}
     if endpoint.takes is not None:
         operation["requestBody"] = {"required": True, "content": _json(endpoint.takes)}
-        operation["parameters"] = [_text("header", "Idempotency-Key", required=False)]
-    if names := re.findall(r"\{(\w+)\}", endpoint.path):
-        operation["parameters"] = [_text("path", name, required=True) for name in names]
+    parameters = [("path", name) for name in re.findall(r"\{(\w+)\}", endpoint.path)]
+    if endpoint.takes is not None and endpoint.chunk is not None:
+        parameters.append(("header", "Idempotency-Key"))
+    if endpoint.chunk in _STREAMS or (endpoint.gives, endpoint.method) == (node.OutboxText, "get"):
+        parameters.append(("header", "Last-Event-ID"))
+    if parameters:
+        operation["parameters"] = [_text(where, name) for where, name in parameters]
     return operation
 
 
@@ -180,5 +186,5 @@ def _json(kind: type[msgspec.Struct]) -> Json:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
 
 
-def _text(where: str, name: str, *, required: bool) -> Json:
-    return {"in": where, "name": name, "required": required, "schema": {"type": "string"}}
+def _text(where: str, name: str) -> Json:
+    return {"in": where, "name": name, "required": where == "path", "schema": {"type": "string"}}
