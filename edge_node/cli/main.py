@@ -203,9 +203,11 @@ def _journal(config: EdgeConfig) -> Journal:
     """
     from edge_node.outbox.journal import Journal
 
-    path: Path | None = None
-    if config.api.outbox and not config.node.ephemeral and (path := _outbox_file(config)) is None:
-        logs.tell("the outbox is kept in memory, as this user has no home; --state-dir names a folder")
+    named = not config.node.ephemeral
+    path = _outbox_file(config) if config.api.outbox and named else None
+    if config.api.outbox and path is None:
+        why = "this user has no home: --state-dir FOLDER" if named else "this node has no name: --edge NAME"
+        logs.tell(f"the outbox is kept in memory, and a restart forgets it: {why}")
     return Journal(path, config.api.bounds)
 
 

@@ -390,7 +390,7 @@ def _told(path: Path | None) -> Iterator[None]:
         if "locked" in str(error):
             raise OutboxError(
                 f"another program has the outbox in {path}",
-                hint="is a node of this name running? give each its own --edge or --state-dir",
+                hint="is a node of this name running? its --api-port says where; two need names (--edge) of their own",
             ) from error
         raise OutboxError(
             f"the outbox in {path or 'memory'} cannot be used: {error}",
