@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
@@ -21,9 +21,8 @@ from starlette.routing import Route
 from edge_node.api import ollama, outbox, page, responses
 from edge_node.api.errors import ApiError
 from edge_node.api.events import events
-from edge_node.api.forms import TextRequest
 from edge_node.api.http.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
-from edge_node.api.http.bodies import Bodies, parse_object
+from edge_node.api.http.bodies import Bodies
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.sending import IGNORED, OUTBOX
@@ -62,13 +61,6 @@ class Endpoint:
         response = await self.handler(self.api, Request(scope, receive), send)
         if response is not None:
             await response(scope, receive, send)
-
-
-async def _text(
-    parse: Callable[[dict[str, Any], bool], TextRequest], api: Api, request: Request, send: Send
-) -> None:
-    body = parse_object(await api.bodies.read(request))
-    await serve_text(api, parse(body, api.settings.lenient), body, request, send)
 
 
 async def _models(api: Api, _request: Request, _send: Send) -> Response:
@@ -118,9 +110,18 @@ def _refuse(request: Request, error: Exception) -> Response:
     raise ApiError(status, message, code="not_found" if status == 404 else "method_not_allowed")
 
 
+_PARSERS: dict[str, Parser] = {
+    "/v1/chat/completions": lambda api, body, _client: chat_request(body, api.settings.lenient),
+    "/v1/completions": lambda api, body, _client: completion_request(body, api.settings.lenient),
+    "/v1/responses": lambda api, body, client: responses.responses_request(
+        body, api.settings.lenient, store=api.responses, client=client
+    ),
+    "/api/chat": lambda api, body, _client: ollama.chat_request(body, api.settings.lenient),
+    "/api/generate": lambda api, body, _client: ollama.generate_request(body, api.settings.lenient),
+}
+"""Readers of bodies that ask for texts, by path."""
 _TABLE: tuple[tuple[str, str, Handler], ...] = (
-    ("/v1/chat/completions", "POST", partial(_text, chat_request)),
-    ("/v1/completions", "POST", partial(_text, completion_request)),
+    *((path, "POST", serve_text) for path in _PARSERS),
     *responses.TABLE,
     *ollama.TABLE,
     *page.TABLE,
@@ -133,16 +134,6 @@ _TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/readyz", "GET", _ready),
     ("/metrics", "GET", _metrics),
 )
-_PARSERS: dict[str, Parser] = {
-    "/v1/chat/completions": lambda api, body, _client: chat_request(body, api.settings.lenient),
-    "/v1/completions": lambda api, body, _client: completion_request(body, api.settings.lenient),
-    "/v1/responses": lambda api, body, client: responses.responses_request(
-        body, api.settings.lenient, store=api.responses, client=client
-    ),
-    "/api/chat": lambda api, body, _client: ollama.chat_request(body, api.settings.lenient),
-    "/api/generate": lambda api, body, _client: ollama.generate_request(body, api.settings.lenient),
-}
-"""Readers of bodies that ask for texts, by path."""
 PATHS = tuple(path for path, _, _ in _TABLE if "{" not in path)
 """Paths by which requests are counted."""
 

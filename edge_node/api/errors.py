@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 from edge_node.completion.options import PromptError, PromptTooLong, ToolError
-from edge_node.completion.store import KeyReused, TooManyTexts
+from edge_node.completion.store import KeyReused, TextDropped, TooManyTexts
 from edge_node.fleet.models import NoCatalogue
 from edge_node.outbox.entries import OutboxError, OutboxFull
 from flexspec_mq.catalogue.naming import NoSuchVersion
@@ -100,6 +100,7 @@ _SAID: dict[type[FlexSpecError], tuple[int, str, int | None]] = {
     LinkError: (503, "broker_unreachable", 5),
     RemoteProtocolError: (502, "worker_protocol", None),
     TimeIsOver: (504, "deadline", None),
+    TextDropped: (410, "dropped", None),
     Cancelled: (503, "stopping", 5),
     OutboxFull: (503, "outbox_full", None),
     OutboxError: (503, "outbox", None),

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edge_node.api.errors import ApiError, api_error
 from edge_node.completion.completion import Completion, End, Part
@@ -134,6 +134,15 @@ class TextRequest(ABC):
     def ignored_names(self) -> str:
         """Names of the ignored fields for a header or a line in a log, whatever characters the client gave them."""
         return _UNPRINTABLE.sub("?", ", ".join(self.ignored))[:_NAMES]
+
+    @property
+    def instead(self) -> bytes | None:
+        """The answer where no text is asked for."""
+        return None
+
+    def kept(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Its body as the outbox keeps it, for a life of the node that knows nothing else."""
+        return body
 
     @abstractmethod
     def form(self, texts: Sequence[Completion]) -> Form:

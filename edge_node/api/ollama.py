@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,7 @@ from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import Form, TextRequest
 from edge_node.api.http.bodies import parse_object, read
-from edge_node.api.serving import LATEST, json_answer, serve_text
+from edge_node.api.serving import LATEST, json_answer
 from edge_node.completion.completion import Completion, End
 from edge_node.completion.options import WHOLE_CONTEXT, CompletionOptions
 from edge_node.completion.service import Service, Wait
@@ -63,6 +63,11 @@ class OllamaRequest(TextRequest):
     chat: bool
     asked_model: str
     loads: ollama.DoneReason | None = None
+
+    @property
+    def instead(self) -> bytes | None:
+        """The answer to whoever only asks whether a model is there."""
+        return None if self.loads is None else self.encoded(done=True, done_reason=self.loads)
 
     def form(self, texts: Sequence[Completion]) -> OllamaForm:
         """Ollama's objects, a line each."""
@@ -278,18 +283,6 @@ def _rfc3339(seconds: float | None = None) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-async def _text(
-    parse: Callable[[dict[str, Any], bool], OllamaRequest], api: Api, request: Request, send: Send
-) -> Response | None:
-    body = parse_object(await api.bodies.read(request, typed=False))
-    wanted = parse(body, api.settings.lenient)
-    if wanted.loads is None:
-        await serve_text(api, wanted, body, request, send)
-        return None
-    await api.model(wanted.asked_model)
-    return Response(wanted.encoded(done=True, done_reason=wanted.loads), media_type=_JSON)
-
-
 def _version_of(model: Model) -> str:
     return model.id if model.flexspec is UNSET else model.flexspec.version
 
@@ -388,8 +381,6 @@ LACKING = {
 }
 """Advice in place of what the node does not do, by the end of the path."""
 TABLE: tuple[tuple[str, str, Handler], ...] = (
-    ("/api/chat", "POST", partial(_text, chat_request)),
-    ("/api/generate", "POST", partial(_text, generate_request)),
     ("/api/tags", "GET", partial(_models, {})),
     ("/api/ps", "GET", partial(_models, {"expires_at": _FOR_EVER, "size_vram": 0})),
     ("/api/show", "POST", _show),

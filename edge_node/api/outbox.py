@@ -114,8 +114,8 @@ def _none(name: str) -> ApiError:
 
 TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/v1/outbox", "GET", _list),
-    ("/v1/outbox/{id}", "GET", _show),
-    ("/v1/outbox/{id}", "POST", _send_again),
-    ("/v1/outbox/{id}", "DELETE", _drop),
+    ("/v1/outbox/{id:path}", "GET", _show),
+    ("/v1/outbox/{id:path}", "POST", _send_again),
+    ("/v1/outbox/{id:path}", "DELETE", _drop),
 )
 """Paths, methods and handlers."""

@@ -16,10 +16,10 @@ from edge_node.api.chat import behind, event
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import Form, TextRequest
-from edge_node.api.http.bodies import parse_object, read
+from edge_node.api.http.bodies import read
 from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
 from edge_node.api.requests import form_of, joined, limit_of, object_text, options_of, tool_use
-from edge_node.api.serving import json_answer, serve_text
+from edge_node.api.serving import json_answer
 from edge_node.completion.completion import Completion, End, Part
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
@@ -68,7 +68,7 @@ def read_input(
         given = [{"role": "user", "content": given}]
     for at, item in enumerate(given):
         where = f"input[{at}]"
-        kind = item.get("type") or ("message" if "role" in item else "item_reference")
+        kind = _kind(item)
         if kind == "reasoning":
             continue
         if not isinstance(kind, str) or kind not in _KINDS:
@@ -81,6 +81,25 @@ def read_input(
             got = referred(got.id, f"{where}.id")
         _add(made, got, where)
     return tuple(made.turns)
+
+
+def _kind(item: dict[str, Any]) -> Any:
+    return item.get("type") or ("message" if "role" in item else "item_reference")
+
+
+def items_of(turns: tuple[Turn, ...]) -> Iterator[dict[str, Any]]:
+    """Turns as items of an input; a result is that of the first call of its tool that has none yet."""
+    waiting: list[ToolCall] = []
+    for turn in turns:
+        if turn.role == "tool":
+            call = waiting.pop(next(at for at, call in enumerate(waiting) if call.name == turn.tool))
+            yield {"type": "function_call_output", "call_id": call.id, "output": turn.content}
+            continue
+        yield {"role": turn.role, "content": turn.content}
+        waiting += turn.calls
+        for call in turn.calls:
+            called = {"call_id": call.id, "name": call.name, "arguments": call.arguments}
+            yield {"type": "function_call", **called}
 
 
 def _add(made: Conversation, item: msgspec.Struct, where: str) -> None:
@@ -232,6 +251,14 @@ class ResponsesTextRequest(TextRequest):
     tools: list[types.ResponseTool]
     turns: tuple[Turn, ...]
     keep: Callable[[KeptResponse], None]
+
+    def kept(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Its body, with the conversation in place of responses that the node forgets when it ends."""
+        given = self.said.input
+        refers = not isinstance(given, str) and any(_kind(item) == "item_reference" for item in given)
+        if self.said.previous_response_id is None and not refers:
+            return body
+        return {**body, "previous_response_id": None, "input": [*items_of(self.turns)]}
 
     def form(self, texts: Sequence[Completion]) -> ResponsesForm:
         """OpenAI's objects."""
@@ -417,12 +444,6 @@ def _sent(made: types.ResponseEvent) -> bytes:
     return f"event: {made.type}\n".encode() + event(made)
 
 
-async def _create(api: Api, request: Request, send: Send) -> None:
-    body = parse_object(await api.bodies.read(request))
-    wanted = responses_request(body, api.settings.lenient, store=api.responses, client=client_of(request))
-    await serve_text(api, wanted, body, request, send)
-
-
 async def _retrieve(api: Api, request: Request, _send: Send) -> Response:
     if request.query_params.get("stream", "false") != "false":
         raise bad("stream", "a response that is over is not streamed again; ask without stream")
@@ -436,7 +457,6 @@ async def _delete(api: Api, request: Request, _send: Send) -> Response:
 
 
 TABLE: tuple[tuple[str, str, Handler], ...] = (
-    ("/v1/responses", "POST", _create),
     ("/v1/responses/{response}", "GET", _retrieve),
     ("/v1/responses/{response}", "DELETE", _delete),
 )

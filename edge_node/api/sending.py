@@ -71,7 +71,7 @@ def _positions(since: str, texts: Sequence[Completion]) -> list[int]:
         ApiError: it is none of these texts.
     """
     name, _, counts = since.partition(":")
-    positions = [int(count) for count in counts.split(",") if count.isdecimal()]
+    positions = [int(count) for count in counts.split(",") if count.isdecimal() and len(count) < 10]
     if name != texts[0].id or len(positions) != len(texts):
         raise unknown_event(since)
     return positions
@@ -79,10 +79,8 @@ def _positions(since: str, texts: Sequence[Completion]) -> list[int]:
 
 def unknown_event(since: str) -> ApiError:
     """A client comes back to a text that is not there."""
-    what = f"Last-Event-ID {since[:80]!r} is of no text under this key"
-    return ApiError(
-        404, what, code="not_found", hint="without this header the answer comes from its beginning"
-    )
+    what = f"the node has no text under this key with the event {since[:80]!r}"
+    return ApiError(404, what, code="unknown_event", hint="without Last-Event-ID it comes from its beginning")
 
 
 async def _whole(form: Form, sender: Sender, headers: dict[str, str]) -> None:

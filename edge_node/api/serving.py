@@ -19,7 +19,7 @@ from starlette.responses import Response
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
 from edge_node.api.forms import TextRequest
 from edge_node.api.http.auth import ClientRefusals
-from edge_node.api.http.bodies import Bodies, canonical
+from edge_node.api.http.bodies import Bodies, canonical, parse_object
 from edge_node.api.kept_responses import ResponseStore, client_of
 from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings
@@ -99,6 +99,11 @@ class Api:
             for name, since, version in self.node.models.listed()
         }
 
+    async def kept(self, key: IdempotencyKey | None) -> Entry | None:
+        """The request in the outbox that has this key."""
+        outbox = self.texts.outbox
+        return None if key is None else await outbox.run(outbox.journal.under, key.key)
+
     async def version(self, asked: str | None, *, kept: bool = False) -> str | None:
         """The version that a request means; with a family what it asks for, which means one when its text opens.
 
@@ -116,7 +121,8 @@ class Api:
         if asked not in self.versions():
             await self.node.directory.refreshed()
         known = self.versions()
-        if asked not in known and (asked := asked.removesuffix(LATEST)) not in known and not kept:
+        here = asked in known or (asked := asked.removesuffix(LATEST)) in known
+        if not here and self.node.link.is_up and not kept:  # without a link nobody can know
             raise _unknown(asked, sorted(known))
         return asked
 
@@ -143,32 +149,44 @@ def _unknown(asked: str, known: list[str]) -> ApiError:
     )
 
 
-async def serve_text(
-    api: Api, wanted: TextRequest, body: dict[str, Any], request: Request, send: Send
-) -> None:
+async def serve_text(api: Api, request: Request, send: Send) -> Response | None:
     """Write the texts that a request asks for, and send them.
 
     Raises:
         ApiError: nothing was sent.
     """
-    if wanted.ignored:
-        _log.warning("fields of a request to %s were ignored: %s", request.url.path, wanted.ignored_names)
+    path, client = request.url.path, client_of(request)
+    body = parse_object(await api.bodies.read(request, typed=not path.startswith("/api/")))
     with _request_span(api.node.telemetry, request) as context:
-        version = await api.version(wanted.model)
-        limits = api.settings.api_timeout, api.settings.offline
-        options = replace(wanted.options(version, *limits), trace_context=context)
-        if (key := _key(request, body, options)) is not None:
-            options = replace(options, timeout=None)  # its patience is its bound
-        since = request.headers.get("last-event-id")
-        outbox = api.texts.outbox
-        if since and (key is None or await outbox.run(outbox.journal.under, key.key) is None):
+        key = _key(request, body, client)
+        entry, since = await api.kept(key), request.headers.get("last-event-id")
+        if since and entry is None:
             raise unknown_event(since)  # nothing is begun for it
+        if entry is not None and key is not None and entry.digest == key.digest:
+            wanted, options, key = await kept_request(api, entry)
+        else:
+            wanted = api.parsers[path](api, body, client)
+            if (instead := wanted.instead) is not None:
+                await api.model(wanted.model or "")
+                return Response(instead, media_type="application/json")
+            version = await api.version(wanted.model)
+            options = wanted.options(version, api.settings.api_timeout, api.settings.offline)
+            if key is None and options.offline == "deliver":
+                key = _named(secrets.token_hex(16), path, body, client)
+            if key is not None:
+                options = replace(options, timeout=None)  # its patience is its bound
+                # The order of a schema's properties decides the text.
+                key = replace(key, body=json.dumps(wanted.kept(body), ensure_ascii=False).encode())
+        if wanted.ignored:
+            _log.warning("fields of a request to %s were ignored: %s", path, wanted.ignored_names)
+        options = replace(options, trace_context=context)
         async with AsyncExitStack() as reading:
             texts = [
                 await reading.enter_async_context(api.texts.reading(wanted.prompt, each, name))
                 for each, name in _choices(options, wanted.choices, key)
             ]
             await reply(texts, wanted, api.settings, request.receive, send, reading.aclose, since)
+    return None
 
 
 async def keep_outbox(api: Api) -> None:
@@ -278,23 +296,18 @@ def _choices(
         yield replace(options, seed=(seed + at) % 2**64), name
 
 
-def _key(request: Request, body: dict[str, Any], options: CompletionOptions) -> IdempotencyKey | None:
-    """The key of a request; a request that is to be delivered needs one, and gets it."""
+def _key(request: Request, body: dict[str, Any], client: bytes) -> IdempotencyKey | None:
+    """The key that the client gives a request."""
     key = request.headers.get("idempotency-key")
-    if key is None:
-        if options.offline != "deliver":
-            return None
-        key = secrets.token_hex(16)
-    if not 0 < len(key) <= MAX_KEY:
+    if key is not None and not 0 < len(key) <= MAX_KEY:
         raise bad(
             None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
         )
-    path = request.url.path
-    digest = blake2b(canonical([path, body])).digest()
-    ordered = json.dumps(
-        body, ensure_ascii=False
-    ).encode()  # the order of a schema's properties decides the text
-    return IdempotencyKey(key, digest, path, ordered, client_of(request))
+    return None if key is None else _named(key, request.url.path, body, client)
+
+
+def _named(key: str, path: str, body: dict[str, Any], client: bytes) -> IdempotencyKey:
+    return IdempotencyKey(key, blake2b(canonical([path, body])).digest(), path, client=client)
 
 
 def json_answer(body: msgspec.Struct, status: int = 200) -> Response:

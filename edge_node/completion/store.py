@@ -114,6 +114,10 @@ class TooManyTexts(FlexSpecError):
         self.retry_after = retry_after
 
 
+class TextDropped(Cancelled):
+    """A text was dropped from the outbox while others read it."""
+
+
 class KeyReused(FlexSpecError):
     """An idempotency key was used for another request."""
 
@@ -418,7 +422,11 @@ class CompletionStore:
         if task.cancelled():
             why, outcome = _stopping(), "stopped"
             if not self.closed:
-                why, outcome = Cancelled("whoever asked for it is gone"), "cancelled"
+                dropped = TextDropped("the text was dropped from the outbox")
+                why, outcome = (
+                    dropped if text.readers else Cancelled("whoever asked for it is gone"),
+                    "cancelled",
+                )
             end = End(None, error=why)
         else:
             end, outcome = task.result()

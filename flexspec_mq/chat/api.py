@@ -59,6 +59,7 @@ _BY_CODE: dict[str | int | None, tuple[type[FlexSpecError], str]] = {
     "too_many_texts": (WorkerError, AGAIN),
     "broker_unreachable": (LinkDown, AGAIN),
     "stopping": (NotReached, AGAIN),
+    "unknown_event": (LinkDown, AGAIN),
     "deadline": (TimeIsOver, "lower /max-tokens, or raise the node's --api-timeout"),
     "worker_protocol": (RemoteProtocolError, AGAIN),
     "not_found": (RemoteProtocolError, "an older edge node has to be updated"),

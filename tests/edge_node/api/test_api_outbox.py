@@ -88,10 +88,9 @@ async def test_a_request_is_streamed_in_the_form_that_it_asked_for_from_any_even
             assert rest.headers["content-type"].startswith("text/event-stream")
             text = "".join(each["choices"][0]["text"] for each in events(rest.text))
             assert text == whole[int(since.rpartition(":")[2]) :]
-        said(
-            await node.get(f"/v1/outbox/{name}", {"accept": "text/event-stream", "last-event-id": "other:3"}),
-            404, "not_found",
-        )  # fmt: skip
+        for since in ("other:3", f"{name}:{'9' * 5000}"):
+            headers = {"accept": "text/event-stream", "last-event-id": since}
+            said(await node.get(f"/v1/outbox/{name}", headers), 404, "unknown_event")
 
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
@@ -127,15 +126,21 @@ async def test_requests_of_all_apis_are_shown_and_streamed(mosquitto: PrivateBro
 async def test_a_request_that_is_dropped_is_cancelled_and_forgotten(mosquitto: PrivateBroker) -> None:
     engine = waiting_engine()
     async with served(mosquitto, engine=engine, heartbeat=0.2) as node:
-        name = await _leave(node, "hello", "mine")
-        dropped = await node.http.delete(f"{node.url}/v1/outbox/{name}")
+        name = await _leave(node, "hello", "mine/1?")
+        body = {"messages": [{"role": "user", "content": "hello"}], **BODY}
+        whole = asyncio.create_task(node.post("/v1/chat/completions", body, idempotency_key="mine"))
+        stream = asyncio.create_task(node.get("/v1/outbox/mine/1%3F", {"accept": "text/event-stream"}))
+        await until(lambda: sum(text.readers for text in node.api.texts._active) == 2)
+        dropped = await node.http.delete(f"{node.url}/v1/outbox/mine/1%3F")
         assert (dropped.status_code, dropped.json()) == (200, {"id": name, "dropped": True})
+        assert (await node.http.delete(f"{node.url}/v1/outbox/mine")).status_code == 200
+        assert events((await stream).text)[-1]["error"]["code"] == "dropped"
+        said(await whole, 410, "dropped")  # not 503: clients would ask again
         assert await _views(node) == []
         await until(lambda: not node.node.sessions)
         said(await node.get(f"/v1/outbox/{name}"), 404, "not_found")
         said(await node.http.delete(f"{node.url}/v1/outbox/{name}"), 404, "not_found")
         engine.gate.set()
-        body = {"messages": [{"role": "user", "content": "hello"}], **BODY}
         again = await node.post("/v1/chat/completions", body, idempotency_key="mine")
         assert content(again) == alone("hello", 5, 12, ignore_eos=True)
 

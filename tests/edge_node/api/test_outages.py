@@ -186,5 +186,5 @@ async def test_a_client_that_comes_back_reads_on_and_begins_nothing_where_its_te
         opened = api.daemons[0].worker.machine.counters.opened
         for lost in ({"idempotency-key": "other"}, {}):
             answer = await api.http.post(path, json=body, headers={"last-event-id": "x:5", **lost})
-            said(answer, 404, "not_found")
+            said(answer, 404, "unknown_event")
         assert api.daemons[0].worker.machine.counters.opened == opened == 1

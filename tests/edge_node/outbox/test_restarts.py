@@ -449,3 +449,45 @@ async def test_a_question_in_a_lift_is_answered_when_the_door_opens(
         outbox = api.api.texts.outbox
         answer = json.loads(await outbox.run(outbox.journal.answer, queued.id))
         assert "".join(piece for piece, _ in answer["pieces"]) == TEXT
+
+
+async def test_a_request_for_another_version_than_the_nodes_own_is_kept_as_well(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """Without a link nobody knows who serves what; and a worker that has gone takes no answer with it."""
+    path, ask = tmp_path / "outbox.sqlite", {**ASK, "model": VERSION, "offline": "deliver"}
+    async with node(mosquitto, path, version="own", through=1) as api:
+        asking = asyncio.create_task(api.chat(headers=KEY, **ask))
+        await holds(api, 1)
+    await asyncio.gather(asking, return_exceptions=True)
+    async with node(mosquitto, path, version="own") as api:
+        async with slow_worker(mosquitto):
+            await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
+        await until(lambda: VERSION not in api.node.directory.versions())
+        assert content(await api.chat(headers=KEY, **ask)) == TEXT
+        said(await api.chat(**ask), 404, "model_not_found")
+
+
+async def test_a_response_that_goes_on_from_another_outlives_its_node(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """Responses that others go on from are forgotten at the end of a node: the outbox has what was said in them."""
+    path, ask = tmp_path / "outbox.sqlite", {"model": VERSION, "seed": 5, "ignore_eos": True}
+    async with slow_worker(mosquitto):
+        async with node(mosquitto, path) as api:
+            first = (
+                await api.post("/v1/responses", {**ask, "input": "hello", "max_output_tokens": 16})
+            ).json()
+            body = {**ask, "previous_response_id": first["id"], "input": "more", "max_output_tokens": 200}
+            asking = asyncio.create_task(api.post("/v1/responses", body, idempotency_key="k"))
+            await holds(api, 1)
+        await asyncio.gather(asking, return_exceptions=True)
+        async with node(mosquitto, path) as api:
+            (part,) = (await api.post("/v1/responses", body, idempotency_key="k")).json()["output"][0][
+                "content"
+            ]
+            said_first = first["output"][0]["content"][0]["text"]
+            told = (("user", "hello"), ("assistant", said_first), ("user", "more"))
+            turns = [{"role": role, "content": words} for role, words in told]
+            assert part["text"] == content(await api.chat(messages=turns, **ASK))
+            said(await api.post("/v1/responses", body), 400, "previous_response_not_found")
