@@ -12,7 +12,7 @@ from edge_node.api.errors import ApiError
 from edge_node.api.sending import reply
 from edge_node.api.serving import json_answer, kept_request
 from edge_node.completion.outbox_views import listed, shown
-from schemas.node import OutboxDropped, OutboxList, OutboxText, OutboxView
+from schemas.node import OutboxDropped, OutboxList, OutboxView
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -47,7 +47,7 @@ async def _shown(api: Api, name: str) -> Response:
         raise _none(name)
     text = api.texts.text(name)
     view = _alive(view, text)
-    if text is not None and isinstance(view, OutboxText):
+    if text is not None:
         figures = None if text.figures is None else text.figures()
         reason = (text.end and text.end.reason) or ""
         view = msgspec.structs.replace(
