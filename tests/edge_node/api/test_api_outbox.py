@@ -126,15 +126,17 @@ async def test_requests_of_all_apis_are_shown_and_streamed(mosquitto: PrivateBro
 async def test_a_request_that_is_dropped_is_cancelled_and_forgotten(mosquitto: PrivateBroker) -> None:
     engine = waiting_engine()
     async with served(mosquitto, engine=engine, heartbeat=0.2) as node:
-        name = await _leave(node, "hello", "mine/1?")
+        name, path = await _leave(node, "hello", "mine/1?"), f"{node.url}/v1/outbox"
         body = {"messages": [{"role": "user", "content": "hello"}], **BODY}
         whole = asyncio.create_task(node.post("/v1/chat/completions", body, idempotency_key="mine"))
-        stream = asyncio.create_task(node.get("/v1/outbox/mine/1%3F", {"accept": "text/event-stream"}))
-        await until(lambda: sum(text.readers for text in node.api.texts._active) == 2)
-        dropped = await node.http.delete(f"{node.url}/v1/outbox/mine/1%3F")
-        assert (dropped.status_code, dropped.json()) == (200, {"id": name, "dropped": True})
-        assert (await node.http.delete(f"{node.url}/v1/outbox/mine")).status_code == 200
-        assert events((await stream).text)[-1]["error"]["code"] == "dropped"
+        async with node.http.stream(
+            "GET", f"{path}/{name}", headers={"accept": "text/event-stream"}
+        ) as stream:
+            await until(lambda: sum(text.readers for text in node.api.texts._active) == 2)
+            dropped = await node.http.delete(f"{path}/mine/1%3F")
+            assert (dropped.status_code, dropped.json()) == (200, {"id": name, "dropped": True})
+            assert events((await stream.aread()).decode())[-1]["error"]["code"] == "dropped"
+        assert (await node.http.delete(f"{path}/mine")).status_code == 200
         said(await whole, 410, "dropped")  # not 503: clients would ask again
         assert await _views(node) == []
         await until(lambda: not node.node.sessions)

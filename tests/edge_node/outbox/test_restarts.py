@@ -456,7 +456,11 @@ async def test_a_request_for_another_version_than_the_nodes_own_is_kept_as_well(
 ) -> None:
     """Without a link nobody knows who serves what; and a worker that has gone takes no answer with it."""
     path, ask = tmp_path / "outbox.sqlite", {**ASK, "model": VERSION, "offline": "deliver"}
-    async with node(mosquitto, path, version="own", through=1) as api:
+    proxy = Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port))
+    async with proxy.listening() as link, node(mosquitto, path, version="own", through=link.port) as api:
+        link.stall(60.0)
+        link.cut()
+        await until(lambda: not api.node.link.is_up)
         asking = asyncio.create_task(api.chat(headers=KEY, **ask))
         await holds(api, 1)
     await asyncio.gather(asking, return_exceptions=True)
