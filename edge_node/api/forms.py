@@ -79,7 +79,8 @@ class Form(ABC):
     def silence(self, at: int, waits: Wait | None) -> bytes:
         """A sign of life in a stream, and whom a text waits for; empty where this form has none."""
         del at
-        return b": still writing\n\n" if waits is None else f": {waits}\n\n".encode()
+        ends = "\n" if self.mark else "\n\n"  # behind an id OpenAI's client takes an empty line for an event
+        return f": {waits or 'still writing'}{ends}".encode()
 
     def failed(self, error: FlexSpecError) -> ApiError:
         """A text's error as this API tells it."""

@@ -46,8 +46,9 @@ async def cut_while_written(api: Served, link: Proxy) -> None:
     link.cut()
 
 
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k"}], ids=["alone", "keyed"])
 async def test_the_official_client_waits_by_comments_and_skips_what_it_does_not_know(
-    mosquitto: PrivateBroker,
+    mosquitto: PrivateBroker, key: dict[str, str]
 ) -> None:
     """Its own time for silence is far shorter than the outage."""
     async with behind_a_link(mosquitto) as (api, link):
@@ -59,6 +60,7 @@ async def test_the_official_client_waits_by_comments_and_skips_what_it_does_not_
             messages=[{"role": "user", "content": "hello"}],
             stream=True,
             stream_options={"include_origin": True},
+            extra_headers=key,
             **LONG,
         ):
             text += chunk.choices[0].delta.content or ""
@@ -152,6 +154,7 @@ async def test_events_of_a_response_that_the_official_client_does_not_know_do_no
             input="hello",
             max_output_tokens=2000,
             extra_body={"seed": 376, "offline": "provisional"},
+            extra_headers={"Idempotency-Key": "k"},
         ) as stream:
             kinds: list[str] = [event.type async for event in stream]
             whole = await stream.get_final_response()
