@@ -22,12 +22,12 @@ from edge_node.asking.request import AskedText, AskReader, KeptAsk, Reply
 from edge_node.asking.settings import AskSettings
 from edge_node.completion.completion import Completion, IdempotencyKey
 from edge_node.completion.following import Follower
-from edge_node.completion.store import TooManyTexts
+from edge_node.completion.store import TextDropped, TooManyTexts
 from edge_node.outbox.entries import Entry
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.daemon.tasks import ended, running
-from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, LinkError, PublishRefused
+from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, PublishRefused
 from flexspec_mq.grammar.tools import CallEvent, Content
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
@@ -257,7 +257,7 @@ class Asks:
         async with asker.text(asked.patience):
             while True:
                 if answering.waits and await outbox.run(outbox.journal.entry, answering.waits) is None:
-                    raise Cancelled("the ask was dropped from the outbox")
+                    raise TextDropped("the ask was dropped from the outbox")
                 try:
                     async with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:
                         answering.waits = ""

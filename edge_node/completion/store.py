@@ -420,13 +420,10 @@ class CompletionStore:
     def _ended(self, text: Completion, task: asyncio.Task[tuple[End, str]]) -> None:
         """A text's task is over, or was cancelled, maybe before it began."""
         if task.cancelled():
-            why, outcome = _stopping(), "stopped"
-            if not self.closed:
-                dropped = TextDropped("the text was dropped from the outbox")
-                why, outcome = (
-                    dropped if text.readers else Cancelled("whoever asked for it is gone"),
-                    "cancelled",
-                )
+            outcome = "stopped" if self.closed else "cancelled"
+            why = Cancelled("whoever asked for it is gone")
+            if text.readers:
+                why = _stopping() if self.closed else TextDropped("the text was dropped from the outbox")
             end = End(None, error=why)
         else:
             end, outcome = task.result()
