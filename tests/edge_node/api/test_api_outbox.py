@@ -152,14 +152,18 @@ async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(mosqui
     async with served(mosquitto, engine=waiting_engine(), heartbeat=0.2, outbox_age=2.0) as node:
         name = await _leave(node, "hello", "mine")
         await _until(node, name, state="stale")
-        outbox, slow = node.api.texts.outbox, threading.Event()
-        waits = outbox.run(slow.wait)
+        outbox, slow = node.api.texts.outbox, [threading.Event(), threading.Event()]
+        waits = [outbox.run(slow[0].wait)]
+        await until(outbox._thread._work_queue.empty)
         again = asyncio.create_task(_leave(node, "hello", "mine"))
-        await until(lambda: outbox._thread._work_queue.qsize() == 1)
+        await until(lambda: outbox._thread._work_queue.qsize() == 1)  # whether the outbox has it
+        waits.append(outbox.run(slow[1].wait))
+        slow[0].set()
+        await until(node.api.texts._admission.locked)
         dropped = asyncio.create_task(node.http.delete(f"{node.url}/v1/outbox/{name}"))
         await until(lambda: outbox._thread._work_queue.qsize() == 2)
-        slow.set()
-        await waits
+        slow[1].set()
+        await asyncio.gather(*waits)
         assert (await dropped).status_code == 200
         await asyncio.gather(again, return_exceptions=True)
         assert await _views(node) == []
