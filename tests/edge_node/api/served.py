@@ -6,11 +6,12 @@ import asyncio
 import itertools
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import msgspec
@@ -50,6 +51,7 @@ from lab.simulator.world import EOS, FINGERPRINT, VOCAB
 from schemas.messages import Identity
 from tests.daemons import PATIENCE, TARGET, Daemon, FakeDrafter, FakeEngine, until, worker_at
 
+T = TypeVar("T")
 CONTEXT = 50_000
 UNKNOWN, END = "<unk>", "</s>"
 PLAN = Plan(draft_length=4, in_flight=2, qos=1)
@@ -299,6 +301,22 @@ async def served(
         await until(lambda: not workers or version in node.directory.versions())
         http = await stack.enter_async_context(httpx2.AsyncClient(timeout=PATIENCE, trust_env=False))
         yield Served(f"http://127.0.0.1:{port.result()}", node, app.state.api, app, daemons, run, http)
+
+
+async def taken_slowly(
+    node: Served, request: Coroutine[Any, Any, T]
+) -> tuple[asyncio.Task[T], threading.Event]:
+    """Send a request with a key; the disk is slow, until the event is set, when the outbox takes it."""
+    outbox, looked, slow = node.api.texts.outbox, threading.Event(), threading.Event()
+    outbox.later(looked.wait)
+    calls = outbox._thread._work_queue
+    await until(calls.empty)
+    asking = asyncio.create_task(request)
+    await until(lambda: calls.qsize() == 1)  # whether it is there already
+    outbox.later(slow.wait)
+    looked.set()
+    await until(node.api.texts._admission.locked)
+    return asking, slow
 
 
 async def _stop(run: asyncio.Task[None]) -> None:

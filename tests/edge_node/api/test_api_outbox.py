@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -22,7 +21,16 @@ from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
 from flexspec_mq.errors import UsageError
 from tests.daemons import until
-from tests.edge_node.api.served import Served, alone, content, events, said, served, waiting_engine
+from tests.edge_node.api.served import (
+    Served,
+    alone,
+    content,
+    events,
+    said,
+    served,
+    taken_slowly,
+    waiting_engine,
+)
 
 BODY: dict[str, Any] = {"seed": 5, "max_tokens": 12, "ignore_eos": True}
 OPTIONS = {"seed": 5, "num_predict": 12}
@@ -152,18 +160,11 @@ async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(mosqui
     async with served(mosquitto, engine=waiting_engine(), heartbeat=0.2, outbox_age=2.0) as node:
         name = await _leave(node, "hello", "mine")
         await _until(node, name, state="stale")
-        outbox, slow = node.api.texts.outbox, [threading.Event(), threading.Event()]
-        waits = [outbox.run(slow[0].wait)]
-        await until(outbox._thread._work_queue.empty)
-        again = asyncio.create_task(_leave(node, "hello", "mine"))
-        await until(lambda: outbox._thread._work_queue.qsize() == 1)  # whether the outbox has it
-        waits.append(outbox.run(slow[1].wait))
-        slow[0].set()
-        await until(node.api.texts._admission.locked)
+        again, slow = await taken_slowly(node, _leave(node, "hello", "mine"))
+        calls = node.api.texts.outbox._thread._work_queue
         dropped = asyncio.create_task(node.http.delete(f"{node.url}/v1/outbox/{name}"))
-        await until(lambda: outbox._thread._work_queue.qsize() == 2)
-        slow[1].set()
-        await asyncio.gather(*waits)
+        await until(lambda: calls.qsize() == 2)
+        slow.set()
         assert (await dropped).status_code == 200
         await asyncio.gather(again, return_exceptions=True)
         assert await _views(node) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from tests.edge_node.api.served import (
     links_to,
     said,
     served,
+    taken_slowly,
     waiting_engine,
 )
 
@@ -205,20 +205,19 @@ async def test_a_text_waits_on_where_the_node_is_full_when_its_reader_s_patience
 ) -> None:
     """Others take its place before it is gone on with: here while the disk is slow."""
     async with node(mosquitto, tmp_path / "outbox.sqlite", api_texts=2) as api:
-        outbox, slow = api.api.texts.outbox, threading.Event()
         asking = asyncio.create_task(api.chat("a", headers=KEY, wait=2.0, **ASK))
         await until(lambda: api.api.texts.waiting == 1)
         asking.cancel()
         (entry,) = await known(api)
         text = api.api.texts.text(entry.id)
         assert text is not None
-        waits = outbox.run(slow.wait)
-        also = asyncio.create_task(api.chat("b", headers={"idempotency-key": "b"}, wait=60.0, **ASK))
+        also, slow = await taken_slowly(
+            api, api.chat("b", headers={"idempotency-key": "b"}, wait=60.0, **ASK)
+        )
         await until(lambda: text.end is not None)
         others = [asyncio.create_task(api.chat("c", wait=60.0, **ASK)) for _ in range(2)]
         await until(lambda: len(api.api.texts) == 2)
         slow.set()
-        await waits
         await until(lambda: len(api.api.texts) == 3)
         for each in others:
             each.cancel()
