@@ -29,7 +29,7 @@ BODY: dict[str, Any] = {
     "prompt": "Once upon a time",
     "temperature": 0.9,
     "seed": 7,
-    "max_tokens": 1500,
+    "max_tokens": 1000,
     "ignore_eos": True,
 }
 
