@@ -289,7 +289,7 @@ def test_two_processes_do_not_share_a_file(tmp_path: Path) -> None:
         assert other.stdout.readline() == b"open\n"
         with pytest.raises(OutboxError, match="another program has the outbox") as refused:
             Journal(path)
-        assert "--state-dir" in refused.value.hint
+        assert "--api-port" in refused.value.hint
         other.kill()
         other.wait()
     Journal(path).close()
