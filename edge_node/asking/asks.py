@@ -23,7 +23,7 @@ from edge_node.asking.settings import AskSettings
 from edge_node.completion.completion import Completion, IdempotencyKey
 from edge_node.completion.following import Follower
 from edge_node.completion.store import TextDropped, TooManyTexts
-from edge_node.outbox.entries import Entry
+from edge_node.outbox.entries import Entry, OutboxError
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.daemon.tasks import ended, running
@@ -155,9 +155,13 @@ class Asks:
         """Answer asks that came before the node was started, and those that are sent again."""
         outbox = self._api.texts.outbox
         while True:
-            entry = await outbox.run(outbox.journal.entry, await outbox.asked.get())
-            if entry is not None:
-                self._take_again(link, entry)
+            name = await outbox.asked.get()
+            try:
+                entry = await outbox.run(outbox.journal.entry, name)
+                if entry is not None:
+                    self._take_again(link, entry)
+            except (OutboxError, msgspec.MsgspecError) as error:  # those behind it are answered all the same
+                _log.error("ask %s of the outbox is not answered: %s", name, error)
 
     def _take_again(self, link: Link, entry: Entry) -> None:
         """Answer an ask of the outbox, of an old one that it is; where an earlier life has said so, forget it."""

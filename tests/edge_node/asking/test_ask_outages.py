@@ -1,7 +1,9 @@
 """Asks by MQTT while the node cannot reach a worker."""
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,21 @@ async def test_an_ask_to_be_delivered_waits_for_the_way_to_the_workers(mosquitto
         answers = {answer["id"]: answer for _, answer, *_ in [await asker.message() for _ in range(2)]}
         assert answers["at once"]["error"]["code"] == "broker_unreachable"
         assert answers["d"]["text"] == alone("hello", 7, 40)
+
+
+async def test_an_ask_that_cannot_be_read_any_more_holds_up_no_other(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """As one may be after an update of the node."""
+    restarted: dict[str, Any] = {"edge": {"edge": "read"}, "version": "read"}
+    path, ask = tmp_path / "outbox", {"prompt": "hello", "seed": 7, "max_tokens": 40}
+    async with Asker(mosquitto) as asker:
+        async with asked(mosquitto, engine=waiting_engine(), journal=Journal(path), **restarted) as node:
+            for number in range(2):
+                await asker.publish(f"f1/ask/{node.edge}", {**ask, "id": number})
+                await holds(node, queued=number + 1)
+        with closing(sqlite3.connect(path)) as file, file:
+            file.execute("UPDATE requests SET body = '[]' WHERE number = (SELECT min(number) FROM requests)")
+        async with asked(mosquitto, journal=Journal(path), **restarted):
+            _, answer, _, _ = await asker.message()
+            assert (answer["id"], answer["text"]) == (1, alone("hello", 7, 40))
