@@ -259,15 +259,21 @@ async def test_requests_made_while_offline_go_out_in_their_order(mosquitto: Priv
         assert sorted(LETTERS, key=lambda letter: prompts.index(ids_of(letter))) == [*LETTERS]
 
 
-async def test_an_old_request_waits_until_its_user_wants_it_still(
-    mosquitto: PrivateBroker, tmp_path: Path
-) -> None:
-    path = tmp_path / "outbox.sqlite"
+async def queued(mosquitto: PrivateBroker, path: Path) -> Any:
+    """A request that an earlier life of the node has taken, and could send to nobody."""
     async with node(mosquitto, path, wait=300.0) as api:
         asking = asyncio.create_task(api.chat(headers=KEY, **ASK))
         await holds(api, 1)
         (entry,) = await known(api)
     await asyncio.gather(asking, return_exceptions=True)
+    return entry
+
+
+async def test_an_old_request_waits_until_its_user_wants_it_still(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    path = tmp_path / "outbox.sqlite"
+    entry = await queued(mosquitto, path)
     async with slow_worker(mosquitto) as (daemon, _), node(mosquitto, path, outbox_age=0.001) as api:
         await until(lambda: api.api.texts.outbox.counts == {"stale": 1})
         assert api.api.texts.waiting == 1
@@ -281,10 +287,7 @@ async def test_a_request_is_not_lost_when_it_is_asked_for_again_in_vain(
     mosquitto: PrivateBroker, tmp_path: Path
 ) -> None:
     path = tmp_path / "outbox.sqlite"
-    async with node(mosquitto, path, wait=300.0) as api:
-        asking = asyncio.create_task(api.chat(headers=KEY, **ASK))
-        await holds(api, 1)
-    await asyncio.gather(asking, return_exceptions=True)
+    await queued(mosquitto, path)
     await asyncio.sleep(2.1)
     async with node(mosquitto, path, outbox_age=2.0) as api:
         await until(lambda: api.api.texts.outbox.counts == {"stale": 1})
