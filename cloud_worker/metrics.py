@@ -29,7 +29,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 _SESSIONS = ("opened", "reopened", "inherited", "closed", "expired", "failed", "yielded")
-"""Inherited ones went on from an earlier text; yielded ones gave their place to a device that held less; others end by
+"""Inherited ones went on from an earlier text; yielded ones gave their place to another device; others end by
 their edge, their lease or a failure."""
 _REFUSALS = ("busy", "over_quota", "need_prefix", "unknown", "rejected")
 """Opens without room, of these those of devices that hold what one may, opens of a prefix that is not here, drafts for

@@ -106,6 +106,9 @@ BUSY_ELSEWHERE: Final = 0.05
 DELIVER: Final = 1.0
 """Silence of a device to which an answer shall be delivered, until its text is written on without its credit; and, once
 that is over, until the answer is left at the broker."""
+LEFT: Final = 5.0
+"""After that, until the places of a device go to any other that wants one, which is not so for a link that flaps. A
+device that is there asks after the longest answer timeout (`RTO`)."""
 SHARED: Final = 0.005
 """For which tokens decoded unasked, and answers to further polls, may share a verdict."""
 DRAIN: Final = 30.0

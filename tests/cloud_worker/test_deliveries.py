@@ -75,14 +75,19 @@ async def left(site: Site, request: GenerationRequest, *, after: int = 20, name:
     async with site.device(name) as node:
         generation = node.generate(request)
         await until(lambda: len(generation.machine.committed) >= after)
-        session, machine = generation.session, generation.machine
-        return Resume(
-            session=session,
-            life=1,
-            root=machine.root,
-            private=node.wire.private(session),
-            committed=machine.committed,
-        )
+        return rest(node, generation)
+
+
+def rest(node: EdgeNode, generation: Generation) -> Resume:
+    """Fields of a text that the disk keeps of it."""
+    session, machine = generation.session, generation.machine
+    return Resume(
+        session=session,
+        life=1,
+        root=machine.root,
+        private=node.wire.private(session),
+        committed=machine.committed,
+    )
 
 
 def delivered(daemon: Daemon) -> int:
@@ -260,6 +265,36 @@ async def test_a_worker_whose_place_another_device_took_forgets_what_it_has_left
                 while await site.kept("edge"):
                     pass
         other.cancel(goes)
+
+
+async def test_a_device_that_left_keeps_no_place_that_others_want_and_loses_nothing(site: Site) -> None:
+    """Its texts are left as far as they are written; when it is back they are fetched, and written on."""
+    pace, places, limit = [0.05], 4, 600
+    requests = [asking(number, limit=limit) for number in range(2 * places)]
+    async with site.worker("w1", FakeEngine(before=lambda _: time.sleep(pace[0])), capacity=places) as daemon:
+        sessions, counters = daemon.worker.machine.sessions, daemon.worker.machine.counters
+        async with site.device() as node:
+            writes = [node.generate(request) for request in requests]
+            await until(lambda: sum(len(one.machine.committed) > 10 for one in writes) == places)
+            resumes = [rest(node, one) for one in writes]
+        await until(lambda: all(session.away for session in sessions.values()))
+        async with site.device("other") as other:
+            others = [other.generate(wanting(100 + number, limit=100_000)) for number in range(places)]
+            await until(lambda: all(one.machine.committed for one in others))
+            assert {edge for edge, _ in sessions} == {"other"}
+            assert (counters.yielded, counters.delivered) == (places, places)
+            for one in others:
+                other.cancel(one)
+        assert len(await site.kept("edge")) == places
+        pace[0] = 0.0
+        async with site.device() as node:
+            back = [goes_on(node, request, resume) for request, resume in zip(requests, resumes, strict=True)]
+            written = await asyncio.gather(*map(text, back))
+            for request, resume, tokens in zip(requests, resumes, written, strict=True):
+                assert (*resume.committed, *tokens) == alone(request)
+            assert sum(one.machine.counters.deliveries for one in back) == places
+            await until(lambda: not daemon.worker.machine.deliveries)
+    assert not await site.kept("edge")
 
 
 @with_and_without_keys

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq import waiting
-from flexspec_mq.protocol.effects import Free, Reply
+from flexspec_mq.protocol.effects import Deliver, Free, Reply
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.turns import by_device, to_go
 from lab.simulator.world import held, identity
-from schemas.messages import Close, CloseReason, Error, ErrorCode, Open, Poll, Verdict
+from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Open, Poll, Verdict
 from tests.protocol.builders import CONFIG, answer
 
 
@@ -22,20 +22,22 @@ def worker(capacity: int = 99, **settings: Any) -> WorkerMachine:
     return WorkerMachine(replace(CONFIG, capacity=capacity, facts=held(10_000), **settings))
 
 
-def opening(session: int, prompt: int = 3, limit: int = 20) -> Open:
-    return Open(session, 1, identity(limit=limit), (1,) * prompt, (), 4, 1, ())
+def opening(session: int, prompt: int = 3, deliver: int = 0, attempt: int = 1) -> Open:
+    return Open(session, attempt, identity(limit=20), (1,) * prompt, (), 4, 1, (), deliver=deliver)
 
 
 def asked(
-    machine: WorkerMachine, session: int, now: float = 0.0, edge: str = "e", prompt: int = 3
+    machine: WorkerMachine, session: int, now: float = 0.0, edge: str = "e", prompt: int = 3, **more: int
 ) -> Verdict | Error:
     """Answer to an edge that opens a session: its first verdict, or an error."""
-    return answer(machine.receive(edge, opening(session, prompt), now), edge)
+    return answer(machine.receive(edge, opening(session, prompt, **more), now), edge)
 
 
-def taken(machine: WorkerMachine, session: int, now: float = 0.0, edge: str = "e", prompt: int = 3) -> bool:
+def taken(
+    machine: WorkerMachine, session: int, now: float = 0.0, edge: str = "e", prompt: int = 3, **more: int
+) -> bool:
     """Whether a session is taken; otherwise its edge is told that the worker is busy."""
-    message = asked(machine, session, now, edge, prompt)
+    message = asked(machine, session, now, edge, prompt, **more)
     assert isinstance(message, Verdict) or message.code is ErrorCode.BUSY
     return isinstance(message, Verdict)
 
@@ -168,6 +170,64 @@ def test_equal_shares_stay_as_they_are() -> None:
     assert taken(machine, 1, 10.0, "good")
     assert not taken(machine, 1, 20.0, "late")
     assert places(machine) == {"evil": 1, "good": 1}
+
+
+def test_places_of_a_device_that_left_are_for_whoever_wants_them_at_once() -> None:
+    """Its texts, which are to be delivered, are left as far as they are written; it is told, and goes on elsewhere."""
+    machine = worker(64, deliver_for=3600, device_deliveries=64)
+    held = [taken(machine, session, session / 1000, "evil", deliver=3600) for session in range(1, 201)]
+    assert held == [True] * 64 + [False] * 136
+    machine.tick(waiting.DELIVER + 0.1)
+    assert taken(machine, 1, 2.0, "good")  # by its share, and one a second
+    assert not taken(machine, 2, 2.0, "good")
+    assert places(machine) == {"evil": 63, "good": 1}
+    for item in machine.take_work(3.0, 2):  # one of each
+        machine.result(item, (7,), 0, 0, 3.0)
+    left = machine.receive("good", opening(2), 480.0)
+    left += [
+        effect for session in range(3, 65) for effect in machine.receive("good", opening(session), 480.0)
+    ]
+    assert places(machine) == {"good": 64}
+    told = [effect.message for effect in left if isinstance(effect, Reply) and effect.edge == "evil"]
+    assert [isinstance(one, Error) and one.code for one in told] == [ErrorCode.UNKNOWN] * 63
+    (parked,) = [effect for effect in left if isinstance(effect, Deliver)]
+    assert parked.message is not None
+    assert (parked.key, parked.message.tokens, parked.message.fin) == (("evil", 1), (7,), Fin.NONE)
+    # Others who are there go by shares, as ever; a device that is back has its own.
+    assert not taken(machine, 65, 490.0, "good")
+    assert taken(machine, 1, 490.0, "evil", attempt=2)
+
+
+STEPS = st.tuples(st.sampled_from("abc"), st.sampled_from(("opens", "opens", "speaks", "waits")))
+
+
+@given(st.lists(STEPS, max_size=60), st.integers(1, 6))
+def test_who_is_refused_meets_only_devices_that_are_there(
+    steps: list[tuple[str, str]], capacity: int
+) -> None:
+    machine = worker(capacity, deliver_for=3600, device_deliveries=99)
+    now, heard = 0.0, dict.fromkeys("abc", 0.0)  # by sessions that are here
+    for session, (edge, what) in enumerate(steps, 1):
+        if what == "waits":
+            now += 2.0
+            while (due := machine.next_tick()) is not None and due <= now:
+                machine.tick(due)
+        elif what == "speaks":
+            for own in [own for device, own in machine.sessions if device == edge]:
+                heard[edge] = now
+                asked(machine, own, now, edge, deliver=3600)
+        else:
+            away = {one for one in "abc" if now >= heard[one] + waiting.DELIVER + waiting.LEFT} - {edge}
+            before, got, after = (
+                places(machine),
+                taken(machine, session, now, edge, deliver=3600),
+                places(machine),
+            )
+            heard[edge] = now if got else heard[edge]
+            lost = {device for device in before if after[device] < before[device]}
+            assert got or not away & after.keys()
+            assert lost <= away or not away & after.keys()
+            assert all(after[device] >= after[edge] for device in lost - away)
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=80), st.integers(2, 9))

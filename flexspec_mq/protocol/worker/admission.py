@@ -6,7 +6,9 @@ seconds; so an edge that needs `k` places, with `w` sessions told to wait before
 
 Where there is no room, places are shared out by device. A device holds the larger one of its share of the
 places and its share of the tokens, the dominant share (Ghodsi and others, NSDI 2011). A device that would hold less
-than another one still does afterwards takes a place of that: its newest session goes, and its edge opens it again.
+than another one still does afterwards takes a place of that: its newest session goes, before it those that are written
+for a delivery alone, and its edge opens it again. A device that is away, so that all of its sessions are written so,
+keeps only places that nobody else wants.
 """
 
 from collections import Counter
@@ -102,30 +104,33 @@ class Admission:
     ) -> list[WorkerSession]:
         """Sessions of other devices that must go so that one with so many tokens can be taken; none if none should.
 
+        Devices that are away yield first, whatever they hold; from others one place is taken now and then, by shares.
+
         Args:
             edge: the device that asks.
             live: sessions whose text goes on, of all.
             tokens: number that the session would hold.
             now: seconds.
         """
-        if self._took.get(edge, now):
-            return []
+        there = {session.key[0] for session in live if now < session.away_since + waiting.LEFT} | {edge}
         left = list(live)
         gone: list[WorkerSession] = []
         while self.places_missing(left, tokens):
             sessions, held = _holdings(left)
             wanted = self._share(sessions[edge] + 1, held[edge] + _padded(tokens))
-            greediest = max(sessions, key=lambda device: self._share(sessions[device], held[device]))
-            newest = max(
+            away = [device for device in sessions if device not in there]
+            greediest = max(away or sessions, key=lambda device: self._share(sessions[device], held[device]))
+            going = max(
                 (session for session in left if session.key[0] == greediest),
-                key=lambda session: session.opened_at,
+                key=lambda session: (-session.away_since, session.opened_at),
             )
-            after = self._share(sessions[greediest] - 1, held[greediest] - _padded(newest.tokens))
-            if greediest == edge or after < wanted:
+            after = self._share(sessions[greediest] - 1, held[greediest] - _padded(going.tokens))
+            if not away and (greediest == edge or after < wanted or self._took.get(edge, now)):
                 return []
-            left.remove(newest)
-            gone.append(newest)
-        self._took.put(edge, True, now)
+            left.remove(going)
+            gone.append(going)
+        if any(session.key[0] in there for session in gone):
+            self._took.put(edge, True, now)
         return gone
 
     def _share(self, sessions: int, tokens: int) -> float:

@@ -389,7 +389,7 @@ class WorkerMachine:
     def _renew(self, session: WorkerSession, now: float) -> None:
         """The edge is there, or has a moment to show that it is."""
         session.expires = now + self._config.lease
-        session.away = False
+        session.away_since = inf
         owed = session.deliver and not session.delivered
         session.silent_at = now + waiting.DELIVER if owed else inf
 
@@ -408,7 +408,7 @@ class WorkerMachine:
         if session.ended is not Fin.NONE:
             self._deliver(session, now)
             return
-        session.away, session.expires = True, inf
+        session.away_since, session.expires = now, inf
         self._note_ready(session, now)
 
     def _deliver(self, session: WorkerSession, now: float) -> None:
@@ -603,7 +603,7 @@ class WorkerMachine:
         ((_S.FINISHED,), (_E.SILENT,), _silent, (), "its answer is to be delivered", "deliver"),
         (_HERE, (_E.EXPIRED,), _drop, (_S.TOMB,), "", "free"),
         (_HERE, (_E.RELEASED,), _let_go, (_S.TOMB,), "", "unknown, deliver what was promised, free"),
-        ((_S.LIVE,), (_E.YIELDED,), _yield, (_S.TOMB,), "", "unknown, free, as its device has the most"),
+        ((_S.LIVE,), (_E.YIELDED,), _yield, (_S.TOMB,), "", "unknown, deliver what was promised, free"),
         ((_S.FINISHED,), (_E.DISPLACED,), _drop, (_S.TOMB,), "", "free, as the oldest of too many"),
     )
 

@@ -66,7 +66,7 @@ class WorkerSession:
         asked: whether the edge asked for that: then another worker may have granted it, and left an answer there.
         delivered: whether that was left there since the newest open.
         silent_at: when the edge is taken to be away, or `inf`.
-        away: whether it is: the text is written on without credit, and what goes beyond that is not sent.
+        away_since: since when it is, or `inf`.
         flush_at: when decided but unsent tokens are due, or None.
         polled_at: when a poll was last answered at once.
         qos: level of the edge's newest message.
@@ -96,8 +96,8 @@ class WorkerSession:
         self.opened_at = 0.0
         self.expires = 0.0
         self.deliver = 0
-        self.asked = self.delivered = self.away = False
-        self.silent_at = inf
+        self.asked = self.delivered = False
+        self.silent_at = self.away_since = inf
         self.flush_at: float | None = None
         self.verdict_at = 0.0
         self.polled_at = float("-inf")
@@ -333,6 +333,11 @@ class WorkerSession:
     def tokens(self) -> int:
         """Length of prompt, decided tokens and the next one."""
         return len(self.prompt) + len(self.chain) + 1
+
+    @property
+    def away(self) -> bool:
+        """Whether the edge is away: the text is written on without credit, and what goes beyond that is not sent."""
+        return self.away_since < inf
 
     @property
     def beyond_credit(self) -> bool:

@@ -180,7 +180,7 @@ class WorkerCounters:
         reopened: merges of a higher attempt into a session.
         busy: opens refused because full, draining, or of a version that is not held.
         over_quota: busy answers because their device holds as much as one may.
-        yielded: sessions that gave their place to a device that held less.
+        yielded: sessions that gave their place to another device.
         inherited: sessions created that go on from an earlier text.
         need_prefix: opens that named a prefix which is not here.
         unknown: drafts for sessions that are not here.
