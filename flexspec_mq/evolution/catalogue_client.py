@@ -125,11 +125,12 @@ class CatalogueClient:
         refused = self._refused[self._topic]
         return "" if refused is None else refused.detail
 
-    async def look(self) -> None:
-        """Wait for what the broker holds on both topics; it may hold nothing."""
+    async def look(self, until: Callable[[], object] | None = None) -> None:
+        """Wait for what the broker holds on both topics, or until something else has come; it may hold nothing."""
+        until = until or (lambda: all(self._arrived.values()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(waiting.RETAINED):
-                while not all(self._arrived.values()):
+                while not until():
                     await self.change()
 
     def keys(self) -> KeySet:

@@ -207,6 +207,8 @@ def _add_publish(actions: _Actions[argparse.ArgumentParser]) -> None:
     about = "where this machine writes heads (default: where the catalogue says)"
     add("--upload", metavar="URL", help=about)
     _add_base_flag(publish)
+    about = "with --base none: also where no worker of its base is there"
+    add("--unserved", action="store_true", help=about)
     add("--first", action="store_true", help="begin the family's catalogue; the version is stable")
     add("--heads", metavar="URL", help="with --first: below which workers find heads")
     add("--out", type=Path, metavar="FILE", help=_OUT)

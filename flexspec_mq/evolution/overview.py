@@ -23,6 +23,7 @@ from schemas.status import DIGEST, EdgeStatus, WorkerStatus
 
 FILTERS = worker_status_topic("+"), edge_status_topic("+")
 """Filters of the statuses that `Statuses` takes."""
+_SERVES = ("ready", "draining")
 _HEADINGS = (
     *["version", "state", "share", "digest", "draft", "workers", "answers", "errors"],
     "acceptance (interval)",
@@ -64,6 +65,19 @@ class Statuses:
             for version in status.versions:
                 if version.digest == digest[:DIGEST].hex():
                     yield name, version.state, version.reason
+
+    def serving(self, catalogue: Catalogue, base: bytes) -> set[str]:
+        """Workers that serve a version of this base; empty is the family's.
+
+        Others may have it as well: a worker whose base no catalogue names serves nothing.
+        """
+        return {
+            worker
+            for version in catalogue.versions
+            if version.base == base
+            for worker, state, _ in self.holders(version.digest)
+            if state in _SERVES
+        }
 
 
 def show(args: argparse.Namespace) -> int:

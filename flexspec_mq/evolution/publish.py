@@ -4,6 +4,7 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from flexspec_mq import topics
@@ -13,6 +14,8 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
 from flexspec_mq.evolution.changes import check_heads_url, publish_or_write
 from flexspec_mq.evolution.check import base_path, check_head
+from flexspec_mq.evolution.evidence import Evidence
+from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.heads.fetch import fetch_manifest
 from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, Manifest, decode, digest, read_head
@@ -39,10 +42,19 @@ def publish(args: argparse.Namespace) -> int:
         check_heads_url(args.heads)
     signers = head_options(args).signers()
     check_head(args.folder, base_path(args), args.draft)
-    return connected(args, lambda client: _announce(client, args, signers))
+    asks = args.base == "none" and not (args.first or args.unserved)
+    statuses = Statuses(Evidence(head_options(args).named_family()))
+    filters = (topics.worker_status_topic("+"),) if asks else ()
+    announce = partial(_announce, args=args, signers=signers, statuses=statuses if asks else None)
+    return connected(args, announce, filters, statuses.take)
 
 
-async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: Sequence[PrivateKey]) -> None:
+async def _announce(
+    client: CatalogueClient,
+    args: argparse.Namespace,
+    signers: Sequence[PrivateKey],
+    statuses: Statuses | None,
+) -> None:
     if args.first and not client.absent():
         raise UsageError(
             "this family has a catalogue already", hint="leave out --first; see `flexspec head list`"
@@ -52,6 +64,8 @@ async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: 
     base = b""
     if not args.first:
         base = await asyncio.to_thread(_other_base, args.folder, client.catalogue(), args.upload)
+        if statuses is not None:
+            await _see_workers(client, statuses, args.folder, base)
     place = args.upload or args.heads or from_catalogue(client.catalogue().heads)
     head, copied = await asyncio.to_thread(_upload, args.folder, place)
     if args.first:
@@ -84,6 +98,27 @@ async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: 
     if base:
         words += f"; it has another base than {keys.family}: drafts of devices are independent models to it"
     await publish_or_write(client, catalogue, signers, args.out, words)
+
+
+async def _see_workers(client: CatalogueClient, statuses: Statuses, folder: Path, base: bytes) -> None:
+    """See that workers have the base of a head that was checked without it, unless it is out already.
+
+    Raises:
+        UsageError: none is known to have it.
+    """
+    head = digest((folder / MANIFEST).read_bytes())
+    out = (VersionState.STABLE, VersionState.CANARY)
+    if any(version.digest == head and version.state in out for version in client.catalogue().versions):
+        return
+    await client.look(lambda: statuses.serving(client.catalogue(), base))
+    if not statuses.serving(client.catalogue(), base):
+        whose = f"the base {base.hex()}" if base else "the family's base"
+        raise UsageError(
+            f"no worker is there that serves a version of {whose}, so nobody looks at what --base none leaves out, "
+            "and nobody could serve it",
+            hint="start a worker of that base, or have the head checked here, with --base FOLDER; the first version of "
+            "a base may come before its workers: --unserved publishes it all the same",
+        )
 
 
 def _other_base(folder: Path, catalogue: Catalogue, upload: str | None) -> bytes:

@@ -25,7 +25,6 @@ _log = logging.getLogger(__name__)
 
 RENEW_AFTER = 2 / 3
 """Share of a catalogue's lifetime."""
-_SERVES = ("ready", "draining")
 _TELL_EVERY = 60.0
 """Seconds between two words on a canary that nothing is decided about."""
 
@@ -87,13 +86,7 @@ class Judge:
         holders = list(self.statuses.holders(canary.digest))
         if any(state != "refused" for _, state, _ in holders):
             return None
-        of_its_base = {
-            worker
-            for version in catalogue.versions
-            if version.base == canary.base
-            for worker, state, _ in self.statuses.holders(version.digest)
-            if state in _SERVES
-        }
+        of_its_base = self.statuses.serving(catalogue, canary.base)
         for worker, _, why in holders:
             if canary.base or worker in of_its_base:
                 return Judgement(Decision.ABORT, f"worker {worker} refuses it: {why}")

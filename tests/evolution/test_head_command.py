@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -113,7 +113,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*words: str | Path) -> tuple[int, str, str]:
         if words[0] == "publish" and "--base" not in words:
-            words = (*words, "--base", "none")
+            words = (*words, "--base", "none", "--unserved")
         code = main(["head", *map(str, words)])
         out = capsys.readouterr()
         return code, out.out, out.err
@@ -365,6 +365,42 @@ def test_a_version_of_another_base_is_published_where_it_speaks_the_familys_toke
     ok(run, "publish", begun.folder / "two", "--name", "v2")
     ok(run, "publish", begun.folder / "four", "--name", "v4")
     assert not at_broker(begun).versions[-1].base
+
+
+def test_what_nobody_could_look_at_or_serve_is_published_only_if_that_is_said(
+    begun: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its base a head is looked at by workers that have it, as their statuses tell."""
+    before, codec, unseen = at_broker(begun), Codec(), ("--base", "none")
+    names = [f"{name}-{begun.family}" for name in ("family", "other", "gone")]
+
+    def told(worker: str, version: str, state: Literal["ready", "refused"], online: bool = True) -> None:
+        held = {one.name: one.digest.hex()[:16] for one in at_broker(begun).versions}
+        said = VersionStatus(name=version, digest=held[version], state=state)
+        status = WorkerStatus(
+            state="online" if online else "gone", epoch=1, at=0.0, worker=worker, versions=(said,)
+        )
+        asyncio.run(retained(begun, topics.worker_status_topic(worker), codec.encode_status(status)))
+
+    own = ("publish", begun.head("two"), "--name", "v2", *unseen)
+    other = ("publish", begun.head("other", base="0123abcd" * 4), "--name", "w1", *unseen)
+    monkeypatch.setattr("flexspec_mq.waiting.RETAINED", 3.0)
+    assert "--unserved" in refused(run, "no worker is there that serves a version of the family's base", *own)
+    told(names[2], "v1", "ready", online=False)
+    told(names[1], "v1", "refused")  # as a worker of another base does
+    refused(run, "of the family's base", *own)
+    told(names[0], "v1", "ready")
+    refused(run, "of the base 0123abcd", *other)
+    assert at_broker(begun) == before
+    assert len(list(begun.heads.iterdir())) == 1, "nothing was copied"
+    monkeypatch.setattr("flexspec_mq.waiting.RETAINED", 30.0)
+    ok(run, *own)
+    ok(run, *other, "--unserved")
+    ok(run, *other)  # it is out, and may have to be copied again
+    told(names[1], "w1", "ready")
+    ok(run, "publish", begun.head("more", base="0123abcd" * 4), "--name", "w2", "--share", "5", *unseen)
+    assert set(states(at_broker(begun))) == {"v1", "v2", "w1", "w2"}
+    asyncio.run(cleared(begun, *map(topics.worker_status_topic, names)))
 
 
 def test_a_damaged_head_at_the_url_is_copied_again(begun: Site, run: Run) -> None:

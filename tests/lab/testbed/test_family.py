@@ -25,7 +25,7 @@ async def test_an_operator_begins_a_family_and_moves_it_on(tmp_path: Path) -> No
         await here.start_broker()
         operator = await Operator.create(here, "smol", tmp_path)
         await operator.begin("v0", heads[0][0])
-        await operator.publish("v1", heads[1][0], "--share", "7")
+        await operator.publish("v1", heads[1][0], "--share", "7", "--unserved")
         found = await operator.listed()
         told = [(one["name"], one["state"], one["share"], one["digest"]) for one in found["versions"]]
         assert told == [("v0", "stable", None, heads[0][1]), ("v1", "canary", 7, heads[1][1])]
