@@ -35,7 +35,6 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "vary": "accept",
-    "x-content-type-options": "nosniff",
 }
 
 

@@ -31,7 +31,12 @@ OPEN = (*PROBES, "/openapi.json", "/")
 PAGE = "/page/"
 """Beginning of the paths of the page's files, which are the same for everybody and need no key either."""
 
+_FOREIGN = ("cross-site", "same-site")
+"""Values of Sec-Fetch-Site by which a browser says that a page of another origin asks, with an Origin or without."""
+
 HEADER = b"x-request-id"
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+"""Header of every answer: no page runs it as another type."""
 LOGGED = "flexspec.request_id"
 """Key of the scope: the id of an answer that is not a text."""
 
@@ -164,11 +169,16 @@ class AuthMiddleware:
             hint = "use http://127.0.0.1, or name the host with --api-hosts"
             raise ApiError(403, f"this API is not {host}", code="wrong_host", hint=hint)
         origin = headers.get("origin")
-        if origin is not None and not self._may(origin.lower(), headers.get("host", "").lower()):
-            hint = "name it with --api-cors-origins"
-            raise ApiError(403, f"pages of {origin} may not use this API", code="wrong_origin", hint=hint)
+        public = scope["path"] in OPEN or scope["path"].startswith(PAGE)
+        if origin is None:
+            may = public or headers.get("sec-fetch-site") not in _FOREIGN
+        else:
+            may = self._may(origin.lower(), headers.get("host", "").lower())
+        if not may:
+            who, hint = origin or "another origin", "name it with --api-cors-origins"
+            raise ApiError(403, f"pages of {who} may not use this API", code="wrong_origin", hint=hint)
         key = self._settings.api_key
-        if key is None or scope["path"] in OPEN or scope["path"].startswith(PAGE):
+        if key is None or public:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
@@ -194,7 +204,7 @@ def new_id() -> str:
 
 
 class RequestIds:
-    """Sees to it that every answer has an id: the client's own, else the text's, else a new one.
+    """Sees to it that every answer has an id, the client's own, else the text's, else a new one; and `NOSNIFF`.
 
     Args:
         app: the app that answers.
@@ -218,7 +228,7 @@ class RequestIds:
                 headers = [*message.get("headers", [])]
                 given = next((value for name, value in headers if name == HEADER), None)
                 headers = [header for header in headers if header[0] != HEADER]
-                message = {**message, "headers": [*headers, (HEADER, own or given or fallback)]}
+                message = {**message, "headers": [*headers, (HEADER, own or given or fallback), NOSNIFF]}
             await send(message)
 
         await self._app(scope, receive, named)

@@ -12,7 +12,7 @@ import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_node.api.errors import bad
-from edge_node.api.http.auth import HEADER, new_id
+from edge_node.api.http.auth import HEADER, NOSNIFF, new_id
 
 
 @dataclass(slots=True)
@@ -107,6 +107,7 @@ class ApiConnection(H11Protocol):
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
             (HEADER, new_id().encode()),
+            NOSNIFF,
         ]
         response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
         for event in (response, h11.Data(data=body), h11.EndOfMessage()):

@@ -131,17 +131,19 @@ async def test_what_is_no_http(mosquitto: PrivateBroker) -> None:
         head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400")
         assert b"x-request-id: req-" in head.lower()
+        assert b"x-content-type-options: nosniff" in head.lower()
         assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
-async def test_every_answer_has_an_id(mosquitto: PrivateBroker) -> None:
+async def test_every_answer_has_an_id_and_is_taken_for_no_other_type(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, api_key="hush", api_cors_origins=("https://page.example",)) as api:
         preflight = {"origin": "https://page.example", "access-control-request-method": "POST"}
         asked: list[tuple[str, str, dict[str, str]]] = [
             ("GET", "/healthz", {}), ("GET", "/readyz", {}), ("GET", "/metrics", api.key), ("GET", "/v1/models", {}),
             ("GET", "/v1/models", api.key), ("GET", "/v1/nothing", api.key), ("GET", "/v1/completions", api.key),
             ("POST", "/v1/completions", api.key), ("OPTIONS", "/v1/completions", preflight),
-            ("GET", "/healthz", {"host": "evil.example"}),
+            ("GET", "/healthz", {"host": "evil.example"}), ("GET", "/", {}), ("GET", "/page/page.css", {}),
+            ("GET", "/api/embed", api.key),
         ]  # fmt: skip
         ids = []
         for method, path, headers in asked:
@@ -150,10 +152,12 @@ async def test_every_answer_has_an_id(mosquitto: PrivateBroker) -> None:
             own = {**headers, "x-request-id": "trace/7:a"}
             answer = await api.http.request(method, f"{api.url}{path}", headers=own)
             assert answer.headers.get_list("x-request-id") == ["trace/7:a"]
+            assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
         assert len(set(ids)) == len(ids)
         for stream in (False, True):
             answer = await api.chat(max_tokens=3, stream=stream, headers=api.key)
             assert answer.headers["x-request-id"] in answer.text
+            assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
             named = await api.chat(max_tokens=3, stream=stream, headers={**api.key, "x-request-id": "mine"})
             assert named.headers.get_list("x-request-id") == ["mine"]
         for odd in ("", "x" * 129, "a b", "caf\u00e9"):

@@ -1,6 +1,8 @@
 """Who may use the API, over real sockets: each refusal is counted, and said in the log with who it was."""
 
+import asyncio
 import logging
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,11 @@ import openai
 import pytest
 
 from broker.launcher import PrivateBroker
+from edge_node.api.events import STREAMS
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.errors import UsageError
-from tests.edge_node.api.served import Served, said, served
+from tests.daemons import PATIENCE, until
+from tests.edge_node.api.served import Served, said, served, waiting_engine
 
 PAGE = {"origin": "https://page.example"}
 ASKS = {
@@ -48,6 +52,49 @@ async def test_a_page_of_a_foreign_origin_has_nothing_done(
     assert origin in line
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_a_page_of_another_site_that_sends_no_origin_holds_no_place_and_reads_no_answer(
+    mosquitto: PrivateBroker, site: str
+) -> None:
+    """As a browser sends an image's GET, or that of `fetch` in mode `no-cors`: the page sees no answer of it."""
+    foreign = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors", "accept": "text/event-stream"}
+    own = {**foreign, "sec-fetch-site": "same-origin"}
+
+    async def asked(path: str, headers: dict[str, str]) -> tuple[int, str]:
+        async with api.http.stream("GET", f"{api.url}{path}", headers=headers) as answer:
+            return answer.status_code, await anext(answer.aiter_text())
+
+    async def is_read() -> bool:
+        (kept,) = (await api.get("/v1/outbox", {"sec-fetch-site": "none"})).json()["data"]
+        return bool(kept["read"])
+
+    engine = waiting_engine()
+    async with served(mosquitto, engine=engine) as api, AsyncExitStack() as held:
+        for _ in range(STREAMS):
+            answer = await held.enter_async_context(
+                api.http.stream("GET", f"{api.url}/v1/events", headers=foreign)
+            )
+            assert answer.status_code == 403
+        assert (await asked("/v1/events", own))[0] == 200, "there is a place"
+        asking = asyncio.create_task(api.chat(max_tokens=5, headers={"idempotency-key": "k"}))
+        await until(lambda: api.node.sessions == 1)
+        asking.cancel()
+        engine.gate.set()
+        await until(lambda: not api.node.sessions)
+        assert not await is_read()
+        for path in ("/v1/outbox/k", "/v1/outbox", "/v1/models", "/metrics"):
+            status, body = await asked(path, foreign)
+            assert (status, "wrong_origin" in body) == (403, True)
+        assert not await is_read()
+        for path in ("/", "/page/page.css", "/healthz", "/readyz"):  # a link to the page may be anywhere
+            assert (await api.get(path, foreign)).status_code == 200
+        assert await refused(api, "wrong_origin") == STREAMS + 4
+        assert (await api.get("/v1/outbox/k", own)).status_code == 200
+        async with asyncio.timeout(PATIENCE):
+            while not await is_read():  # noqa: ASYNC110  the journal's thread writes it
+                await asyncio.sleep(0.01)
+
+
 async def test_pages_that_are_named_or_of_this_very_host_may(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, api_cors_origins=("https://page.example",), api_key="hush") as api:
         for origin, status in (
@@ -69,7 +116,8 @@ async def test_pages_that_are_named_or_of_this_very_host_may(mosquitto: PrivateB
             assert answer.headers["access-control-allow-origin"] == "https://page.example"
             assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()
     async with served(mosquitto, api_cors_origins=("*",)) as api:
-        assert (await api.get("/v1/models", {"origin": "https://any.example"})).status_code == 200
+        any_page = {"origin": "https://any.example", "sec-fetch-site": "cross-site"}
+        assert (await api.get("/v1/models", any_page)).status_code == 200
 
 
 async def test_another_host_name_is_refused_unless_it_is_named(
