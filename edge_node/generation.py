@@ -73,7 +73,7 @@ class GenerationRequest:
         ignore_eos: go on to the limit.
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
-        wait: patience: seconds without a new token after which it fails; 0 is the node's.
+        wait: patience: seconds without a new token after which it fails; None names none, see `SessionRequest`.
         version: target version to ask for; None is the node's.
         digest: digest of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
@@ -98,7 +98,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     timeout: float | None = None
-    wait: float = 0.0
+    wait: float | None = None
     version: str | None = None
     digest: str = ""
     prediction: tuple[int, ...] = ()

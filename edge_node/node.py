@@ -336,7 +336,7 @@ class EdgeNode:
                 deadline=None if request.timeout is None else now + request.timeout,
                 keyed=self.wire.keyed,
                 alone=partial(self._provisional_tokens, version) if request.provisional else None,
-                patience=request.wait or request.deliver or self.settings.wait or None,
+                patience=request.wait,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
                 answers=None if answers is None else answers.recall,

@@ -62,7 +62,8 @@ class EdgeSettings(DraftSettings):
             "is away, no worker serves the version or all have too much to do",
             unit="seconds",
             least=0,
-            default=f"{waiting.PATIENCE:g} for a text that could begin, none for one that cannot",
+            default=f"{waiting.PATIENCE:g} once a text could begin; until then {waiting.UNLINKED:g} for the broker "
+            "and none for a worker",
         ),
     ] = 0.0
     provisional_tokens: Annotated[

@@ -154,9 +154,12 @@ FOLLOWED: Final = 30.0
 """For which a device that writes nothing goes on following the statuses of workers; an idle one saves their bytes."""
 FOLLOW_AFTER: Final = 1.0
 """Until a device that did not follow them does, once it writes."""
+UNLINKED: Final = 10.0
+"""For which a request that names no patience waits for the link until it has begun, as long as a user would; and
+`flexspec-edge ask` for its first one."""
 UNSERVED: Final = 1.0
-"""For which the broker must be away, or nobody serve a version, before a new request that names no patience is refused:
-either may just be starting again."""
+"""For which nobody must serve a version, though there is a link, before a new request that names no patience is
+refused: a worker may just be starting again. Without a link for so long, a text that the draft wrote alone may end."""
 LOOK_DIRECTORY: Final = 0.25
 """Between two looks at what the statuses do not tell: catalogues and ages."""
 LOOK_DATES: Final = 10.0
@@ -228,8 +231,6 @@ ANNOUNCED: Final = 5.0
 
 # Commands
 
-COMMAND_LINK: Final = 3.0
-"""For the broker to answer `flexspec-edge ask` and `batch` at first, unless `--wait` is longer."""
 ASK_API: Final = 3.0
 """For the API of a device to answer `flexspec top --once` and the doctor."""
 CHAT_CONNECT: Final = 5.0

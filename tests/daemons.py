@@ -223,19 +223,23 @@ async def edge_at(
     connect: LinkFactory,
     name: str = "edge",
     drafter: Drafter | None = None,
-    wait: float = PATIENCE,
     at: LinkSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[EdgeNode]:
     """Run an edge node."""
-    asked = EdgeSettings(edge=name, wait=wait, **settings)
-    node = EdgeNode(asked, drafter or FakeDrafter(), FINGERPRINT, (EOS,))
+    node = EdgeNode(EdgeSettings(edge=name, **settings), drafter or FakeDrafter(), FINGERPRINT, (EOS,))
     async with node.running(connect, at or link_to(f"e-{name}")):
         yield node
 
 
 def wanting(
-    number: int, *, limit: int = 60, plan: Plan = PLAN, ignore_eos: bool = True, timeout: float | None = None
+    number: int,
+    *,
+    limit: int = 60,
+    plan: Plan = PLAN,
+    ignore_eos: bool = True,
+    timeout: float | None = None,
+    wait: float = PATIENCE,
 ) -> GenerationRequest:
     """A request that differs from those with other numbers."""
     return GenerationRequest(
@@ -245,6 +249,7 @@ def wanting(
         policy=FixedPolicy(plan),
         ignore_eos=ignore_eos,
         timeout=timeout,
+        wait=wait,
     )
 
 

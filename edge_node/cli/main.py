@@ -162,7 +162,7 @@ def _main(argv: Sequence[str]) -> int:
 
         run = partial(_serve, config.api.for_serving(), asks, _journal(config), ready_json=args.ready_json)
     else:
-        options = _options(args, config.node.wait)
+        options = _options(args)
         from edge_node.cli.texts import prompt_of
 
         run = partial(_write, prompt_of(args.prompt), options, as_json=args.events)
@@ -251,7 +251,7 @@ def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
     return load(settings, tell)
 
 
-def _options(args: argparse.Namespace, wait: float) -> CompletionOptions:
+def _options(args: argparse.Namespace) -> CompletionOptions:
     from edge_node.completion.options import CompletionOptions
 
     return CompletionOptions(
@@ -262,7 +262,6 @@ def _options(args: argparse.Namespace, wait: float) -> CompletionOptions:
         limit=args.max_tokens,
         ignore_eos=args.ignore_eos,
         timeout=args.timeout,
-        wait=wait,
         trace_context=context_of_environment(),
     )
 
@@ -325,7 +324,7 @@ async def _write(
 
     failed: BaseException | None = None
     began = False
-    within = None if link.give_up_after else max(waiting.COMMAND_LINK, node.settings.wait)
+    within = None if link.give_up_after else node.settings.wait or waiting.UNLINKED
 
     def told(waits: Waiting) -> None:
         nonlocal failed

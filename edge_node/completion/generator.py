@@ -133,7 +133,8 @@ class CompletionGenerator:
             NoCatalogue: there is no catalogue to look it up in.
         """
         began = time.monotonic()
-        options = replace(options, wait=options.wait or self.node.settings.wait)
+        delivers = self.deliver if options.offline == "deliver" else 0  # seconds: such a text waits as long
+        options = replace(options, wait=options.wait or delivers or self.node.settings.wait or None)
         key = options.key or conversation_key(prompt)
         with text_span(self.node, prompt, options) as span:
             tell = told if span is None else partial(_tell_span, span, told)
@@ -143,7 +144,7 @@ class CompletionGenerator:
                 self.node,
                 options.version if opened is None else opened.version,
                 key,
-                options.wait or 0.0,
+                options.wait,
                 tell,
                 options.timeout or inf,
                 alone=alone,
@@ -476,7 +477,7 @@ class Writing:
             ignore_eos=options.ignore_eos,
             finish_at=StopFinder(text.tokenizer, options.stops) if options.stops else None,
             timeout=self._left,
-            wait=options.wait or 0.0,
+            wait=options.wait,
             version=self.version,
             digest=self._service.target.digest,
             prediction=encoded.prediction,

@@ -1,7 +1,8 @@
 """Which version writes a text, whether anybody serves it, and what its user is told while nobody does.
 
-A request that names no patience is refused at once where the node knows that it cannot begin: the broker is away, or
-nobody serves the version. Once it could begin, it waits out what happens.
+A request that names no patience waits for the link as long as a user would, whether that is away when the request
+comes or goes before anybody has answered. Where there is a link, and nobody serves the version, it is refused at once.
+Once it could begin, it waits out what happens.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Service:
         node: a node that runs.
         model: name that is asked for.
         key: names the text's conversation.
-        patience: seconds that the request says it waits; 0 where it does not say.
+        patience: seconds that the request says it waits; None where it does not say.
         told: told whom the text waits for, each time that it begins to.
         timeout: seconds for the whole text.
         alone: whether the draft may write while nobody can be reached.
@@ -71,7 +72,7 @@ class Service:
         node: EdgeNode,
         model: str | None,
         key: bytes,
-        patience: float,
+        patience: float | None,
         told: Callable[[Wait], None],
         timeout: float = inf,
         *,
@@ -85,26 +86,31 @@ class Service:
         self._told = told
         self._patience = patience
         self.alone = alone
-        self._deadline = time.monotonic() + timeout
-        self._until = min(time.monotonic() + patience, self._deadline)
+        self._began = time.monotonic()
+        self._deadline = self._began + timeout
+        self._linked_by = self._until(patience or waiting.UNLINKED)
+        self._served_by = self._until(patience or 0.0)
         self._waits_for = ""
         self._unserved_since: float | None = None
 
     async def linked(self) -> None:
         """Wait for the link to the broker; not for long, where the draft may write alone meanwhile.
 
+        Nobody is told of a short wait: what fails before a stream begins has a status of its own.
+
         Raises:
-            LinkDown: there is none, and the request does not say that it waits, or has waited.
+            LinkDown: there is none within the request's patience.
         """
         link = self._node.link
         if await link.wait_up(max(waiting.UNSERVED - link.down_for, waiting.ONE_TRY)) or self.alone:
             return
-        left = self._until - time.monotonic() if self._patience else 0.0
-        if left > 0:
-            self._tell("the broker", self._until)
+        left = self._linked_by - time.monotonic()
+        if left > 0 and self._patience:
+            self._tell("the broker", self._linked_by)
         if left <= 0 or not await link.wait_up(left):
             raise LinkDown(
-                f"the edge node has had no link to its broker for {link.down_for:.0f} s",
+                f"the edge node has had no link to its broker for {link.down_for:.0f} s; "
+                f"this request waited for {time.monotonic() - self._began:.0f} s",
                 hint="is the broker running? the node's log has the reason, `flexspec doctor` looks for it; "
                 + QUEUED,
             )
@@ -118,15 +124,14 @@ class Service:
         """
         await self._node.models.settled()
         if self._node.wire.lapsed:  # a newer statement than that of the file may be on its way
-            left = max(self._until - time.monotonic(), waiting.STATUS_RETAINED)
+            left = max(self._served_by - time.monotonic(), waiting.STATUS_RETAINED)
             await self._directory.wait_until(lambda: not self._node.wire.lapsed, left)
         self._look_up()
         if not self._directory.blind and await self._directory.wait_until(
             self._finds, waiting.STATUS_RETAINED
         ):
             # A worker was there when the request came, so losing it is a fault during the text.
-            patience = self._patience or waiting.PATIENCE
-            self._until = min(time.monotonic() + patience, self._deadline)
+            self._served_by = self._until(self._patience or waiting.PATIENCE)
 
     async def text(self, own: LoadedText) -> LoadedText:
         """Whose ids the text is written in: the target's, once its worker has told.
@@ -146,6 +151,10 @@ class Service:
             texts.give_up(statuses())
         return texts.chosen(statuses()) or own
 
+    def _until(self, seconds: float) -> float:
+        """The time in so many seconds, or when the whole text's are over."""
+        return min(time.monotonic() + seconds, self._deadline)
+
     def _look_up(self) -> TargetVersion:
         self.target = self._node.models.resolve(self.model, self._key)
         return self.target
@@ -160,7 +169,7 @@ class Service:
         If that is nothing, as where the battery is low, it is a text as any other from now on.
         """
         machine = generation.machine
-        if self._patience or not (self.alone and machine.wrote_alone and self.unserved(generation)):
+        if self._patience or not (self.alone and machine.wrote_alone and self._unreached(generation)):
             return False
         self.alone = machine.counters.provisional > 0
         return self.alone
@@ -168,12 +177,16 @@ class Service:
     def unserved(self, generation: Generation) -> bool:
         """Whether it is certain that nobody serves a session which has not begun; to be asked again and again.
 
-        Without a patience that includes a broker that turned out to be away before any worker has answered.
+        A broker that went before any worker has answered counts once the request has waited for the link, in vain.
         """
-        counters, link = generation.machine.counters, self._node.link
-        if not (link.is_up or self._patience or counters.verdicts or counters.busy):
-            return link.down_for >= waiting.UNSERVED
-        now = time.monotonic()
+        return self._unreached(generation) and (self._node.link.is_up or time.monotonic() >= self._linked_by)
+
+    def _unreached(self, generation: Generation) -> bool:
+        """Whether there has been nobody for a session which has not begun, or no way to anybody, for a moment."""
+        now, link = time.monotonic(), self._node.link
+        if not link.is_up:
+            self._unserved_since = None
+            return not _answered(generation) and link.down_for >= waiting.UNSERVED
         if not self._nobody_serves(generation):
             self._unserved_since = None
         elif self._unserved_since is None:
@@ -191,9 +204,9 @@ class Service:
         await self.linked()
         if self._node.models.followed is not None and self._finds():
             return
-        left = max(self._until - time.monotonic(), 0.0)
+        left = max(self._served_by - time.monotonic(), 0.0)
         if left:
-            self._tell(self._worker, self._until)
+            self._tell(self._worker, self._served_by)
         if not (self._directory.blind and left) and not await self._directory.wait_until(self._finds, left):
             versions = sorted(self._directory.versions())
             others = (
@@ -207,6 +220,8 @@ class Service:
         """Tell whom a session that is silent waits for, if it waits for anybody."""
         machine = generation.machine
         if not self._node.link.is_up:
+            if not (self._patience or self.alone or _answered(generation)):
+                return  # it begins soon, or fails
             what = "the broker"
         elif machine.state is not EdgeState.OPENING:
             return
@@ -232,14 +247,14 @@ class Service:
             self._told(wait)
 
     def _nobody_serves(self, generation: Generation) -> bool:
-        """Whether nobody serves the version now, as far as anybody can know.
+        """Whether nobody serves the version over the link that there is, as far as anybody can know.
 
         Once a worker has answered, the session's own rules say for how long it goes on. Before that, that no status
         is there proves nothing by itself: access rules may keep all of them from us. Either the broker says that
         nobody listens to opens of the version, or there is a status of another worker.
         """
         workers, machine = self._directory, generation.machine
-        if machine.counters.verdicts or not self._node.link.is_up:
+        if machine.counters.verdicts:
             return False
         if machine.counters.busy and self._node.models.followed is None:
             return False  # with a family a worker that has dropped the version says so as well
@@ -249,3 +264,9 @@ class Service:
     def is_online(self) -> bool:
         """Whether a worker of what the text opens on is there."""
         return self._node.models.is_online(self.target)
+
+
+def _answered(generation: Generation) -> bool:
+    """Whether any worker has answered a session."""
+    counters = generation.machine.counters
+    return bool(counters.verdicts or counters.busy)

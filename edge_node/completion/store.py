@@ -201,7 +201,9 @@ class CompletionStore:
             TooManyTexts: no room for another.
             OutboxError: the outbox cannot be written.
         """
-        text = await self._admit(prompt, self._patient(options), key, readers=0)
+        kept = self._limits.deliver if options.offline == "deliver" else 0
+        patience = max(options.wait or 0.0, self._limits.outbox_age, kept)
+        text = await self._admit(prompt, replace(options, wait=patience), key, readers=0)
         if text.settled and not text.readers:
             self._release(text)
 
@@ -238,19 +240,12 @@ class CompletionStore:
 
     async def _asked(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey) -> Completion:
         """The text of a key, for one more reader; that one may go away meanwhile."""
-        if options.offline == "deliver" and not options.wait:
-            options = self._patient(options)
         admission = asyncio.create_task(self._admit(prompt, options, key, readers=1), name="admission")
         try:
             return await asyncio.shield(admission)
         except asyncio.CancelledError:
             admission.add_done_callback(self._asked_in_vain)
             raise
-
-    def _patient(self, options: CompletionOptions) -> CompletionOptions:
-        """Options of a text that nobody reads: its answer may come for as long as it is kept where it is delivered."""
-        kept = self._limits.deliver if options.offline == "deliver" else 0
-        return replace(options, wait=max(options.wait or 0.0, self._limits.outbox_age, kept))
 
     def _asked_in_vain(self, admission: asyncio.Task[Completion]) -> None:
         if not admission.cancelled() and admission.exception() is None:

@@ -41,7 +41,7 @@ class Asked(_Record, frozen=True):
 
     Attributes:
         patience: seconds without a token before it may fail.
-        named: whether the request says so; otherwise one that cannot begin is refused at once.
+        named: whether the request says so; otherwise one that cannot begin is refused within seconds.
         offline: offline mode.
     """
 

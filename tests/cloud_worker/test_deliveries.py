@@ -63,7 +63,7 @@ with_and_without_keys = pytest.mark.parametrize("site", ["keys", "open"], indire
 
 
 def asking(number: int, *, limit: int = 300, deliver: int = FOR, plan: Plan = PLAN) -> GenerationRequest:
-    return replace(wanting(number, limit=limit, plan=plan), deliver=deliver, kept=True)
+    return replace(wanting(number, limit=limit, plan=plan, wait=FOR), deliver=deliver, kept=True)
 
 
 def slow() -> FakeEngine:
@@ -383,7 +383,7 @@ async def test_a_revoked_device_is_left_nothing_and_can_read_nothing(
         await asyncio.to_thread(own_mosquitto.start)
         await link.wait_up(PATIENCE)
         await link.publish(topics.delivery_topic("edge", before.session), kept, qos=1, retain=True)
-        async with site.device(wait=1.0) as node:
+        async with site.device() as node:
             foreign = Resume(session=before.session, life=1, root=before.root, private=before.private)
             generation = goes_on(node, asking(1), foreign)
             await until(lambda: node.refused[KeyReason.FORGED])

@@ -135,7 +135,7 @@ def test_a_broker_that_is_not_there(capsys: pytest.CaptureFixture[str], tiny: Pa
             refused(capsys, code, 4, "gave up after 0.4 s", str(port), "flexspec-broker run")
 
 
-@pytest.mark.parametrize(("wait", "patience"), [("0", "3"), ("4", "4")])
+@pytest.mark.parametrize(("wait", "patience"), [("0", "10"), ("2", "2")])
 def test_a_command_that_answers_and_stops_gives_up_as_soon_as_the_api_would(
     capsys: pytest.CaptureFixture[str], tiny: Path, wait: str, patience: str
 ) -> None:

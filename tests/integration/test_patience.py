@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from broker.deployment.bundles import SETTINGS
 from broker.settings import Role
+from flexspec_mq import waiting
 from lab.testbed.secured import SecuredDeployment, secured_deployment
 from tests.daemons import until
 from tests.integration.processes import events_of, start
@@ -117,7 +118,7 @@ async def test_texts_outlive_the_only_worker_and_go_on_with_the_next(
         assert "waiting for a worker of base (versions online: none), up to 1" in stream.comments[0]
 
 
-async def test_without_the_broker_a_text_is_refused_at_once_or_waits_as_it_says(
+async def test_without_the_broker_a_text_waits_as_long_as_a_user_would_or_as_it_says(
     deployed: SecuredDeployment,
 ) -> None:
     os.kill(deployed.broker.mosquitto, signal.SIGKILL)
@@ -128,10 +129,10 @@ async def test_without_the_broker_a_text_is_refused_at_once_or_waits_as_it_says(
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unreachable")
         assert "is the broker running?" in answer.json()["error"]["message"]
         assert int(answer.headers["retry-after"]) >= 1
-        assert took < SOON
+        assert took > waiting.UNLINKED
         answer, took = await gives_up
         assert answer.status_code == 503
-        assert 3.0 < took < 3.0 + SOON
+        assert 3.0 < took < waiting.UNLINKED
         await deployed.broker.start()
     answer, took = waits.result()
     assert answer.status_code == 200
@@ -148,13 +149,13 @@ async def test_the_request_that_finds_out_that_the_broker_hangs_is_refused_too(
     finally:
         os.kill(deployed.broker.mosquitto, signal.SIGCONT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unreachable")
-    assert took < 2 * SOON
+    assert took > waiting.UNLINKED
     answer, _ = await refused(deployed, wait=10.0)
     assert answer.status_code == 200
 
 
 async def test_a_command_outlives_an_outage_of_the_broker(deployed: SecuredDeployment, tiny: Path) -> None:
-    """It is longer than the three seconds that the command waits for its first connection."""
+    """Once a text is being written, the outage may be longer than the command waits for its first connection."""
     config = str(deployed.bundle(Role.EDGE, "phone") / SETTINGS[Role.EDGE])
     flags = ("--draft", str(tiny), "--ignore-eos", "--max-tokens", "300", "--seed", "7", "--ahead", "0")
     said: list[list[dict[str, Any]]] = []
@@ -164,7 +165,7 @@ async def test_a_command_outlives_an_outage_of_the_broker(deployed: SecuredDeplo
         if away:
             os.kill(deployed.broker.mosquitto, signal.SIGKILL)
             await deployed.broker.process.wait()
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(waiting.UNLINKED + 1.0)
             await deployed.broker.start()
         said.append(events + await events_of(asked))
     (*_, alone), (*others, finish) = said

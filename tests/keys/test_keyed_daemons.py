@@ -189,7 +189,7 @@ async def test_a_revoked_device_is_refused(
     keys.serial = 1
     async with (
         worker_at(mqtt_link, "w1", at=at(broker, "w-d"), keys=keys.worker_file("w1")) as daemon,
-        edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=of_later, wait=1.0) as bad,
+        edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=of_later) as bad,
         edge_at(mqtt_link, "good", at=at(broker, "e-g"), keys=keys.edge_file("good")) as good,
         linked(at(broker, "statements")) as link,
     ):
@@ -197,7 +197,7 @@ async def test_a_revoked_device_is_refused(
         statement = keys.revoke("bad")
         await link.publish(statement.topic, statement.payload, qos=1, retain=True)
         await until(lambda: bad.refused.get(KeyReason.STATEMENT))
-        _, finish = await read(bad.generate(wanting(2)))
+        _, finish = await read(bad.generate(wanting(2, wait=1.0)))
         assert isinstance(finish.error, WorkerError)
         await until(lambda: daemon.worker.refused.get(KeyReason.REVOKED))
         await check(good, [wanting(3)])
@@ -209,13 +209,13 @@ async def test_a_worker_whose_opening_keys_are_of_before_says_so(
 ) -> None:
     async with (
         worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as daemon,
-        edge_at(memory.link, keys=keys.edge_file(), wait=0.5) as node,
+        edge_at(memory.link, keys=keys.edge_file()) as node,
     ):
         await check(node, [wanting(1)])
         keys.opening, keys.serial = new_opening_secrets(), 2
         memory.send("statements", keys.published())
         await until(lambda: "lacks the opening key of version base: give it its new file" in caplog.text)
-        _, finish = await read(node.generate(wanting(2)))
+        _, finish = await read(node.generate(wanting(2, wait=0.5)))
         assert isinstance(finish.error, WorkerError)
         assert set(daemon.worker.refused) == {KeyReason.OPENING}
 
@@ -246,8 +246,8 @@ async def test_a_device_without_keys_is_told_at_once(keys: KeyedDeployment, memo
 async def test_a_device_with_keys_says_why_a_worker_without_is_none(
     keys: KeyedDeployment, memory: MemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with worker_at(memory.link, "w1"), edge_at(memory.link, keys=keys.edge_file(), wait=0.5) as node:
-        _, finish = await read(node.generate(wanting(1)))
+    async with worker_at(memory.link, "w1"), edge_at(memory.link, keys=keys.edge_file()) as node:
+        _, finish = await read(node.generate(wanting(1, wait=0.5)))
         assert isinstance(finish.error, WorkerError)
         assert "in the name of w1: 'the payload is under keys" in finish.error.hint
         assert node.refused[KeyReason.UNKEYED]
@@ -287,13 +287,11 @@ async def test_what_is_not_believed_is_counted_by_reason(
         worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as daemon,
         edge_at(memory.link, "keyed", keys=keys.edge_file("keyed")) as keyed,
         edge_at(memory.link, "bare") as bare,
-        edge_at(
-            memory.link, "strange", keys=KeyedDeployment(tmp_path).edge_file("strange"), wait=0.3
-        ) as strange,
+        edge_at(memory.link, "strange", keys=KeyedDeployment(tmp_path).edge_file("strange")) as strange,
     ):
         await check(keyed, [wanting(1)])
         for node in (bare, strange):
-            _, finish = await read(node.generate(wanting(2)))
+            _, finish = await read(node.generate(wanting(2, wait=0.3)))
             assert finish.error is not None
         at_worker = figures(
             WorkerMetrics(daemon.worker).pages()["/metrics"]().body, "flexspec_worker:unbelieved"

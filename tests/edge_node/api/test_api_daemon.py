@@ -49,7 +49,7 @@ async def test_it_answers_while_the_broker_is_out_of_reach() -> None:
             ready = await http.get(f"{url}/readyz")
             assert ready.status_code == 503
             assert ready.json()["reason"] == "the edge node has no link to its broker"
-            answer = await http.post(f"{url}/v1/completions", json={"prompt": "x"})
+            answer = await http.post(f"{url}/v1/completions", json={"prompt": "x", "wait": 0.1})
             said(answer, 503, "broker_unreachable")
             assert not run.done()
 

@@ -13,6 +13,7 @@ import pytest
 from broker.launcher import PrivateBroker
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
+from flexspec_mq import waiting
 from flexspec_mq.errors import RemoteProtocolError, UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import MAX_PROMPT_TOKENS
@@ -123,17 +124,17 @@ async def test_too_many_at_a_time(mosquitto: PrivateBroker) -> None:
         assert (await api.chat(max_tokens=5)).status_code == 200
 
 
-async def test_an_outage_that_lasts_is_told_at_once(own_mosquitto: PrivateBroker) -> None:
+async def test_an_outage_that_lasts_is_told_when_a_user_has_waited(own_mosquitto: PrivateBroker) -> None:
+    """A stream, too, has a status for that, after which a client asks again by itself."""
     async with served(own_mosquitto) as api:
         own_mosquitto.kill()
         await until(lambda: not api.node.link.is_up)
         began = time.monotonic()
-        said(await api.chat(), 503, "broker_unreachable")
-        assert time.monotonic() - began < 5.0, "one that began just now is waited for, for 3 s"
-        began = time.monotonic()
-        error = said(await api.chat(), 503, "broker_unreachable")
-        assert time.monotonic() - began < 2.0
-        assert "no link to its broker for" in error["message"]
+        for answer in await asyncio.gather(api.chat(), api.chat(stream=True)):
+            error = said(answer, 503, "broker_unreachable")
+            assert "no link to its broker for" in error["message"]
+            assert int(answer.headers["retry-after"]) >= 1
+        assert time.monotonic() - began >= waiting.UNLINKED
         answer = await api.get("/readyz")
         assert (answer.status_code, answer.json()["reason"]) == (
             503,

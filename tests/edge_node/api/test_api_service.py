@@ -100,9 +100,9 @@ async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: Private
             assert content(await asking) == alone("hello", 3, 20)
 
 
-@pytest.mark.parametrize(("patience", "timeout"), [(0.5, inf), (0.0, 1.0)], ids=["named", "deadline"])
+@pytest.mark.parametrize(("patience", "timeout"), [(0.5, inf), (None, 1.0)], ids=["named", "deadline"])
 async def test_a_worker_that_goes_before_it_has_answered_is_waited_for_and_no_longer(
-    mosquitto: PrivateBroker, patience: float, timeout: float
+    mosquitto: PrivateBroker, patience: float | None, timeout: float
 ) -> None:
     """A request that names no patience has two minutes then, and none that names it has more than that."""
     async with served(mosquitto) as api:

@@ -11,11 +11,13 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from broker.launcher import PrivateBroker
+from flexspec_mq import waiting
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.demo.proxy import Proxy
-from flexspec_mq.links import LINKS
+from flexspec_mq.links import LINKS, Link
 from schemas.openai import Provisional, unconfirmed
 from tests.daemons import FakeDrafter, FakeEngine, until
-from tests.edge_node.api.served import Served, alone, said, served
+from tests.edge_node.api.served import Served, alone, content, events, said, served
 
 CUT = 2.5
 HEARTBEAT = 0.2
@@ -95,6 +97,57 @@ async def test_the_official_client_waits_before_the_first_token(
             text += chunk.choices[0].delta.content or ""
         assert text == alone("hello", 3, 40)
         assert time.monotonic() - began > 1.2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("under_way", [False, True], ids=["arrives", "under way"])
+async def test_a_request_that_names_no_patience_waits_for_the_link(
+    mosquitto: PrivateBroker, under_way: bool, stream: bool
+) -> None:
+    """Whether it comes while that is away, or the link goes before anybody could answer; its worker writes it once."""
+    async with behind_a_link(mosquitto) as (api, link):
+        counters = api.daemons[0].worker.machine.counters
+        asked: dict[str, Any] = {"seed": 3, "max_tokens": 40, "stream": stream}
+        if under_way:
+            link.stall(60.0, ("down",))
+            asking = asyncio.create_task(api.chat(**asked))
+            await until(lambda: counters.opened)
+        link.stall(CUT)
+        link.cut()
+        await until(lambda: not api.node.link.is_up)
+        if not under_way:
+            asking = asyncio.create_task(api.chat(**asked))
+        answer = await asking
+        assert answer.status_code == 200, answer.text
+        told = [event["choices"][0]["delta"].get("content", "") for event in events(answer.text)]
+        assert ("".join(told) if stream else content(answer)) == alone("hello", 3, 40)
+        assert counters.opened == 1
+
+
+async def test_nobody_is_refused_over_a_link_that_comes_and_goes(
+    mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Round trips take 300 ms, and every 3 s each connection is cut and none can be had for one."""
+    monkeypatch.setattr(waiting, "UNLINKED", 60.0)  # however busy the machine is
+
+    async def flap() -> None:
+        while True:
+            link.stall(1.0)
+            link.cut()
+            await asyncio.sleep(3.0)
+
+    async def ask(number: int) -> str:
+        await asyncio.sleep(0.4 * number)
+        return content(await api.chat(seed=number, max_tokens=20))
+
+    slow = Link(trip=300.0, up=50.0, down=50.0)
+    async with (
+        Proxy.steady(slow, ("127.0.0.1", mosquitto.port)).listening() as link,
+        served(mosquitto, through=link.port) as api,
+        running(flap(), "flaps"),
+    ):
+        texts = await asyncio.gather(*(ask(number) for number in range(20)))
+        assert texts == [alone("hello", number, 20) for number in range(20)]
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.7, 1.0])

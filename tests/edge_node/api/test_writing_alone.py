@@ -17,7 +17,7 @@ from flexspec_mq.energy.meters import Batteries
 from flexspec_mq.errors import LinkDown
 from flexspec_mq.links import LINKS
 from flexspec_mq.protocol.effects import FinishReason
-from tests.daemons import FakeDrafter, FakeEngine, until
+from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, until
 from tests.edge_node.api.served import Served, alone, served
 
 pytestmark = pytest.mark.asyncio
@@ -149,7 +149,7 @@ async def test_a_device_with_a_low_battery_or_without_leave_writes_nothing_alone
         here.node._battery = BatteryGauge(Batteries(tmp_path), 0.1)
         for asked in (options(wait=2.0), options()):
             with pytest.raises(LinkDown):
-                async with asyncio.timeout(10), reading(here, asked) as reader:
+                async with asyncio.timeout(PATIENCE), reading(here, asked) as reader:
                     await reader.read()
     async with away(mosquitto, edge={"provisional_tokens": 0}) as here:
         with pytest.raises(LinkDown):

@@ -228,10 +228,10 @@ async def test_an_ask_to_be_delivered_waits_for_the_way_to_the_workers(mosquitto
         link.cut()
         await until(lambda: not node.served.node.link.is_up)
         ask = {"id": "d", "prompt": "hello", "seed": 7, "max_tokens": 40}
-        await asker.publish(f"f1/ask/{node.edge}", {**ask, "id": "at once"})
+        await asker.publish(f"f1/ask/{node.edge}", {**ask, "id": "soon", "wait": 0.1})
         await asker.publish(f"f1/ask/{node.edge}", {**ask, "offline": "deliver"})
         answers = {answer["id"]: answer for _, answer, *_ in [await asker.message() for _ in range(2)]}
-        assert answers["at once"]["error"]["code"] == "broker_unreachable"
+        assert answers["soon"]["error"]["code"] == "broker_unreachable"
         assert answers["d"]["text"] == alone("hello", 7, 40)
 
 
