@@ -217,6 +217,8 @@ OUTBOX_TOKENS: Final = 0.5
 """Between two writings of committed tokens to the outbox, of all texts together."""
 OUTBOX_SWEEP: Final = 600.0
 """Between two looks for answers in the outbox that are too old."""
+OUTBOX_ROOM: Final = 5.0
+"""Between two looks whether there is room on the full disk of an outbox."""
 OUTBOX_LOCKED: Final = 1.0
 """For another process to let go of the outbox's file."""
 

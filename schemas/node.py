@@ -119,7 +119,7 @@ class OutboxView(msgspec.Struct, frozen=True, kw_only=True):
         state: ``queued`` before it has a session; ``writing``; ``stale``, queued for so long that its user is asked;
             ``done``; ``failed``.
         accepted: when it came, in seconds since the Unix epoch.
-        finished: when it was done or failed, likewise; null before.
+        finished: when it was done or failed, likewise; null before. Time in which the machine was off is left out.
         read: somebody has read the answer to its end.
         tokens: confirmed tokens so far.
         prompt: first words of what is asked.

@@ -26,7 +26,7 @@ from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.options import SEED_BITS, CompletionOptions
 from edge_node.completion.store import CompletionStore, TooManyTexts
-from edge_node.outbox.entries import OutboxError
+from edge_node.outbox.entries import NoRoom, OutboxError
 from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
@@ -204,6 +204,7 @@ async def keep_outbox(api: Api) -> None:
 
 
 async def _sweep(outbox: Outbox) -> None:
+    await outbox.begin()
     while True:
         await asyncio.sleep(waiting.OUTBOX_SWEEP)
         outbox.later(outbox.journal.sweep)
@@ -220,7 +221,8 @@ async def _go_on(api: Api, name: str) -> None:
         entry = await outbox.run(outbox.journal.entry, name)
         if entry is None or entry.state not in ("queued", "writing"):
             return
-        if entry.is_old(api.settings.outbox_age, api.settings.deliver) and api.texts.text(name) is None:
+        old = entry.is_old(outbox.journal.now(), api.settings.outbox_age, api.settings.deliver)
+        if old and api.texts.text(name) is None:
             outbox.later(outbox.journal.park, name, "it is old")
             return
         wanted, options, key = await kept_request(api, entry)
@@ -228,6 +230,8 @@ async def _go_on(api: Api, name: str) -> None:
             await api.texts.go_on(wanted.prompt, options, key)
         except TooManyTexts as full:
             await asyncio.sleep(full.retry_after)
+        except NoRoom:
+            await asyncio.sleep(waiting.OUTBOX_ROOM)
         else:
             return
 

@@ -170,7 +170,7 @@ class Asks:
         if user is None or entry.state == "stale":
             outbox.later(outbox.journal.forget, entry.id)
             return
-        if entry.is_old(age, self._api.settings.deliver):
+        if entry.is_old(outbox.journal.now(), age, self._api.settings.deliver):
             what = f"the node was away, and the ask waited for more than {age:g} s"
             refusal = ApiError(503, what, code="stale", hint="ask again, or send it from the node's outbox")
             outbox.later(outbox.journal.park, entry.id, what)

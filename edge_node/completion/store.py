@@ -8,15 +8,15 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from edge_node.completion.completion import Completion, End, EndReason, IdempotencyKey
 from edge_node.completion.options import SEED_BITS, CompletionOptions, Prompt
-from edge_node.outbox.entries import Entry, OutboxError
+from edge_node.outbox.entries import Entry, NoRoom, OutboxError
 from edge_node.outbox.journal import Bounds
 from edge_node.outbox.outbox import ASKED, Outbox, Record
 from flexspec_mq import waiting
@@ -183,7 +183,7 @@ class CompletionStore:
         Raises:
             TooManyTexts: no room for another.
             KeyReused: the key was used for another request.
-            OutboxError: the outbox is full, or cannot be written.
+            OutboxError: the outbox or its disk is full, or cannot be written.
             Cancelled: the store is closed.
         """
         text = self._begin(prompt, options) if key is None else await self._asked(prompt, options, key)
@@ -299,7 +299,7 @@ class CompletionStore:
         outbox, journal = self.outbox, self.outbox.journal
         entry = await outbox.run(journal.under, key.key)
         if entry is None or entry.state == "failed":
-            entry = _entry(options, key)
+            entry = _entry(options, key, journal.now())
             await outbox.run(journal.accept, entry)
         elif entry.digest != key.digest:
             raise KeyReused("this idempotency key was used for another request")
@@ -357,27 +357,40 @@ class CompletionStore:
         """Have the outbox know of an end before anybody else does."""
         journal, error, age = self.outbox.journal, end.error, time.monotonic() - text.began
         unreached = end.reason == "provisional" or isinstance(error, LinkError | WorkerError)
-        call: asyncio.Future[Any]
+        call: Callable[[], object]
         if error is None and not unreached:
-            call = self.outbox.run(journal.finish, text.id, text.answer(end))
+            call = partial(journal.finish, text.id, text.answer(end))
         elif self.closed or self._generator.node.failure is not None:
             return  # it goes on when the node is started again
         elif text.readers and (new or not unreached):  # they are told, and may ask again
-            call = self.outbox.run(journal.forget, text.id)
+            call = partial(journal.forget, text.id)
         elif error is not None and not unreached:
-            call = self.outbox.run(journal.finish, text.id, b"", error.message)
+            call = partial(journal.finish, text.id, b"", error.message)
         elif max(text.options.wait or 0.0, age) < self._limits.outbox_age:
             self._again.add(text)  # the patience of its readers is over, and not its own
             return
         else:
             self.outbox.write()
-            call = self.outbox.run(
+            call = partial(
                 journal.park, text.id, "nobody could be reached" if error is None else error.message
             )
-        try:
-            await call
-        except OutboxError as lost:
-            _log.error("text %s: its end is not kept: %s", text.id, lost)
+        await self._noted(text, call)
+
+    async def _noted(self, text: Completion, call: Callable[[], object]) -> None:
+        """Have the outbox note an end; where its disk is full and nobody reads the text, as soon as there is room."""
+        told = False
+        while True:
+            try:
+                await self.outbox.run(call)
+            except OutboxError as lost:
+                if not told:
+                    _log.error("text %s: its end is not kept: %s", text.id, lost)
+                if text.readers or not isinstance(lost, NoRoom):
+                    return
+                told = True
+                await asyncio.sleep(waiting.OUTBOX_ROOM)
+            else:
+                return
 
     async def _written(self, text: Completion, record: Record | None) -> End:
         async with self._generator.writing(text.prompt, text.options, text.wait, record) as writing:
@@ -459,7 +472,7 @@ class CompletionStore:
             del self._keyed[text.key.key]
 
 
-def _entry(options: CompletionOptions, key: IdempotencyKey) -> Entry:
+def _entry(options: CompletionOptions, key: IdempotencyKey, now: float) -> Entry:
     return Entry(
         id=secrets.token_hex(12),
         key=key.key,
@@ -469,7 +482,7 @@ def _entry(options: CompletionOptions, key: IdempotencyKey) -> Entry:
         client=key.client,
         choice=key.choice,
         mode=options.offline or "hold",
-        accepted=time.time(),
+        accepted=now,
     )
 
 

@@ -3,6 +3,7 @@
 | module | holds |
 |---|---|
 | `entries` | a request with its state, and what is known of its text |
+| `clock` | the clocks of the machine, for ages that do not jump |
 | `journal` | the SQLite file, and what it holds at most |
 | `outbox` | its thread, tokens that are written together, and what is to be gone on with |
 

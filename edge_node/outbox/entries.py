@@ -1,6 +1,5 @@
 """A request in the journal: as it came, how far its text is, and what a restarted node needs to go on with it."""
 
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +28,10 @@ class OutboxError(FlexSpecError):
 
 class OutboxFull(OutboxError):
     """The outbox holds as much as it may, and nothing of it is finished."""
+
+
+class NoRoom(OutboxError):
+    """The disk of the outbox is full: what is there can be read and dropped, and nothing can be added."""
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,15 +103,16 @@ class Entry:
         """Whether its text is still to be written, or to be written on."""
         return self.finished is None
 
-    def is_old(self, age: float, kept: float) -> bool:
+    def is_old(self, now: float, age: float, kept: float) -> bool:
         """Whether it waits for its first token since long ago.
 
         Args:
+            now: time of the journal.
             age: seconds after which it does.
             kept: the same of what a worker may have written, and left at the broker.
         """
         age = max(age, kept) if self.mode == "deliver" and self.opened is not None else age
-        return self.unfinished and not self.tokens and time.time() - self.accepted > age
+        return self.unfinished and not self.tokens and now - self.accepted > age
 
 
 def codes_of(commit: Commit) -> bytes:

@@ -1,18 +1,14 @@
 """The outbox on disk: one SQLite file, in which a call that has returned survives kill and power cut. Synchronous.
 
-WAL with a sync at each commit. The mode EXTRA differs from FULL in one place: the removal of the rollback journal, when
-the file is made, is synced as well, without which a power cut may bring that back and with it an empty file.
+WAL with a sync at each commit.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import sqlite3
 import sys
-import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,43 +16,36 @@ from typing import Any
 
 import msgspec
 
+from edge_node.outbox.clock import Clock
 from edge_node.outbox.entries import (
     LIVES,
     Entry,
+    NoRoom,
     Opened,
-    OutboxError,
     OutboxFull,
     State,
     codes_of,
     commit_of,
 )
-from flexspec_mq import waiting
+from edge_node.outbox.file import dropped_in, mark_of, open_file, put_aside, told
 from flexspec_mq.daemon.files import sync
 from flexspec_mq.protocol.effects import Commit
 
-_VERSION = 1
-_TABLES = """
-CREATE TABLE requests(
-  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, key TEXT NOT NULL UNIQUE, digest BLOB NOT NULL,
-  path TEXT NOT NULL, client BLOB NOT NULL, choice INTEGER NOT NULL, mode TEXT NOT NULL, accepted REAL NOT NULL,
-  state TEXT NOT NULL DEFAULT 'queued', life INTEGER NOT NULL DEFAULT 0, finished REAL,
-  read INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '', opened BLOB, body BLOB NOT NULL, answer BLOB
-);
-CREATE TABLE tokens(
-  request INTEGER NOT NULL REFERENCES requests ON DELETE CASCADE, start INTEGER NOT NULL,
-  tokens BLOB NOT NULL, origins BLOB NOT NULL, PRIMARY KEY(request, start)
-) WITHOUT ROWID;
-"""
 _KNOWN = (
     "id", "key", "digest", "path", "client", "choice", "mode", "accepted", "state", "life", "finished", "read", "error",
 )  # fmt: skip
 _ENTRY = """SELECT id, key, digest, path, client, choice, mode, accepted, state, life, finished, read, error, opened,
-body, (SELECT ifnull(sum(length(origins)), 0) FROM tokens WHERE request = number) FROM requests """
+body, (SELECT ifnull(sum(length(origins)), 0) FROM tokens WHERE request = number) FROM requests
+WHERE NOT dropped(id) AND {where} ORDER BY number"""
 _BYTES = """SELECT count(*), ifnull(sum(length(body) + ifnull(length(opened), 0) + ifnull(length(answer), 0)), 0)
 FROM requests"""
-_WAL = 2**20
-"""Bytes to which the write-ahead log shrinks whenever it begins anew."""
-_log = logging.getLogger(__name__)
+_CLOCK = """CREATE TABLE IF NOT EXISTS clock(
+  one INTEGER PRIMARY KEY, boot TEXT NOT NULL, ahead REAL NOT NULL, seen REAL NOT NULL
+)"""
+"""Its one row: the boot in which the file was used last, by how much the file's time was ahead of the time since that,
+and the newest time."""
+_STEP = 1.0
+"""Seconds by which a clock differs that was set, and does not only run a little faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,59 +66,62 @@ class Bounds:
 class Journal:
     """The outbox of one node. All calls come from one thread at a time; each is one transaction.
 
+    On a full disk requests can be read and dropped, and all else raises `NoRoom`. Where there was no room to make the
+    file it is empty, and made by the first call that finds some.
+
     Args:
         path: the file, whose folder is made; None keeps all in memory, and forgets it at the end.
         bounds: how much it holds.
-        clock: seconds since the Unix epoch.
+        clock: clocks of the machine.
 
     Raises:
         OutboxError: another process has the file, a newer program wrote it, or it cannot be written.
     """
 
-    def __init__(
-        self, path: Path | None, bounds: Bounds | None = None, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, path: Path | None, bounds: Bounds | None = None, clock: Clock | None = None) -> None:
         self.path = path
         self._bounds = bounds or Bounds()
-        self._clock = clock
-        with _told(path):
-            try:
-                self._file = _opened(path)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError as error:
-                assert path is not None  # noqa: S101  memory is never damaged
-                _put_aside(path, error)
-                self._file = _opened(path)
+        self._clock = clock or Clock()
+        self._ahead = self._clock.wall() - self._clock.up()
+        self._same_boot = False  # as when the file was used last
+        self._file: sqlite3.Connection | None = None
+        self._dropped = dropped_in(path)
+        with suppress(NoRoom):
+            self._open()
 
     def close(self) -> None:
         """Close the file; what the write-ahead log holds goes into it."""
-        with _told(self.path):
-            self._file.close()
+        with told(self.path):
+            if self._file is not None:
+                self._file.close()
+
+    def now(self) -> float:
+        """The time of the file: seconds since the Unix epoch, by a clock that is not set while the file is open."""
+        return self._clock.up() + self._ahead
 
     # What is there
 
     def entries(self) -> list[Entry]:
         """All requests, in the order in which they were accepted."""
-        return self._entries("ORDER BY number")
+        return self._entries("TRUE")
 
     def counts(self) -> dict[str, int]:
         """Number of requests in each state that there is; answers that nobody has read are ``unread``."""
         return dict(
             self._all(
-                "SELECT iif(state = 'done' AND NOT read, 'unread', state), count(*) FROM requests GROUP BY 1"
+                "SELECT iif(state = 'done' AND NOT read, 'unread', state), count(*) FROM requests "
+                "WHERE NOT dropped(id) GROUP BY 1"
             )
         )
 
     def entry(self, name: str) -> Entry | None:
         """The request with this id."""
-        return next(iter(self._entries("WHERE id = ?", name)), None)
+        return next(iter(self._entries("id = ?", name)), None)
 
     def under(self, key: str) -> Entry | None:
         """The request with this key, unless its answer is too old."""
-        with self._transaction():
-            self._drop_old()
-        return next(iter(self._entries("WHERE key = ?", key)), None)
+        oldest = self.now() - self._bounds.keep
+        return next(iter(self._entries("key = ? AND ifnull(finished >= ?, TRUE)", key, oldest)), None)
 
     def committed(self, name: str) -> list[Commit]:
         """The committed tokens of an unfinished text, from the first one on without a gap."""
@@ -154,13 +146,13 @@ class Journal:
 
     def begin(self) -> list[Entry]:
         """Begin another life of all unfinished texts, before anything of them is sent; returns them in order."""
+        self._tidy()
         with self._transaction():
-            self._drop_old()
             self._run("UPDATE requests SET life = life + 1 WHERE finished IS NULL")
             self._run(
                 "UPDATE requests SET state = 'failed', error = ?, finished = ? WHERE life >= ? AND finished IS NULL",
                 f"the node was started {LIVES} times while this text was unfinished",
-                self._clock(),
+                self.now(),
                 LIVES,
             )
         return [entry for entry in self.entries() if entry.unfinished]
@@ -234,7 +226,7 @@ class Journal:
                     state,
                     answer or None,
                     error,
-                    self._clock(),
+                    self.now(),
                     number,
                 )
                 self._fits(0, 0)
@@ -249,10 +241,10 @@ class Journal:
         with self._transaction():
             self._run(
                 "UPDATE requests SET state = 'queued', error = '', life = life + 1, accepted = ? WHERE id = ?",
-                self._clock(),
+                self.now(),
                 name,
             )
-        return self._entries("WHERE id = ?", name)[0]
+        return self._entries("id = ?", name)[0]
 
     def set_read(self, name: str) -> None:
         """Note that the answer was read to its end."""
@@ -261,25 +253,89 @@ class Journal:
 
     def forget(self, name: str) -> bool:
         """Delete a request with all that is known of its text; whether there was one."""
-        with self._transaction():
-            there = self._run("DELETE FROM requests WHERE id = ?", name).rowcount > 0
+        try:
+            with self._transaction():
+                there = self._run("DELETE FROM requests WHERE id = ?", name).rowcount > 0
+        except NoRoom:
+            there = self.entry(name) is not None
+            if there and self.path is not None:
+                with told(self.path):
+                    mark_of(self.path, name).touch(0o600)
+                    sync(self.path.parent)
+                self._dropped.add(name)
+            return there
         self._empty_log()
         return there
 
     def sweep(self) -> None:
         """Delete answers that are too old, and what the log still has of all that was deleted."""
-        with self._transaction():
-            self._drop_old()
-        self._empty_log()
+        if self._all("SELECT 1 FROM requests LIMIT 1"):
+            self._tidy()
 
     # How it is done
 
+    def _open(self) -> None:
+        with told(self.path):
+            try:
+                self._file = open_file(self.path)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                assert self.path is not None  # noqa: S101  memory is never damaged
+                put_aside(self.path, error)
+                self._file = open_file(self.path)
+            self._file.create_function("dropped", 1, self._dropped.__contains__)
+        self._recall_clock()
+        with suppress(NoRoom):
+            self._follow_clock()
+
+    def _recall_clock(self) -> None:
+        """Let the file's time go on: through this boot as that did, and behind another one from its newest time."""
+        there = self._all("SELECT 1 FROM sqlite_master WHERE name = 'clock'")
+        rows = self._all("SELECT boot, ahead, seen FROM clock") if there else []
+        boot, ahead, seen = rows[0] if rows else ("", 0.0, 0.0)
+        ((finished,),) = self._all("SELECT max(finished) FROM requests")
+        self._same_boot = boot == self._clock.boot != ""
+        if self._same_boot:
+            self._ahead = ahead
+        elif newest := max(seen, finished or 0.0):
+            self._ahead = newest - self._clock.up()
+
+    def _follow_clock(self) -> None:
+        """Set the times in the file as the machine's clock was set, so that no age jumps.
+
+        Nobody knows for how long the machine was off. Answers are not older for that; unfinished requests are as old as
+        the clock says, which may have their users asked once too often.
+        """
+        jump = self._clock.wall() - self.now()
+        if abs(jump) < _STEP:
+            jump = 0.0
+        with self._transaction():
+            self._run(_CLOCK)
+            if jump:
+                known = jump if self._same_boot else 0.0
+                self._run("UPDATE requests SET finished = finished + ?, accepted = accepted + ?", jump, known)
+            clock = self._clock.boot, self._ahead + jump, self.now() + jump
+            self._run("REPLACE INTO clock VALUES(1, ?, ?, ?)", *clock)
+        self._ahead, self._same_boot = self._ahead + jump, True
+
+    def _tidy(self) -> None:
+        with self._transaction():
+            self._drop_old()
+        for name in self._dropped:
+            assert self.path is not None  # noqa: S101  see forget()
+            mark_of(self.path, name).unlink(missing_ok=True)
+        self._dropped.clear()
+        self._empty_log()
+
     def _empty_log(self) -> None:
-        with _told(self.path):
-            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Cut off the log, and see what the clock says."""
+        with suppress(NoRoom), told(self.path):
+            self._run("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._follow_clock()
 
     def _drop_old(self) -> None:
-        self._run("DELETE FROM requests WHERE finished < ?", self._clock() - self._bounds.keep)
+        self._run("DELETE FROM requests WHERE finished < ? OR dropped(id)", self.now() - self._bounds.keep)
 
     def _fits(self, more: int, size: int) -> bool:
         """Drop the oldest finished texts until so many more fit; False where that does not suffice."""
@@ -298,19 +354,24 @@ class Journal:
         return [number for (number,) in self._all("SELECT number FROM requests WHERE id = ?", name)]
 
     def _entries(self, where: str, *values: object) -> list[Entry]:
-        return [_entry(row) for row in self._all(_ENTRY + where, *values)]
+        return [_entry(row) for row in self._all(_ENTRY.format(where=where), *values)]
 
     def _all(self, statement: str, *values: object) -> list[Any]:
-        with _told(self.path):
-            return self._file.execute(statement, values).fetchall()
+        if self._file is None:
+            return []
+        with told(self.path):
+            return self._run(statement, *values).fetchall()
 
     def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
+        assert self._file is not None  # noqa: S101  each transaction sees to it
         return self._file.execute(statement, values)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing, on the disk when the block has ended."""
-        with _told(self.path):
+        if self._file is None:
+            self._open()
+        with told(self.path):
             self._run("BEGIN IMMEDIATE")
             try:
                 yield
@@ -319,83 +380,6 @@ class Journal:
                 with suppress(sqlite3.Error):  # SQLite has rolled back by itself where the disk is full
                     self._run("ROLLBACK")
                 raise
-
-
-def _opened(path: Path | None) -> sqlite3.Connection:
-    """Open the file, or make it.
-
-    Raises:
-        OutboxError: a newer program wrote it.
-        sqlite3.OperationalError: another process has it, or it cannot be read or written.
-        sqlite3.DatabaseError: it is damaged.
-    """
-    new = path is not None and not path.exists()
-    if path is not None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    file = sqlite3.connect(
-        path or ":memory:", timeout=waiting.OUTBOX_LOCKED, isolation_level=None, check_same_thread=False
-    )
-    try:
-        for pragma in (
-            "synchronous = EXTRA",
-            "locking_mode = EXCLUSIVE",  # no other process, and no file of memory shared with one
-            f"journal_size_limit = {_WAL}",
-            "secure_delete = ON",
-            "foreign_keys = ON",
-        ):
-            file.execute(f"PRAGMA {pragma}")
-        _check(file, path)
-    except BaseException:
-        file.close()
-        raise
-    if new and path is not None:
-        sync(path.parent)
-    return file
-
-
-def _check(file: sqlite3.Connection, path: Path | None) -> None:
-    """Make the tables of a new file; see that an old one is whole and of this version."""
-    (version,) = file.execute("PRAGMA user_version").fetchone()
-    if version > _VERSION:
-        raise OutboxError(
-            f"a newer program wrote the outbox in {path} (format {version}, here {_VERSION})",
-            hint="start that program again, or put the file aside",
-        )
-    if version == 0:
-        file.execute("PRAGMA auto_vacuum = FULL")  # before anything is written
-    file.execute("PRAGMA journal_mode = WAL")
-    if (found := file.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        raise sqlite3.DatabaseError(found)
-    if version == 0:
-        file.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
-
-
-def _put_aside(path: Path, why: Exception) -> None:
-    """Move a damaged file away, over the last one that was."""
-    aside = path.with_name(f"{path.name}.damaged")
-    _log.error("the outbox in %s is damaged (%s): it is now %s, and an empty one begins", path, why, aside)
-    for end in ("", "-wal"):
-        aside.with_name(aside.name + end).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + end).replace(aside.with_name(aside.name + end))
-
-
-@contextmanager
-def _told(path: Path | None) -> Iterator[None]:
-    """Errors of SQLite and of the file system as ours."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        if "locked" in str(error):
-            raise OutboxError(
-                f"another program has the outbox in {path}",
-                hint="is a node of this name running? its --api-port says where; two need names (--edge) of their own",
-            ) from error
-        raise OutboxError(
-            f"the outbox in {path or 'memory'} cannot be used: {error}",
-            hint="is the disk full, or the folder not writable? --state-dir names another, outbox = false does without",
-        ) from error
 
 
 def _entry(row: Sequence[Any]) -> Entry:

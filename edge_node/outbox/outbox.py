@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from edge_node.outbox.entries import Entry, Opened, OutboxError
+from edge_node.outbox.entries import Entry, NoRoom, Opened, OutboxError
 from flexspec_mq import waiting
 from flexspec_mq.errors import Cancelled
 
@@ -27,7 +28,7 @@ class Outbox:
     """Calls of a journal, in the order in which they were made.
 
     Args:
-        journal: begins another life of its unfinished texts here.
+        journal: begins another life of its unfinished texts here, or by `begin` where its disk is full.
 
     Attributes:
         journal: names the calls for `run`.
@@ -41,10 +42,12 @@ class Outbox:
         self.journal = journal
         self.left: asyncio.Queue[str] = asyncio.Queue()
         self.asked: asyncio.Queue[str] = asyncio.Queue()
-        self.fresh = {entry.id for entry in journal.begin()}
-        for entry in journal.entries():
-            if entry.unfinished or (entry.path == ASKED and entry.state == "done" and not entry.read):
-                self.go_on(entry.id, entry.path)
+        self.fresh = set[str]()
+        self._begun = False
+        try:
+            self._go_on_with(self._begin())
+        except NoRoom as full:
+            _log.error("%s", full)
         self.counts = journal.counts()
         self._thread = ThreadPoolExecutor(1, "outbox")
         self._commits: dict[str, list[Commit]] = {}  # not written yet
@@ -66,6 +69,14 @@ class Outbox:
             late.set_exception(Cancelled("the edge node is stopping"))
             return late
         return loop.run_in_executor(self._thread, called)
+
+    async def begin(self) -> None:
+        """Begin as soon as there is room, where there was none at first."""
+        while not self._begun:
+            await asyncio.sleep(waiting.OUTBOX_ROOM)
+            with suppress(OutboxError):
+                self._go_on_with(await self.run(self._begin))
+                _log.warning("there is room for the outbox again")
 
     def later(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call the journal, and only log where that fails: a text goes on without it."""
@@ -107,6 +118,17 @@ class Outbox:
         commits, self._commits = self._commits, {}
         if commits:
             self.later(self.journal.commit, commits)
+
+    def _begin(self) -> list[Entry]:
+        self.journal.begin()
+        return self.journal.entries()
+
+    def _go_on_with(self, entries: list[Entry]) -> None:
+        self._begun = True
+        self.fresh |= {entry.id for entry in entries if entry.unfinished}
+        for entry in entries:
+            if entry.unfinished or (entry.path == ASKED and entry.state == "done" and not entry.read):
+                self.go_on(entry.id, entry.path)
 
 
 class Record:

@@ -14,6 +14,7 @@ from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
 from tests.edge_node.api.served import Served, alone, expected, ids_of, served
 from tests.edge_node.outbox.power import Recording, everything, memory_folder, nothing_more, recorded, some
+from tests.edge_node.outbox.test_journal import clock
 
 TEXTS = {"hello": 40, "there": 7, "what": 90, "now": 25}
 SEED = 5
@@ -79,5 +80,5 @@ def _check_all(recording: Recording, folder: Path, rng: random.Random) -> None:
             for old in folder.iterdir():
                 old.unlink()
             recording.rebuild(cut, folder, keeps)
-            with closing(Journal(folder / "outbox", clock=lambda: 0.0)) as journal:
+            with closing(Journal(folder / "outbox", clock=clock(lambda: 0.0))) as journal:
                 _check(recording, cut, journal)

@@ -66,9 +66,14 @@ Step = Write | Truncate | Sync | Delete | Mark
 
 @dataclass(slots=True)
 class Recording:
-    """All that happened to SQLite's files, in order."""
+    """All that happened to SQLite's files, in order.
+
+    Attributes:
+        full: whether the disk is, so that no file may grow.
+    """
 
     steps: list[Step] = field(default_factory=list)
+    full: bool = False
 
     def mark(self, said: Any) -> None:
         """Note what others were told."""
@@ -186,10 +191,10 @@ _Sync = CFUNCTYPE(c_int, c_void_p, c_int)
 class _Shim:
     """The VFS in front of the default one, whose files stay as they are but for what a write, cut or sync calls."""
 
-    def __init__(self, library: ctypes.CDLL, steps: list[Step]) -> None:
+    def __init__(self, library: ctypes.CDLL, recording: Recording) -> None:
         library.sqlite3_vfs_find.restype = POINTER(_Vfs)
         self.beneath = library.sqlite3_vfs_find(None)
-        self._steps = steps
+        self._recording = recording
         self._paths: dict[int, str] = {}
         self._ours: dict[int, _Methods] = {}
         open_, delete = _Open(self.beneath.contents.open), _Delete(self.beneath.contents.delete)
@@ -204,7 +209,7 @@ class _Shim:
         def deleted(_vfs: int, name: int, synced: int) -> int:
             result = delete(ctypes.addressof(self.beneath.contents), name, synced)
             if result == 0:
-                steps.append(Delete(ctypes.string_at(name).decode(), bool(synced)))
+                recording.steps.append(Delete(ctypes.string_at(name).decode(), bool(synced)))
             return int(result)
 
         self._calls: list[Any] = [_Open(opened), _Delete(deleted)]
@@ -218,9 +223,11 @@ class _Shim:
             return self._ours[address]
         ours = self._ours[address] = _Methods.from_buffer_copy(_Methods.from_address(address))
         write, truncate, sync = _Write(ours.write), _Truncate(ours.truncate), _Sync(ours.sync)
-        steps, paths = self._steps, self._paths
+        recording, steps, paths = self._recording, self._recording.steps, self._paths
 
         def written(file: int, data: int, size: int, offset: int) -> int:
+            if recording.full and offset + size > Path(paths[file]).stat().st_size:
+                return _sqlite3.SQLITE_FULL
             steps.append(Write(paths[file], offset, ctypes.string_at(data, size)))
             return int(write(file, data, size, offset))
 
@@ -252,7 +259,7 @@ def recorded() -> Iterator[Recording]:
     """Record what all connections of SQLite do that are opened within the block, in all threads of this process."""
     library = ctypes.CDLL(_loaded_library())
     recording = Recording()
-    shim = _Shim(library, recording.steps)
+    shim = _Shim(library, recording)
     if library.sqlite3_vfs_register(ctypes.byref(shim.vfs), 1):
         raise OSError("SQLite takes no other VFS")
     try:

@@ -14,6 +14,7 @@ from edge_node.outbox.entries import Entry, Opened, OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from flexspec_mq.protocol.effects import Commit
 from tests.edge_node.outbox.power import Recording, everything, memory_folder, nothing_more, recorded, some
+from tests.edge_node.outbox.test_journal import clock
 
 BOUNDS = Bounds(texts=5, size=60_000, keep=40.0)
 KINDS = (
@@ -75,7 +76,7 @@ class _Node:
         journal.close()
 
     def _restarted(self) -> Journal:
-        journal = Journal(self.path, BOUNDS, lambda: self.now)
+        journal = Journal(self.path, BOUNDS, clock(lambda: self.now))
         journal.begin()
         self.recording.mark(_texts(journal))
         return journal
@@ -120,7 +121,7 @@ def _after_cut(
         for old in folder.iterdir():
             old.unlink()
         recording.rebuild(cut, folder, keeps)
-        with closing(Journal(folder / "outbox", BOUNDS, lambda: 0.0)) as journal:
+        with closing(Journal(folder / "outbox", BOUNDS, clock(lambda: 0.0))) as journal:
             texts = _texts(journal)
             lives = [entry.life - texts[entry.id][0].life for entry in journal.begin()]
         assert sorted(file.name for file in folder.iterdir()) == ["outbox"]  # nothing was put aside

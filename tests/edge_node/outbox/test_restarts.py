@@ -385,16 +385,6 @@ async def test_a_node_that_lost_its_workers_asks_the_user_in_the_end(
         assert entry.error
 
 
-async def test_a_full_disk_is_told_and_texts_go_on(mosquitto: PrivateBroker, tmp_path: Path) -> None:
-    path = tmp_path / "outbox.sqlite"
-    async with slow_worker(mosquitto), node(mosquitto, path) as api:
-        journal = api.api.texts.outbox.journal
-        await api.api.texts.outbox.run(journal._file.execute, "PRAGMA max_page_count = 1")
-        said(await api.chat("x" * 20_000, headers=KEY, **ASK), 503, "outbox")
-        answer = await api.chat(**ASK)  # without a key nothing is kept
-        assert content(answer) == TEXT
-
-
 @pytest.mark.parametrize("size", [Bounds(texts=1), Bounds(size=700)])
 async def test_bounds_hold_through_restarts(mosquitto: PrivateBroker, tmp_path: Path, size: Bounds) -> None:
     path = tmp_path / "outbox.sqlite"
