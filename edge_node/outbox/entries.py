@@ -27,7 +27,7 @@ class OutboxError(FlexSpecError):
 
 
 class OutboxFull(OutboxError):
-    """The outbox holds as much as it may, and nothing of it is finished."""
+    """The outbox holds as much as it may, and nothing of it was read."""
 
 
 class NoRoom(OutboxError):

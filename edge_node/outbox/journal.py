@@ -50,7 +50,7 @@ _STEP = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """The most that an outbox holds. Over it the oldest finished texts go first, then nothing more is taken.
+    """The most that an outbox holds. Over it the oldest read answers and then failures go, then nothing more is taken.
 
     Attributes:
         texts: requests, finished or not.
@@ -161,7 +161,7 @@ class Journal:
         """Take a request; one that failed under the same key goes.
 
         Raises:
-            OutboxFull: there is no room, and nothing finished to make some.
+            OutboxFull: it holds as much as it may, and nothing that was read.
             OutboxError: it cannot be written.
         """
         with self._transaction():
@@ -170,7 +170,7 @@ class Journal:
             if not self._fits(1, len(entry.body)):
                 raise OutboxFull(
                     f"the outbox holds {self._bounds.texts} requests or {self._bounds.size >> 20} MB, as much as it "
-                    "may, and none of them is finished",
+                    "may, and nobody has read their answers",
                     hint="`flexspec-edge outbox` lists them, `flexspec-edge outbox drop ID` makes room",
                 )
             self._run(
@@ -215,7 +215,7 @@ class Journal:
                     self._run("UPDATE requests SET state = 'writing' WHERE number = ?", number)
 
     def finish(self, name: str, answer: bytes = b"", error: str = "") -> None:
-        """End a text by its answer or by an error; its session goes, and older answers where there is no room."""
+        """End a text by its answer or by an error; its session goes, and what others read where there is no room."""
         state: State = "failed" if error else "done"
         with self._transaction():
             for number in self._number(name):
@@ -338,14 +338,14 @@ class Journal:
         self._run("DELETE FROM requests WHERE finished < ? OR dropped(id)", self.now() - self._bounds.keep)
 
     def _fits(self, more: int, size: int) -> bool:
-        """Drop the oldest finished texts until so many more fit; False where that does not suffice."""
+        """Drop read answers, then failures, the oldest first, until so many more fit; False where that does not do."""
         while True:
             count, held = self._all(_BYTES)[0]
             if count + more <= self._bounds.texts and held + size <= self._bounds.size:
                 return True
             dropped = self._run(
                 "DELETE FROM requests WHERE number = (SELECT number FROM requests WHERE finished IS NOT NULL "
-                "ORDER BY finished, number LIMIT 1)"
+                "AND (read OR state = 'failed') ORDER BY read DESC, finished, number LIMIT 1)"
             )
             if not dropped.rowcount:
                 return False

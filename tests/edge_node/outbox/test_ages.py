@@ -14,7 +14,7 @@ from broker.launcher import PrivateBroker
 from edge_node.outbox.clock import Clock
 from edge_node.outbox.journal import Bounds, Journal
 from tests.daemons import FakeEngine, until, worker_at
-from tests.edge_node.api.served import Served, alone, links_to, served, waiting_engine
+from tests.edge_node.api.served import Served, alone, links_to, said, served, waiting_engine
 from tests.edge_node.outbox.power import memory_folder
 from tests.edge_node.outbox.test_journal import entry
 
@@ -134,6 +134,25 @@ def test_a_request_that_is_sent_again_while_no_node_runs_is_new_whatever_the_mac
     with closing(Journal(tmp_path / "outbox", clock=machine.clock())) as journal:
         (waits,) = journal.begin()
         assert not waits.is_old(journal.now(), 3600.0, 0.0)
+
+
+async def test_a_full_outbox_gives_up_answers_that_were_read_and_no_others(mosquitto: PrivateBroker) -> None:
+    engine = FakeEngine()
+    async with served(mosquitto, engine=engine, version=VERSION, heartbeat=0.1, outbox_texts=4) as node:
+        await leave(node, engine, "one")
+        for prompt in ("two", "three"):
+            await node.chat(prompt, key(prompt), **ASK)
+        await leave(node, engine, "four")
+        assert await held(node) == {"one": False, "two": True, "three": True, "four": False}
+        await leave(node, engine, "five")
+        assert await held(node) == {"one": False, "three": True, "four": False, "five": False}
+        await leave(node, engine, "six")
+        told = said(await node.chat("seven", key("seven"), **ASK), 503, "outbox_full")
+        assert "outbox drop ID" in told["message"]
+        assert await held(node) == {"one": False, "four": False, "five": False, "six": False}
+        assert (await node.chat("one", key("one"), stream=True, **ASK)).status_code == 200
+        assert (await node.chat("seven", key("seven"), **ASK)).status_code == 200
+        assert await held(node) == {"four": False, "five": False, "six": False, "seven": True}
 
 
 KEEP = 100.0

@@ -73,9 +73,10 @@ class Model(RuleBasedStateMachine):
         self.journal.close()
         self.folder.cleanup()
 
-    def _over(self) -> list[Known]:
-        over = [each for each in self.known if not each.entry.unfinished]
-        return sorted(over, key=lambda each: each.entry.finished or 0.0)
+    def _spare(self) -> list[Known]:
+        """Read answers and then failures, the oldest first: answers that nobody has read are not to spare."""
+        spare = [each for each in self.known if each.entry.read or each.entry.state == "failed"]
+        return sorted(spare, key=lambda each: (not each.entry.read, each.entry.finished or 0.0))
 
     def _size(self) -> int:
         opened = [b"" if each.entry.opened is None else OPENED_JSON for each in self.known]
@@ -89,9 +90,9 @@ class Model(RuleBasedStateMachine):
 
     def _fits(self, more: int, size: int) -> bool:
         while len(self.known) + more > self.bounds.texts or self._size() + size > self.bounds.size:
-            if not (over := self._over()):
+            if not (spare := self._spare()):
                 return False
-            self.known.remove(over[0])
+            self.known.remove(spare[0])
         return True
 
     def _one(self, number: int, *states: str) -> Known | None:
