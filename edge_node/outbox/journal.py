@@ -1,6 +1,7 @@
 """The outbox on disk: one SQLite file, in which a call that has returned survives kill and power cut. Synchronous.
 
-WAL with a sync at each commit.
+WAL with a sync at each commit, but for what can be lost because it comes again: sessions, later tokens of a text, and
+that an answer was read, survive kill at once, and a power cut from the next sync on.
 """
 
 from __future__ import annotations
@@ -187,9 +188,15 @@ class Journal:
                 entry.body,
             )
 
-    def open(self, name: str, opened: Opened) -> None:
-        """Note the session of a text, unless that was dropped meanwhile; tokens of an earlier session go."""
-        with self._transaction():
+    def open(self, name: str, opened: Opened, *, promised: bool = True) -> None:
+        """Note the session of a text, unless that was dropped meanwhile; tokens of an earlier session go.
+
+        Args:
+            name: id of the text.
+            opened: values of its session.
+            promised: whether it survives a power cut from now on, and not from the next promise on.
+        """
+        with self._transaction(promised=promised):
             for number in self._number(name):
                 before = self._all("SELECT opened FROM requests WHERE number = ?", number)[0][0]
                 if before is None or msgspec.json.decode(before, type=Opened).session != opened.session:
@@ -198,9 +205,14 @@ class Journal:
                     "UPDATE requests SET opened = ? WHERE number = ?", msgspec.json.encode(opened), number
                 )
 
-    def commit(self, commits: Mapping[str, Sequence[Commit]]) -> None:
-        """Add committed tokens of texts that have a session in the file; those of texts that are over are left out."""
-        with self._transaction():
+    def commit(self, commits: Mapping[str, Sequence[Commit]], *, promised: bool = True) -> None:
+        """Add committed tokens of texts that have a session in the file; those of texts that are over are left out.
+
+        Args:
+            commits: tokens, by ids of texts.
+            promised: whether they survive a power cut from now on, and not from the next promise on.
+        """
+        with self._transaction(promised=promised):
             for name, added in commits.items():
                 for (number,) in self._all(
                     "SELECT number FROM requests WHERE id = ? AND finished IS NULL AND opened IS NOT NULL",
@@ -247,8 +259,8 @@ class Journal:
         return self._entries("id = ?", name)[0]
 
     def set_read(self, name: str) -> None:
-        """Note that the answer was read to its end."""
-        with self._transaction():
+        """Note that the answer was read to its end; a power cut may take it back."""
+        with self._transaction(promised=False):
             self._run("UPDATE requests SET read = 1 WHERE id = ?", name)
 
     def forget(self, name: str) -> bool:
@@ -310,7 +322,7 @@ class Journal:
         jump = self._clock.wall() - self.now()
         if abs(jump) < _STEP:
             jump = 0.0
-        with self._transaction():
+        with self._transaction(promised=False):
             self._run(_CLOCK)
             if jump:
                 known = jump if self._same_boot else 0.0
@@ -329,7 +341,7 @@ class Journal:
         self._empty_log()
 
     def _empty_log(self) -> None:
-        """Cut off the log, and see what the clock says."""
+        """Cut off the log, and begin it anew at once, which is a sync that the next request need not wait for."""
         with suppress(NoRoom), told(self.path):
             self._run("PRAGMA wal_checkpoint(TRUNCATE)")
             self._follow_clock()
@@ -367,11 +379,12 @@ class Journal:
         return self._file.execute(statement, values)
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing, on the disk when the block has ended."""
+    def _transaction(self, *, promised: bool = True) -> Iterator[None]:
+        """All or nothing; where it is promised, on the disk when the block has ended, with all that went before."""
         if self._file is None:
             self._open()
         with told(self.path):
+            self._run(f"PRAGMA synchronous = {'EXTRA' if promised else 'NORMAL'}")
             self._run("BEGIN IMMEDIATE")
             try:
                 yield

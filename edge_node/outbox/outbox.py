@@ -117,7 +117,7 @@ class Outbox:
             self._timer = None
         commits, self._commits = self._commits, {}
         if commits:
-            self.later(self.journal.commit, commits)
+            self.later(self.journal.commit, commits, promised=False)
 
     def _begin(self) -> list[Entry]:
         self.journal.begin()
@@ -146,6 +146,7 @@ class Record:
     def __init__(self, outbox: Outbox, entry: Entry, commits: list[Commit]) -> None:
         self._outbox = outbox
         self._name = entry.id
+        self._delivers = entry.mode == "deliver"
         self.life = entry.life
         self.path = entry.path
         self.opened = entry.opened
@@ -158,8 +159,8 @@ class Record:
         return tuple(token for commit in self.commits for token in commit.tokens)
 
     def open(self, opened: Opened) -> None:
-        """Note a session; it is on the disk before any token of it is shown."""
-        self._outbox.later(self._outbox.journal.open, self._name, opened)
+        """Note a session, which is on the disk before any token is shown; at once where its answer may be delivered."""
+        self._outbox.later(self._outbox.journal.open, self._name, opened, promised=self._delivers)
 
     async def commit(self, commit: Commit) -> None:
         """Note tokens. The first ones of a text are on the disk, with its session, when this returns."""

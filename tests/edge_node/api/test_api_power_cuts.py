@@ -3,8 +3,10 @@
 import asyncio
 import json
 import random
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,8 +14,17 @@ from broker.launcher import PrivateBroker
 from edge_node.completion.completion import Answer
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
+from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import Served, alone, expected, ids_of, served
-from tests.edge_node.outbox.power import Recording, everything, memory_folder, nothing_more, recorded, some
+from tests.edge_node.outbox.power import (
+    Recording,
+    Sync,
+    everything,
+    memory_folder,
+    nothing_more,
+    recorded,
+    some,
+)
 from tests.edge_node.outbox.test_journal import clock
 
 TEXTS = {"hello": 40, "there": 7, "what": 90, "now": 25}
@@ -72,6 +83,22 @@ async def test_what_clients_were_told_is_true_after_a_power_cut(mosquitto: Priva
                 await asyncio.gather(*(_ask(node, recording, prompt) for prompt in TEXTS))
         assert {told for told, _ in recording.said(len(recording.steps))} == {"accepted", "shown", "read"}
         await asyncio.to_thread(_check_all, recording, folder, rng)
+
+
+async def test_an_answer_is_three_syncs(mosquitto: PrivateBroker) -> None:
+    """Its request, its first token, and its end: also the first answer of a node, and one after an idle while."""
+    engine = FakeEngine(before=lambda _items: time.sleep(0.05))  # tokens are written a few times meanwhile
+    with memory_folder() as folder, recorded() as recording:
+        async with served(mosquitto, engine=engine, journal=Journal(folder / "outbox")) as node:
+            outbox = node.api.texts.outbox
+            for number in range(3):
+                recording.steps.clear()
+                ask: dict[str, Any] = {"seed": SEED, "max_tokens": 48, "ignore_eos": True}
+                answer = await node.chat(headers={"idempotency-key": f"k{number}"}, **ask)
+                assert answer.json()["usage"]["completion_tokens"] == 48
+                await until(lambda: "unread" not in outbox.counts)
+                assert sum(isinstance(step, Sync) for step in recording.steps) == 3
+                await outbox.run(outbox.journal.sweep)
 
 
 def _check_all(recording: Recording, folder: Path, rng: random.Random) -> None:
