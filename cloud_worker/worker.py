@@ -515,8 +515,8 @@ class CloudWorker:
             compute_ms, computing = (result.compute_ms, began) if ms is None else (ms, now - ms / 1000)
             queue = max(0, int(1000 * (computing - item.waiting_since)))
             self._do(self.machine.result(item, tokens, queue, compute_ms, now, rows))
-        for item, why in result.failed:
-            self._do(self.machine.failed(item, now, why))
+        for item, error in result.failed:
+            self._do(self.machine.failed(item, now, error))
 
     async def _await_others(self) -> None:
         """Wait a moment for sessions that were just answered, if all are better off in one step with them."""

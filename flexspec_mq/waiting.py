@@ -119,7 +119,7 @@ DRAIN: Final = 30.0
 SERVER_STARTS: Final = 900.0
 """For a server to be there when its worker starts: a large target is loaded for minutes."""
 SERVER_SILENCE: Final = 120.0
-"""Without a byte of an answer that the server owes: then it is taken for dead."""
+"""For a whole answer that the server owes, or the next token of a stream: then it is taken for dead."""
 SERVER_RETRY: Final = (0.1, 1.0)
 """Upper bound of the first wait before another try, and of any; it doubles in between."""
 SERVER_GONE: Final = 3.0

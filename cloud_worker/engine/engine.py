@@ -214,7 +214,7 @@ class ModelEngine:
 
     def _give_up(self, item: WorkItem, error: GrammarError, done: StepResult) -> None:
         self.scheduler.drop(item.key)
-        done.failed.append((item, error.message))
+        done.failed.append((item, error))
 
     def _draft(self, done: StepResult) -> dict[SessionKey, tuple[int, ...]]:
         """Drafts of the sessions that the next forward decides: the edges', as far as they get rows, then our own.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.timing import Timings
     from flexspec_mq.drafting.interface import PricedDrafter
+    from flexspec_mq.errors import FlexSpecError
     from flexspec_mq.grammar.compiled import CompiledGrammars
     from flexspec_mq.heads.manifest import Canary, Manifest
     from flexspec_mq.models.load import LoadedText
@@ -102,7 +103,7 @@ class StepResult:
 
     Attributes:
         decided: finished items with their tokens.
-        failed: Items that cannot go on, and what is wrong with their grammar.
+        failed: Items that cannot go on, and why: a `GrammarError`, or an error of the engine.
         times: Milliseconds of items that did not share one forward.
         rows: Fate of the sessions' drafts, where that is not all of the edge's and nothing else.
         compute_ms: Milliseconds of the forward.
@@ -123,7 +124,7 @@ class StepResult:
     rows: dict[SessionKey, DraftRows] = field(default_factory=dict)
     held_back: int = 0
     slowed: int = 0
-    failed: list[tuple[WorkItem, str]] = field(default_factory=list)
+    failed: list[tuple[WorkItem, FlexSpecError]] = field(default_factory=list)
     times: dict[SessionKey, int] = field(default_factory=dict)
 
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace as replace_field
 
 from flexspec_mq.codec import Codec
-from flexspec_mq.errors import LocalProtocolError
+from flexspec_mq.errors import LocalProtocolError, WorkerError
 from flexspec_mq.protocol.effects import Free, Reply, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, WorkerState
@@ -384,8 +384,9 @@ def test_a_failed_item_ends_its_session_alone() -> None:
     machine = opened()
     machine.receive("f", opening(), 0.0)
     first, second = machine.take_work(0.1, 9)
-    effects = machine.failed(first, 0.2)
+    effects = machine.failed(first, 0.2, WorkerError("its server said no"))
     assert errors(effects) == [("e", ErrorCode.INTERNAL)]
+    assert effects[-1] == Reply("e", Error(1, 1, ErrorCode.INTERNAL, 0, "w", "its server said no"), 0)
     assert Free(("e", 1)) in effects
     assert len(verdicts(machine.result(second, (7,), 0, 0, 0.2))) == 1
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.engine.grammars import TextGrammars
 from cloud_worker.engine.interface import StepResult
-from cloud_worker.engine.servers.server import ServerGone, ServerRefused
+from cloud_worker.engine.servers.client import ServerGone, ServerRefused
 from cloud_worker.engine.servers.text import ServedText
 from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
@@ -161,7 +161,7 @@ class ServerEngine:
             return StepResult([(item, tokens)], rows={item.key: rows}, times={item.key: ms})
 
         backoff = Backoff(*waiting.SERVER_RETRY, give_up_after=waiting.SERVER_GONE)
-        result = StepResult(failed=[(item, "")])
+        result = StepResult(failed=[(item, FlexSpecError(""))])
         while True:
             try:
                 result = await retrying(
@@ -170,10 +170,10 @@ class ServerEngine:
             except ServerGone as error:
                 await self._back(error)
                 continue
-            except GrammarError as error:
-                result = StepResult(failed=[(item, error.message)])
-            except ServerRefused as error:
-                _log.error("session %s/%s cannot go on: %s", *item.key, error.message)
+            except (GrammarError, ServerRefused) as error:
+                result = StepResult(failed=[(item, error)])
+                if isinstance(error, ServerRefused):
+                    _log.error("session %s/%s cannot go on: %s", *item.key, error.message)
             except Exception:  # noqa: BLE001  logged, and told to the one edge that it concerns
                 _log.exception("session %s/%s cannot go on", *item.key)
             break

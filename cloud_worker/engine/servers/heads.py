@@ -7,7 +7,8 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cloud_worker.engine.servers.server import GREEDY, ServerGone, ServerRefused
+from cloud_worker.engine.servers.client import ServerGone, ServerRefused
+from cloud_worker.engine.servers.server import GREEDY
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.heads.place import FetchError
 
@@ -104,7 +105,7 @@ class ServerHeads:
         """Have the server write a canary, and begin anew behind each token that it would write otherwise."""
         right = place = 0
         while place < len(canary.text):
-            before, begin = [*canary.prompt, *canary.text[:place]], place
+            before = [*canary.prompt, *canary.text[:place]]
             written = self._server.stream(model, before, 0, GREEDY, len(canary.text) - place, ())
             async with aclosing(written):
                 async for row in written:
@@ -112,8 +113,6 @@ class ServerHeads:
                     if row.token != canary.text[place - 1]:
                         break
                     right += 1
-            if place == begin:
-                raise ServerGone(f"{self._server.url} wrote nothing")
         return right
 
     def _run(self, asked: Coroutine[Any, Any, T]) -> T:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.servers.client import ServerGone, ServerRefused
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.engine.servers.heads import ServerHeads
 from cloud_worker.engine.servers.rule import chosen
-from cloud_worker.engine.servers.server import GREEDY, Server, ServerGone, ServerRefused
+from cloud_worker.engine.servers.server import GREEDY, Server
 from cloud_worker.engine.servers.sglang import SglangServer
 from cloud_worker.engine.timing import Timings
 from flexspec_mq import waiting
@@ -70,7 +71,7 @@ def connect(
     key = read_api_key(None, settings.engine_key_file)
     loop = asyncio.new_event_loop()
     threading.Thread(target=_run, args=(loop,), name="server", daemon=True).start()
-    server = KINDS[settings.engine](url, key, settings.engine_model)
+    server = KINDS[settings.engine](url, loaded.vocab_size, key, settings.engine_model)
 
     try:
         found = _connect(settings, server, loaded, loop, tell, patience)
@@ -174,6 +175,8 @@ async def _timed(server: Server, model: str, text: list[int]) -> Timings:
     """Time a token of a stream, and a verification: medians of both, whose ratio holds on a busy machine too."""
     stream = server.stream(model, text, 0, GREEDY, _TIMED_TOKENS, ())
     written = [(row.token, time.perf_counter()) async for row in stream]
+    if len(written) < 2:
+        raise ServerRefused(f"{server.url} wrote one token of {_TIMED_TOKENS}")
     token = 1000 * median(later - earlier for (_, earlier), (_, later) in pairwise(written))
     draft = [token for token, _ in written[:_TIMED_ROWS]]
     spent = []

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import ssl
-from contextlib import asynccontextmanager
+import re
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx2
 import msgspec
 import numpy as np
+from msgspec import Meta
 
-from flexspec_mq import waiting
-from flexspec_mq.errors import FlexSpecError, UsageError
+from cloud_worker.engine.servers.client import MOST_SAID, MOST_STREAM, Client, ServerGone, ServerRefused
+from flexspec_mq.errors import UsageError
 from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import TokenId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     import numpy.typing as npt
 
-T = TypeVar("T")
 GREEDY = SamplingParams()
-_MOST_SAID = 300
+_EVENT, _LIKELY = 1024, 64
+"""Bytes of a stream's event at most, and those that each of the likeliest tokens adds."""
+_TOKEN = re.compile(r"token_id:([0-9]{1,8})")
 _MAX_SEED = 2**63 - 1
 _NO_SEED = 2**64 - 1
 """Seed that vLLM, which takes them signed, has for none."""
 _TEMPERATURES = (0.01, 2.0)
 """The lowest and the highest that vLLM samples at."""
-
-
-class ServerGone(FlexSpecError):
-    """The server cannot be reached, or failed: it may do when asked again."""
-
-
-class ServerRefused(FlexSpecError):
-    """The server will not do what it is asked, however often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +55,8 @@ class Row:
 
 
 class _Model(msgspec.Struct):
-    id: str
-    max_model_len: int | None = None
+    id: Annotated[str, Meta(max_length=4096)]
+    max_model_len: Annotated[int, Meta(ge=1)] | None = None
     parent: str | None = None
 
 
@@ -71,7 +65,7 @@ class _Models(msgspec.Struct):
 
 
 class _Tokens(msgspec.Struct):
-    tokens: list[int]
+    tokens: list[TokenId]
 
 
 class _Logprobs(msgspec.Struct):
@@ -89,13 +83,14 @@ class _Completion(msgspec.Struct):
     error: Any = None
 
 
-class Server:
+class Server(Client):
     """A server of models.
 
-    All requests raise `ServerGone` and `ServerRefused`. Read in vLLM 0.33, run with 0.32.
+    All requests raise `ServerGone` and `ServerRefused`, whatever it tells. Read in vLLM 0.33, run with 0.32.
 
     Args:
         url: address, without a path.
+        vocab_size: token ids are below this.
         key: bearer token; None without one.
         wanted: name of the model there; None takes the only one.
 
@@ -103,19 +98,10 @@ class Server:
         our_dice: whether its noise is that of `flexspec_mq.sampling`, as in vLLM's second model runner.
     """
 
-    def __init__(self, url: str, key: str | None = None, wanted: str | None = None) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
-        self.wanted = wanted
+    def __init__(self, url: str, vocab_size: int, key: str | None = None, wanted: str | None = None) -> None:
+        super().__init__(url, key)
+        self.vocab_size, self.wanted = vocab_size, wanted
         self.our_dice = False
-        # The environment's proxies are for the web; this server is on loopback, or behind an address of its own.
-        limits = httpx2.Limits(keepalive_expiry=waiting.SERVER_IDLE)
-        self._http = httpx2.AsyncClient(
-            headers={} if key is None else {"authorization": f"Bearer {key}"},
-            timeout=httpx2.Timeout(waiting.SERVER_SILENCE, connect=waiting.CONNECT),
-            limits=limits,
-            verify=ssl.create_default_context(),
-            trust_env=False,
-        )
 
     def samples(self, params: SamplingParams) -> bool:
         """Whether its own choice is that of our rule, but for ties."""
@@ -136,7 +122,7 @@ class Server:
         listed = [one for one in (await self.ask("/v1/models", _Models)).data if one.parent is None]
         found = [one for one in listed if self.wanted in (None, one.id)]
         if len(found) != 1:
-            names = ", ".join(one.id for one in listed) or "none"
+            names = ", ".join(one.id for one in listed)[:MOST_SAID] or "none"
             raise UsageError(
                 f"{self.url} serves {names}" + (f", not {self.wanted}" if self.wanted else ""),
                 hint="name one of them: --engine-model",
@@ -176,9 +162,9 @@ class Server:
             body["allowed_token_ids"] = [*allowed]
         answer = await self.ask("/v1/completions", _Completion, body)
         choices = sorted(answer.choices, key=lambda choice: choice.index)
-        rows = [row for choice in choices for row in _rows(choice, most)]
+        rows = [row for choice in choices for row in self._rows(choice, most)]
         if len(rows) != len(prefixes):
-            raise ServerGone(f"{self.url} decided {len(rows)} tokens of {len(prefixes)}")
+            raise ServerRefused(f"{self.url} decided {len(rows)} tokens of {len(prefixes)}")
         return rows
 
     async def stream(
@@ -190,70 +176,76 @@ class Server:
         length: int,
         stop: Sequence[int],
     ) -> AsyncGenerator[Row]:
-        """Tokens that the server writes by itself, each as soon as it is there, up to and with one of `stop`."""
+        """Tokens that the server writes by itself, each as soon as it is there, up to and with one of `stop`.
+
+        It may end before `length`, though not before the first token.
+        """
+        length, count = min(length, MOST_STREAM // (_EVENT + _LIKELY * most)), 0
+        async with aclosing(self._written(model, context, most, params, length, stop)) as written:
+            while True:
+                async with self._patience():
+                    row = await anext(written, None)
+                if row is None and count:
+                    return
+                if row is None or count == length:
+                    wrote = "nothing" if row is None else "more"
+                    raise ServerRefused(f"{self.url} wrote {wrote} where it was asked for {length} tokens")
+                count += 1
+                yield row
+
+    async def _written(
+        self,
+        model: str,
+        context: Sequence[int],
+        most: int,
+        params: SamplingParams,
+        length: int,
+        stop: Sequence[int],
+    ) -> AsyncGenerator[Row]:
         body = _body(model, [*context], most, params, length)
         more = {"stream": True, "ignore_eos": True, "stop_token_ids": [*stop]}
         async for event in self.events("/v1/completions", _Completion, body | more):
             if event.error is not None:
-                raise ServerGone(f"{self.url} broke a stream off: {event.error}")
+                raise ServerGone(f"{self.url} broke a stream off: {str(event.error)[:MOST_SAID]}")
             for choice in event.choices:
-                for row in _rows(choice, most):
+                for row in self._rows(choice, most):
                     yield row
 
     async def load_adapter(self, name: str, path: str) -> None:
         """Have the server hold a LoRA adapter of a folder that it can read, under a name."""
-        async with self._answer("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}):
-            return
+        await self._whole("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
 
     async def drop_adapter(self, name: str) -> None:
         """Have the server let go of an adapter."""
-        async with self._answer("/v1/unload_lora_adapter", {"lora_name": name}):
-            return
+        await self._whole("/v1/unload_lora_adapter", {"lora_name": name})
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
+    def _rows(self, choice: _Choice, most: int) -> list[Row]:
+        if choice.logprobs is None:
+            return []
+        tokens = choice.logprobs.tokens
+        tops = choice.logprobs.top_logprobs or [None] * len(tokens)
+        if len(tops) != len(tokens):
+            raise ServerRefused(
+                f"{self.url} tells the likeliest of {len(tops)} tokens, and {len(tokens)} tokens"
+            )
+        return [
+            self.row(
+                self._id(token), [(self._id(each), logprob) for each, logprob in (top or {}).items()], most
+            )
+            for token, top in zip(tokens, tops, strict=True)
+        ]
 
-    async def ask(self, path: str, kind: type[T], body: Mapping[str, Any] | None = None) -> T:
-        """Ask for JSON; without a body by GET."""
-        async with self._answer(path, body) as answer:
-            return _read(await answer.aread(), kind)
+    def _id(self, token: str) -> int:
+        if (told := _TOKEN.fullmatch(token)) is None:
+            raise ServerRefused(f"{self.url} tells a token as {token[:MOST_SAID]!r}, not by its id")
+        return int(told[1])
 
-    async def events(self, path: str, kind: type[T], body: Mapping[str, Any]) -> AsyncGenerator[T]:
-        """Ask for a stream of JSON events, which ends by ``[DONE]``."""
-        async with self._answer(path, body) as answer:
-            async for line in answer.aiter_lines():
-                event = line.removeprefix("data:").strip()
-                if event == "[DONE]":
-                    return
-                if event and event != line:
-                    yield _read(event.encode(), kind)
-        raise ServerGone(f"{self.url} ended a stream in the middle")
-
-    @asynccontextmanager
-    async def _answer(self, path: str, body: Mapping[str, Any] | None) -> AsyncIterator[httpx2.Response]:
-        content = None if body is None else msgspec.json.encode(body)
-        method, headers = ("GET", {}) if body is None else ("POST", {"content-type": "application/json"})
-        try:
-            async with self._http.stream(method, self.url + path, content=content, headers=headers) as answer:
-                if answer.status_code >= 400:
-                    said = (await answer.aread()).decode(errors="replace")[:_MOST_SAID]
-                    kind = (
-                        ServerGone
-                        if answer.status_code >= 500 or answer.status_code == 429
-                        else ServerRefused
-                    )
-                    raise kind(f"{self.url}{path} answered {answer.status_code}: {said}")
-                yield answer
-        except (httpx2.TransportError, OSError) as error:
-            raise ServerGone(f"{self.url}: {str(error) or type(error).__name__}") from error
-
-
-def _read(data: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ServerRefused(f"the server's answer is none that is known: {error}") from error
+    def row(self, token: int, likeliest: Sequence[tuple[int, float]], most: int) -> Row:
+        """Take what the server tells of a token, if that and the likeliest ones are of the vocabulary."""
+        for each in (token, *(one for one, _ in likeliest)):
+            if not 0 <= each < self.vocab_size:
+                raise ServerRefused(f"{self.url} tells token {each} of a vocabulary of {self.vocab_size}")
+        return Row.of(token, likeliest, most)
 
 
 def _body(
@@ -271,20 +263,3 @@ def _body(
         seed = params.seed & _MAX_SEED if params.seed == _NO_SEED else params.seed - (params.seed >> 63 << 64)
         body |= {"top_p": params.top_p, "top_k": params.top_k, "seed": seed}
     return body
-
-
-def _rows(choice: _Choice, most: int) -> list[Row]:
-    if choice.logprobs is None:
-        return []
-    tops = choice.logprobs.top_logprobs or [None] * len(choice.logprobs.tokens)
-    return [
-        Row.of(_id(token), ((_id(each), logprob) for each, logprob in (top or {}).items()), most)
-        for token, top in zip(choice.logprobs.tokens, tops, strict=True)
-    ]
-
-
-def _id(token: str) -> int:
-    name, _, number = token.partition(":")
-    if name != "token_id" or not number.isdecimal():
-        raise ServerRefused(f"the server tells a token as {token!r}, not by its id")
-    return int(number)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cloud_worker.engine.servers.server import GREEDY, Row, Server, ServerGone, ServerRefused
+from cloud_worker.engine.servers.client import MOST_SAID, ServerGone, ServerRefused
+from cloud_worker.engine.servers.server import GREEDY, Row, Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 _MAX_SEED = 2**63 - 1
 _TIES = 4
 """Likeliest tokens of a draft's row that are asked for at least: the first of equals is the one that is chosen."""
-_AT_ONCE = 64
-"""Tokens of a stream with log-probabilities: by default each event repeats all that came before it."""
+_AT_ONCE, _AT_ONCE_BARE = 64, 2048
+"""Tokens of a stream with log-probabilities, and without: by default each event repeats all that came before it."""
 _ALLOWED = 1000.0
 """Added to the logits of allowed tokens: more than two logits of a model are apart."""
 _NONE = -3.4e38
@@ -69,13 +70,13 @@ class SglangServer(Server):
             body["logprob_start_len"] = len(context) - 1
         answer = await self.ask("/generate", _Generated, body)
         # The first entry is of the context's last token, before which nothing was asked.
-        rows = [_row(None, likeliest, most) for likeliest in answer.meta_info.input_top_logprobs[1:]]
-        rows += _rows(answer, len(answer.output_ids), most)
+        rows = [self._told(None, likeliest, most) for likeliest in answer.meta_info.input_top_logprobs[1:]]
+        rows += self._newest(answer, len(answer.output_ids), most)
         if len(rows) != len(draft) + 1:
             raise ServerRefused(f"{self.url} tells {len(rows)} rows of {len(draft) + 1}")
         return rows
 
-    async def stream(
+    async def _written(
         self,
         model: str,
         prefix: Sequence[int],
@@ -84,9 +85,9 @@ class SglangServer(Server):
         length: int,
         stop: Sequence[int],
     ) -> AsyncGenerator[Row]:
-        """See `Server`; it may end before `length`: at the end of a text as the server knows it, or for being long."""
+        """See `stream`; it may end before `length`: at the end of a text as the server knows it, or for being long."""
         wanted = {
-            "max_new_tokens": min(length, _AT_ONCE) if most else length,
+            "max_new_tokens": min(length, _AT_ONCE if most else _AT_ONCE_BARE),
             "stop_token_ids": [*stop],
             "ignore_eos": not stop,  # with it `stop` would be ignored too
         }
@@ -95,9 +96,9 @@ class SglangServer(Server):
         async for event in self.events("/generate", _Generated, body):
             reason, before = event.meta_info.finish_reason or {}, count
             if event.error is not None or reason.get("type") == "abort":
-                raise ServerGone(f"{self.url} broke a stream off: {event.error or reason.get('message')}")
+                raise ServerGone(f"{self.url} broke a stream off: {str(event.error or reason)[:MOST_SAID]}")
             count = event.meta_info.completion_tokens
-            for row in _rows(event, count - before, most):
+            for row in self._newest(event, count - before, most):
                 yield row
 
     async def load_adapter(self, name: str, path: str) -> None:
@@ -123,23 +124,21 @@ class SglangServer(Server):
             body |= {"return_logprob": True, "top_logprobs_num": most}
         return body if model == self._base else {**body, "lora_path": model}
 
+    def _newest(self, answer: _Generated, new: int, most: int) -> list[Row]:
+        """Rows of the newest tokens: an event tells all of the text, or with a flag of the server's what is new."""
+        if not new:
+            return []
+        tokens, tops = answer.output_ids[-new:], answer.meta_info.output_top_logprobs[-new:]
+        if not most:
+            tops = (None,) * len(tokens)
+        if not len(tokens) == len(tops) == new:
+            raise ServerRefused("the server tells no log-probabilities of what it writes")
+        return [self._told(token, likeliest, most) for token, likeliest in zip(tokens, tops, strict=True)]
 
-def _rows(answer: _Generated, new: int, most: int) -> list[Row]:
-    """Rows of the newest tokens: an event tells all of its text, or with a flag of the server's what is new of it."""
-    if not new:
-        return []
-    tokens, tops = answer.output_ids[-new:], answer.meta_info.output_top_logprobs[-new:]
-    if not most:
-        tops = (None,) * len(tokens)
-    if not len(tokens) == len(tops) == new:
-        raise ServerRefused("the server tells no log-probabilities of what it writes")
-    return [_row(token, likeliest, most) for token, likeliest in zip(tokens, tops, strict=True)]
-
-
-def _row(token: int | None, likeliest: _Likeliest, most: int) -> Row:
-    pairs = [(each, _NONE if logprob is None else logprob) for logprob, each, _ in likeliest or ()]
-    if token is None:
-        if not pairs:
-            raise ServerRefused("the server tells no log-probabilities of a draft")
-        token = min((-logprob, each) for each, logprob in pairs)[1]
-    return Row.of(token, pairs, most)
+    def _told(self, token: int | None, likeliest: _Likeliest, most: int) -> Row:
+        pairs = [(each, _NONE if logprob is None else logprob) for logprob, each, _ in likeliest or ()]
+        if token is None:
+            if not pairs:
+                raise ServerRefused("the server tells no log-probabilities of a draft")
+            token = min((-logprob, each) for each, logprob in pairs)[1]
+        return self.row(token, pairs, most)

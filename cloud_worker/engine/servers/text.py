@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.grammars import MOST_FORCED
+from cloud_worker.engine.servers.client import ServerRefused
 from cloud_worker.engine.servers.rule import by_rule, chosen
 from cloud_worker.engine.servers.server import GREEDY, Row
 from flexspec_mq.errors import GrammarError
@@ -133,6 +134,8 @@ class ServedText:
             allowed = None if masks is None else [int(token) for token in masks[0].nonzero()[0]]
             dice = self._dice(params, item.start)
             tokens = ((await self._server.rows(model, context, (), 0, dice, allowed))[0].token,)
+            if masks is not None and not masks[0][tokens[0]]:
+                raise ServerRefused(f"{self._server.url} chose token {tokens[0]}, which the grammar forbids")
         self.read = len(context)
         compared = min(len(draft), len(rows))
         return tokens, ALL_ROWS if compared == len(item.draft) else DraftRows(granted=compared)

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.errors import FlexSpecError, GrammarError
 from flexspec_mq.protocol.effects import Deliver, Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
@@ -197,15 +198,15 @@ class WorkerMachine:
         self._happen(WorkerEvent.RESULT, item.key, now, item, tokens, times, rows)
         return self._flush()
 
-    def failed(self, item: WorkItem, now: float, why: str = "") -> list[WorkerEffect]:
+    def failed(self, item: WorkItem, now: float, error: FlexSpecError | None = None) -> list[WorkerEffect]:
         """The engine could not compute an item: this session ends here, and its edge is told.
 
         Args:
             item: from `take_work`.
             now: seconds.
-            why: error of its grammar, which is final; empty for one of the engine.
+            error: reason, as far as it is for its edge; that of a grammar is final, unless it says nothing.
         """
-        self._happen(WorkerEvent.FAILED, item.key, now, item, why)
+        self._happen(WorkerEvent.FAILED, item.key, now, item, error)
         return self._flush()
 
     def hold(self, version: str) -> None:
@@ -505,12 +506,13 @@ class WorkerMachine:
         self.counters.dropped += 1
         self._out.append(ReleaseToCache(key) if key in self._prefixes else Free(key))
 
-    def _fail(self, key: SessionKey, now: float, item: WorkItem, why: str) -> None:
+    def _fail(self, key: SessionKey, now: float, item: WorkItem, error: FlexSpecError | None) -> None:
         session = self._sessions[key]
         if session.flight is item:
             self.counters.failed += 1
             self._end(session, session.attempt, now)
-            code = ErrorCode.GRAMMAR if why else ErrorCode.INTERNAL
+            why = "" if error is None else error.message
+            code = ErrorCode.GRAMMAR if why and isinstance(error, GrammarError) else ErrorCode.INTERNAL
             self._error(key, session.attempt, code, detail=why, qos=session.qos)
 
     def _drop(self, key: SessionKey, now: float) -> None:
