@@ -356,6 +356,28 @@ def test_a_start_beside_such_a_server_ends_in_words(
     assert len(raised.value.message) < 600
 
 
+LLAMA = {
+    "models": [{"name": "tiny.gguf", "model": "tiny.gguf", "type": "model", "capabilities": ["completion"]}],
+    "object": "list",
+    "data": [
+        {"id": "tiny.gguf", "aliases": [], "tags": [], "object": "model", "created": 1764633600,
+         "owned_by": "llamacpp", "meta": {"vocab_type": 2, "n_vocab": 300, "n_ctx_train": 2048}},
+    ],
+}  # fmt: skip
+"""Answer of llama.cpp's server, as its ``server-context.cpp`` makes it."""
+
+
+def test_the_server_of_llama_cpp_is_told_by_its_name(
+    server: LyingServer, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ``/tokenize`` too, which reads another field and finds no tokens in ours."""
+    monkeypatch.setattr(server, "listed", JSONResponse(LLAMA))
+    monkeypatch.setattr(server, "tokens", JSONResponse({"tokens": []}))
+    with pytest.raises(UsageError, match=r"is llama\.cpp's server") as raised:
+        connected(server, tiny)
+    assert "--target FILE.gguf" in raised.value.hint
+
+
 async def test_a_token_that_nobody_has_leaves_a_worker_with_its_other_sessions(
     server: LyingServer, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,6 +58,7 @@ class _Model(msgspec.Struct):
     id: Annotated[str, Meta(max_length=4096)]
     max_model_len: Annotated[int, Meta(ge=1)] | None = None
     parent: str | None = None
+    owned_by: str = ""
 
 
 class _Models(msgspec.Struct):
@@ -117,9 +118,15 @@ class Server(Client):
         """Name of the model that the server is of, and its longest text in tokens.
 
         Raises:
-            UsageError: it does not serve the model that is asked for.
+            UsageError: it does not serve the model that is asked for, or is llama.cpp's.
         """
         listed = [one for one in (await self.ask("/v1/models", _Models)).data if one.parent is None]
+        if any(one.owned_by == "llamacpp" for one in listed):
+            raise UsageError(
+                f"{self.url} is llama.cpp's server, which takes and tells no token ids as vLLM does",
+                hint="leave out --engine and --engine-url: a worker runs its GGUF file itself, --target FILE.gguf; "
+                "or serve the model by vLLM",
+            )
         found = [one for one in listed if self.wanted in (None, one.id)]
         if len(found) != 1:
             names = ", ".join(one.id for one in listed)[:MOST_SAID] or "none"
