@@ -302,6 +302,20 @@ def test_no_worker_fails_with_a_hint_after_the_requests_patience(patience: float
     assert "no worker serves v" in str(finish.error)
 
 
+def test_what_went_wrong_at_the_workers_is_said_when_the_patience_is_over() -> None:
+    machine, now = started(patience=4.0), 0.2
+    why = "http://127.0.0.1:8000 answered 400: no such model"
+    machine.receive(Error(1, 1, ErrorCode.INTERNAL, 0, "w", why), now)
+    effects: list[Effect] = []
+    while machine.finished is None:
+        now = machine.next_tick() or now
+        effects = machine.tick(now)
+    (finish,) = (effect for effect in effects if isinstance(effect, Finish))
+    assert isinstance(finish.error, WorkerError)
+    assert why in finish.error.message
+    assert "access rules" not in finish.error.hint
+
+
 def test_a_worker_that_vanishes_for_good_fails_the_session() -> None:
     machine = started(Plan(0, 1))
     now = 0.1

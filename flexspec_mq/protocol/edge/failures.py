@@ -9,7 +9,7 @@ _OTHER_TOKENS = (
 )
 
 
-def hopeless(version: str, *, linked: bool, nobody: bool, queued: bool) -> FlexSpecError:
+def hopeless(version: str, *, linked: bool, nobody: bool, queued: bool, failed: str) -> FlexSpecError:
     """The request's patience is over.
 
     Args:
@@ -17,6 +17,7 @@ def hopeless(version: str, *, linked: bool, nobody: bool, queued: bool) -> FlexS
         linked: there is a link to the broker.
         nobody: the broker knows nobody who serves it.
         queued: workers have said that they have too much to do.
+        failed: why the last attempt went wrong; empty if none has since the last token.
     """
     if not linked:
         return LinkDown(
@@ -25,6 +26,8 @@ def hopeless(version: str, *, linked: bool, nobody: bool, queued: bool) -> FlexS
         )
     if nobody:
         return WorkerError(f"no worker serves {version}", hint="start one, or ask for another version")
+    if failed:
+        return repeated(failed)
     if queued:
         return WorkerError(
             f"the workers of {version} have too much to do: this text waited too long for its turn",

@@ -156,7 +156,7 @@ class EdgeSession:
         )
         self._named = False  # the newest open named the beginning of the prompt, to one worker
         self._asked = False  # polled because of a hole, and nothing new since
-        self._failures = 0  # of the text or the worker, in a row
+        self._failures: list[str] = []  # of the text or the worker, in a row
         self._undone = 0  # adoptions that ended in "unknown", in a row
         self.nobody = False
         self.delivers = 0
@@ -583,7 +583,7 @@ class EdgeSession:
         counters.forced += added.forced
         counters.drafts.met(counters.judged - judged + added.worker_judged + added.in_vain, accepted)
         self._timers.progressed(now)
-        self._failures = self._undone = 0
+        self._failures, self._undone = [], 0
         self._asked = self._stopped = False
         self._plan = None
         self._judge_alone(added)
@@ -686,17 +686,17 @@ class EdgeSession:
 
     def _fail_attempt(self, why: str, now: float) -> None:
         """This attempt is no good. Another may be, unless it keeps happening."""
-        self._failures += 1
-        if self._failures > _MAX_FAILURES:
+        self._failures.append(why)
+        if len(self._failures) > _MAX_FAILURES:
             self._finish(FinishReason.FAILED, failures.repeated(why))
         else:
-            self._reopen(now, raise_floor=True, hold_back=self._failures > 1)
+            self._reopen(now, raise_floor=True, hold_back=len(self._failures) > 1)
 
     def _reopen(self, now: float, *, raise_floor: bool, hold_back: bool = False, stuck: bool = False) -> None:
         self._peers.leave(raise_floor=raise_floor, stuck=stuck)
         self._state = EdgeState.OPENING
         self._timers.reopening()
-        self._timers.delay_open(now, max(self._failures, self._undone) if hold_back else 0)
+        self._timers.delay_open(now, max(len(self._failures), self._undone) if hold_back else 0)
         if self._online and not hold_back:
             self._open(now, silent=not raise_floor)
 
@@ -749,7 +749,11 @@ class EdgeSession:
 
     def _hopeless(self, now: float) -> None:  # noqa: ARG002  the table's signature
         why = failures.hopeless(
-            self.version, linked=self._online, nobody=self.nobody, queued=self._timers.queued
+            self.version,
+            linked=self._online,
+            nobody=self.nobody,
+            queued=self._timers.queued,
+            failed=self._failures[-1] if self._failures else "",
         )
         self._over(FinishReason.FAILED, why)
 
