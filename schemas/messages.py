@@ -27,6 +27,8 @@ MAX_DELIVERED_TOKENS = 49_152
 MAX_AHEAD = 256
 MAX_IN_FLIGHT = 8
 MAX_TOKEN_ID = 2**24 - 1
+MAX_POSITION = 2**20
+"""Generated tokens of a text at most."""
 MAX_MILLIS = 10_000_000
 MAX_GRAMMAR = 65_536
 """Bytes of a grammar, compressed."""
@@ -34,7 +36,7 @@ MAX_GRAMMAR = 65_536
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 # msgspec has no bounds above 2**63; msgpack integers end at 2**64 - 1 anyway.
 U64 = Annotated[int, Meta(ge=0, extra_json_schema={"maximum": 2**64 - 1})]
-Position = Annotated[int, Meta(ge=0, le=2**20)]
+Position = Annotated[int, Meta(ge=0, le=MAX_POSITION)]
 Counter = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MOST_KEPT = 604_800
 """Seconds for which a broker keeps an answer at most."""

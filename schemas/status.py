@@ -80,7 +80,7 @@ class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     vocabulary: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
     eos: TokenIds = ()
     template: Beginning = ""
-    rows: Count = 0
+    rows: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID + 1)] = 0
 
 
 class AddedToken(msgspec.Struct, frozen=True, array_like=True):

@@ -11,6 +11,7 @@ from math import inf
 
 from cloud_worker.engine.interface import Exactness
 from flexspec_mq import waiting
+from flexspec_mq.daemon.printable import printable
 from schemas.catalogue import CatalogueVersion, VersionState
 from schemas.status import DIGEST, MAX_MORE, MAX_WHY, VersionStatus
 
@@ -239,5 +240,5 @@ _NOT_HELD = (Stage.LOADING, Stage.REFUSED)
 
 
 def _printable(text: str) -> str:
-    """Make it a line of ASCII, as a status counts bytes."""
-    return " ".join(text.encode("ascii", "replace").decode("ascii").split())
+    """Make it a line of ASCII without control characters, as a status counts bytes and JSON has six for each."""
+    return " ".join(printable(text).encode("ascii", "replace").decode("ascii").split())

@@ -53,6 +53,7 @@ from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Provisional
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.telemetry import TextSpan
+from schemas.messages import MAX_POSITION
 from schemas.node import TextFigures
 from schemas.plan import Plan
 
@@ -191,7 +192,7 @@ class CompletionGenerator:
             grammar = in_lark(grammar)
         if tools is not None:
             grammar = tools.grammar(form, grammar)
-        room = text.max_context - len(ids)
+        room = min(text.max_context - len(ids), MAX_POSITION)
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = options.limit is None and limit == self._default_limit
         prediction = encode_prediction(text, options.prediction, limit) if options.prediction else ()

@@ -3,6 +3,7 @@
 from collections import Counter
 from hashlib import sha256
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -60,6 +61,17 @@ def steps(library: Library, sessions: Counter[str] | None = None, now: float = 0
         if isinstance(step, LoadHead):
             break
     return found
+
+
+@pytest.mark.parametrize("said", ['"', "\\", "\x01", "\ufffd", "ü"])
+def test_a_status_can_be_read_whatever_servers_of_heads_say(said: str) -> None:
+    library = Library("base", "exact")
+    names = [f"{number:02}{'v' * 62}" for number in range(MAX_VERSIONS)]
+    library.follow([version(name) for name in names])
+    for name in names:
+        library.refused(LoadHead(name, DIGESTS[1]), said * 1000)
+    status = WorkerStatus(state="online", epoch=1, at=1.0, worker="w" * 64, versions=library.statuses())
+    assert Codec().decode_status(Codec().encode_status(status), WorkerStatus) == status
 
 
 def test_reasons_are_whole_while_a_status_of_all_versions_can_be_read() -> None:

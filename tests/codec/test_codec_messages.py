@@ -329,6 +329,11 @@ def test_fields_of_a_newer_peer_are_skipped_and_missing_ones_have_defaults() -> 
         (b'{"state":"online","epoch":1,"at":1e999,"worker":"w"}', "out of range"),
         (b'{"state":"online","epoch":1,"at":1,"worker":"a/b"}', r"`\$.worker`"),
         (b'{"state":"online","epoch":1,"at":1,"worker":"w","device":"' + b"x" * 257 + b'"}', "length <= 256"),
+        (
+            b'{"state":"online","epoch":1,"at":1,"worker":"w","tokenizer":{"tokens":1,"vocabulary":"%s","rows":%d}}'
+            % (32 * b"0", 2**24 + 1),
+            r"<= 16777216 - at `\$.tokenizer.rows`",
+        ),
         (b'{"state":"online","epoch":1,"at":1,"worker":"w","x":' + b"[" * 10_000 + b"]" * 1000, "recursion"),
         (b" " * (MAX_STATUS_BYTES + 1), "bytes, more than"),
     ],

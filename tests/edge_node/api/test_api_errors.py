@@ -68,6 +68,15 @@ async def test_a_worker_that_refuses(mosquitto: PrivateBroker) -> None:
         assert "refused the session" in said(answer, 503, "no_worker")["message"]
 
 
+async def test_a_context_beyond_what_a_session_can_count_is_no_error(mosquitto: PrivateBroker) -> None:
+    """A model may have one, and a worker may say so of any."""
+    most = 2**22
+    async with served(mosquitto, engine=FakeEngine(max_context=most), max_context=most) as api:
+        for asked in ({}, {"max_tokens": most}):
+            answer = await api.post("/v1/completions", {"prompt": "the", "seed": 1, **asked})
+            assert answer.status_code == 200, answer.text
+
+
 async def test_the_deadline(mosquitto: PrivateBroker) -> None:
     engine = waiting_engine()
     async with served(mosquitto, engine=engine, api_timeout=0.3) as api:
