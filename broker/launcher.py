@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 from broker.config import render, render_users
 from broker.settings import BrokerSettings, User
@@ -71,6 +71,7 @@ class PrivateBroker:
         self._packets = packets
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._listener: threading.Thread | None = None
+        self._woken = threading.Event()
         self._kept = directory
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -159,11 +160,16 @@ class PrivateBroker:
         self._remove()
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end and return its exit code; None if it has not ended within `timeout` seconds."""
-        try:
-            return 0 if self._process is None else self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
+        """Wait for its end and return its exit code; None after `timeout` seconds, or once `wake` is called."""
+        if self._process is None:
+            return 0
+        self._woken.wait(timeout)
+        self._woken.clear()
+        return self._process.poll()
+
+    def wake(self) -> None:
+        """End the wait for its end; on any thread."""
+        self._woken.set()
 
     def let_in(self, users: tuple[User, ...]) -> None:
         """Have it know these users instead: who is no more among them, or has another password, is disconnected.
@@ -190,7 +196,7 @@ class PrivateBroker:
             preexec_fn=end_with_parent(signal.SIGTERM),  # noqa: PLW1509  one prctl, no lock, no allocation
         )
         self._listener = threading.Thread(
-            target=self._listen, args=(self._process.stdout,), daemon=True, name="mosquitto's log"
+            target=self._listen, args=(self._process,), daemon=True, name="mosquitto's log"
         )
         self._listener.start()
         deadline = time.monotonic() + timeout
@@ -213,8 +219,9 @@ class PrivateBroker:
         last = "; ".join(self._last)
         return f"it said: {last}" if last else ""
 
-    def _listen(self, pipe: IO[bytes]) -> None:
-        with pipe:
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None  # noqa: S101  it is a pipe
+        with process.stdout as pipe:
             for line in pipe:
                 # Each begins with the second of its time; whoever hears it has a clock.
                 message = line.partition(b": ")[2].rstrip()
@@ -227,6 +234,8 @@ class PrivateBroker:
                     self._last.append(text)
                     if self._heard is not None:
                         self._heard(text)
+        process.wait()
+        self.wake()
 
     def quicken_bridge(self) -> None:
         """Set options of a bridge's connections: Mosquitto's `set_tcp_nodelay` is for clients that connect to it."""

@@ -53,11 +53,18 @@ class Saving:
         """Tell publishers that this broker says what is on its disk."""
         self._tell(b"-")
 
-    def line(self, line: bytes) -> None:
-        """Read a line that says that a message was taken; on any thread."""
+    @property
+    def busy(self) -> bool:
+        """Whether something is to be written, or told of."""
+        return bool(self._new or self._written)
+
+    def line(self, line: bytes) -> bool:
+        """Read a line that says that a message was taken, on any thread; whether that is to be written."""
         if any(part in line for part in _SIGNED) and (match := _RETAINED.fullmatch(line)):
             with self._lock:
                 self._new = [*self._new[1 - _MOST :], topics.saved(match[2], match[1])]
+            return True
+        return False
 
     def look(self) -> None:
         """Begin a writing if there is something to write, and tell of one that has ended."""

@@ -50,6 +50,8 @@ _mosquitto = logging.getLogger("mosquitto")
 
 _LEVELS = ((("Error", "OpenSSL Error"), logging.ERROR), ("Warning", logging.WARNING))
 _RELOADS = "Reloading config."
+_PACKETS = 1000
+"""Packets after which rates are looked at without waiting, as somebody may be flooding the broker."""
 _OF_THE_SOCKET = "Warning: Unable to set TCP_NODELAY."
 """Said of the Unix socket, which has no such option."""
 
@@ -70,6 +72,7 @@ class DeploymentServer:
         self._known = deployment.load()
         self._published = b""
         self._bridged = True
+        self._packets = 0
         self._again = 0.0
         self._dated: tuple[Dated, ...] = ()
         self._dates = ExpiryLog()
@@ -133,6 +136,11 @@ class DeploymentServer:
             _log.error("a change of the clients was not taken up: %s", error)
             return
         _log.info("revision %d of the clients is in force", self._known.revision)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is time to `look`, unless the broker is woken before."""
+        return waiting.LOOK_SAVED if self._saving.busy else waiting.LOOK_DEPLOYMENT
 
     def figures(self) -> Figures:
         """Figures of now; may be called on any thread."""
@@ -224,7 +232,9 @@ class DeploymentServer:
 
     def _taken(self, line: bytes) -> None:
         self._traffic.line(line)
-        self._saving.line(line)
+        self._packets += 1
+        if self._saving.line(line) or self._packets % _PACKETS == 0:
+            self.broker.wake()
 
     def _end_connection(self, host: str, port: int) -> bool:
         return self.broker.end_connection(host, port)
@@ -255,7 +265,7 @@ def serve(config: BrokerConfig, server: DeploymentServer | None = None, *, ready
             if server is not None:
                 server.begin()
             _say_ready(broker, as_json=ready_json)
-            while (code := broker.wait(waiting.LOOK_DEPLOYMENT)) is None:
+            while (code := broker.wait(None if server is None else server.pause)) is None:
                 if server is not None:
                     server.look()
         except KeyboardInterrupt:

@@ -202,6 +202,8 @@ LOOK_NODE: Final = 0.25
 """The same while none is."""
 LOOK_FLEET: Final = 1.0
 """The same at fleet and plans."""
+DATE: Final = 1.0
+"""Between two renewals of the Date header, which counts seconds."""
 GRACE: Final = 5.0
 """For texts to end when the server of the API stops."""
 PROBE: Final = 5.0
@@ -293,8 +295,10 @@ APPLIED: Final = 10.0
 """For a broker that runs to take up a change of its deployment."""
 FOLDER_BUSY: Final = 0.5
 """For commands that look whether a broker runs to get out of the way of one that starts."""
-LOOK_DEPLOYMENT: Final = 0.25
-"""Between two looks of a broker at its deployment's clients."""
+LOOK_DEPLOYMENT: Final = 1.0
+"""Between two looks of a broker at its deployment's clients, and at their rates unless they send much."""
+LOOK_SAVED: Final = 0.25
+"""Between two looks of a broker at Mosquitto's database while it is written."""
 SAVE_EVERY: Final = 1.0
 """From one writing of Mosquitto's database for a catalogue or key set to the next, at least."""
 SAVE: Final = 30.0

@@ -49,11 +49,24 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._tell = started
+        self._leaving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._tell()
+
+    async def main_loop(self) -> None:
+        """Renew the Date header until told to leave; uvicorn's own loop looks for that ten times a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(waiting.DATE):
+                    await self._leaving.wait()
+
+    def leave(self) -> None:
+        """Take no more connections, and end when those that there are have their answers."""
+        self.should_exit = True
+        self._leaving.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -89,7 +102,7 @@ async def serve(app: Starlette, started: Callable[[int], None]) -> None:
 
 
 async def _stop(server: _Server, serving: asyncio.Task[None], grace: float) -> None:
-    server.should_exit = True
+    server.leave()
     done, _ = await asyncio.wait([serving], timeout=grace + waiting.FAREWELL)
     if not done:
         _log.warning("the API server did not end within %.0f s; it is cut off", grace + waiting.FAREWELL)
