@@ -182,7 +182,7 @@ class PrivateBroker:
             self.signal(signal.SIGHUP)
 
     def _launch(self, directory: Path, timeout: float) -> None:
-        if _answers(self.settings.host, self.settings.port):
+        if _answers(self.settings, None):
             raise BrokerError(
                 f"something listens on {self.settings.host}:{self.settings.port} already",
                 hint="stop it, or give another port; port 0 finds a free one",
@@ -200,7 +200,7 @@ class PrivateBroker:
         )
         self._listener.start()
         deadline = time.monotonic() + timeout
-        while not _answers(self.settings.host, self.settings.port):
+        while not _answers(self.settings, self.settings.own_socket):
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
                 self.kill()
@@ -299,10 +299,16 @@ def _allow_files(wanted: int) -> None:
         )
 
 
-def _answers(host: str, port: int) -> bool:
+def _answers(settings: BrokerSettings, own: Path | None) -> bool:
+    """Whether somebody listens; on the Unix socket if there is one, which Mosquitto opens last and without TLS."""
+    host = settings.host
     where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
     try:
-        with socket.create_connection((where, port), timeout=waiting.PREFLIGHT):
-            return True
+        if own is None:
+            socket.create_connection((where, settings.port), timeout=waiting.PREFLIGHT).close()
+        else:
+            with socket.socket(socket.AF_UNIX) as tried:
+                tried.connect(str(own))
     except OSError:
         return False
+    return True

@@ -7,6 +7,7 @@ itself (reason codes of PUBREC, the socket's creation), two of paho's methods; t
 """
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -48,6 +49,10 @@ from flexspec_mq.transport.refusals import (
 from flexspec_mq.transport.silence import Silence
 from flexspec_mq.transport.sockets import open_socket
 
+_paho_log = logging.getLogger(f"{__name__}.paho")
+_paho_log.setLevel(
+    logging.CRITICAL
+)  # what it logs as an error ends the connection, and `lost` says so in words
 _FAILURE = 0x80
 _DISCONNECT_WITH_WILL = 0x04
 
@@ -95,6 +100,7 @@ class MqttConnection(aiomqtt.Client):
             identifier=settings.client_id,
             username=settings.username,
             password=settings.password,
+            logger=_paho_log,
             protocol=aiomqtt.ProtocolVersion.V5,
             will=None if will is None else aiomqtt.Will(will.topic, will.payload, will.qos, will.retain),
             timeout=settings.connect_timeout,

@@ -72,13 +72,13 @@ def diagnose(settings: LinkSettings) -> Cause | None:
     Blocks for a small multiple of `settings.connect_timeout` at most, name resolution aside.
     """
     try:
-        _connect(settings).close()
+        sock = _connect(settings)
     except OSError as error:
         unknown = isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
         return Cause("broker down", *why_unreachable(settings, error), reached=False, final=unknown)
-    if settings.tls is None:
-        return _plain(settings)
-    return _secured(settings, settings.tls)
+    # Used for all that is said first: a connection that says nothing is an error in the log of a broker with TLS.
+    with sock:
+        return _plain(settings, sock) if settings.tls is None else _secured(settings, settings.tls, sock)
 
 
 def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bool) -> None:
@@ -144,8 +144,11 @@ def _connect(settings: LinkSettings) -> socket.socket:
         raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
 
 
-def _plain(settings: LinkSettings) -> Cause | None:
-    said, answer = _ask(settings, login(settings))
+def _plain(settings: LinkSettings, sock: socket.socket) -> Cause | None:
+    try:
+        said, answer = _greet(sock, login(settings))
+    except OSError:
+        said, answer = _Said.HUNG_UP, b""
     if said is _Said.MQTT5:
         return _unfit(settings, answer)
     if said is _Said.OLDER or (said is _Said.HUNG_UP and _ask(settings, CONNECT_311)[0] is _Said.OLDER):
@@ -194,10 +197,10 @@ def _named(answer: bytes) -> str:
     return f"something else ({answer[:8]!r})"
 
 
-def _secured(settings: LinkSettings, tls: TlsSettings) -> Cause | None:
+def _secured(settings: LinkSettings, tls: TlsSettings, sock: socket.socket) -> Cause | None:
     try:
         context = tls_context(tls)
-        with _connect(settings) as sock, context.wrap_socket(sock, server_hostname=settings.host) as secured:
+        with context.wrap_socket(sock, server_hostname=settings.host) as secured:
             said, answer = _greet(secured, login(settings))
     except LinkRefused as error:  # our files
         return Cause("TLS mismatch", error.message, error.hint, final=True)

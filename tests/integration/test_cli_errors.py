@@ -160,6 +160,21 @@ def test_a_broker_that_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, t
                 refused(capsys, run([*flags, str(tiny), *at(broker), *who]), 4, "refuse", f"{broker.port}")
 
 
+def test_a_port_for_tls_that_is_asked_without(
+    capsys: pytest.CaptureFixture[str], tiny: Path, tls_mosquitto: PrivateBroker
+) -> None:
+    """People are told in words, and no library logs its own beside them."""
+    asked = edge(["ask", "hi", "--draft", str(tiny), *at(tls_mosquitto), "--give-up-after", "1"])
+    said = capsys.readouterr()
+    assert asked == 4
+    lines = said.err.splitlines()
+    assert [
+        line for line in lines if "speaks TLS, and we were told to connect without; give --tls-ca" in line
+    ]
+    assert lines[-2].startswith("error: gave up after 1 s: ")
+    assert not [line for line in lines if line.startswith("{")]
+
+
 # The worker
 
 
