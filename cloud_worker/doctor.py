@@ -12,7 +12,7 @@ from cloud_worker.settings import SERVERS
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
 from flexspec_mq.doctor.checks import Check, Report
-from flexspec_mq.doctor.daemon import NOBODY, NOT_A_SESSION, DaemonDoctor
+from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock
 from flexspec_mq.errors import LinkError, LinkRefused
@@ -105,12 +105,12 @@ class WorkerDoctor(DaemonDoctor):
         if await self.may_publish(watch.topic, status) == NOT_AUTHORIZED:
             loss = "the worker could not tell its status, and would refuse to start"
             self.forbidden(report, f"publish on {watch.topic}", loss)
-        if await self.may_publish(topics.verdict_topic(NOBODY), b"") == NOT_AUTHORIZED:
+        if await self.may_publish(topics.verdict_topic(topics.NOBODY), b"") == NOT_AUTHORIZED:
             self.forbidden(report, "publish on f1/v/+", "no edge would get an answer")
         for topic in watch.blind:
             self.forbidden(report, f"read {topic}", "we cannot see who is there")
         # A name of its own, or else that of the MQTT user: with access rules one may write to one's own topics only.
-        sender = user if user is not None else NOBODY
+        sender = user if user is not None else topics.NOBODY
         for topic in (topics.open_topic(self.version, sender), topics.draft_topic(self.name, sender)):
             if not await self._reaches_us(topic):
                 what = f"read {topic.rpartition('/')[0]}/+"

@@ -117,6 +117,8 @@ def saved(topic: bytes, client: bytes) -> bytes:
     return topic + b" " + client
 
 
+NOBODY = "flexspec-doctor"
+"""Edge that there is not: what is sent to it disturbs nobody. A doctor tries there what only the edge itself may."""
 ANYBODY = "anybody"
 """User in whose name an ask without a user is taken, where the broker knows none."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from broker.access import AccessRules, overheard
 from broker.settings import CENTRE_NAME, Role, User
+from flexspec_mq import topics
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.share_groups import ShareGroups
 
@@ -21,6 +22,8 @@ _log = logging.getLogger(__name__)
 _CHATTER = ("No will message", "Will message specified")
 """Beginnings of lines of level debug that do not come with every message."""
 _DENIED = re.compile(r"Denied PUBLISH from (.*) \(d\d, q\d, r\d, m\d+, '(.*)', \.\.\. \(\d+ bytes\)\)")
+_TRIED = topics.edge_status_topic(topics.NOBODY)
+"""Topic on which doctors try whether they are refused."""
 _LOGIN = re.compile(r"Client (.*) disconnected, not authorised\.")
 _SUBSCRIBED = re.compile(r" [012] ")
 _SOMEBODY = "unknown"
@@ -119,7 +122,8 @@ class MosquittoLog:
     def line(self, line: str) -> None:
         """Read a line of the log, without its time."""
         if match := _DENIED.fullmatch(line):
-            self.refused(self.connections.user_of(match[1]) or _SOMEBODY, "publish", f"on {match[2]}")
+            if match[2] != _TRIED:
+                self.refused(self.connections.user_of(match[1]) or _SOMEBODY, "publish", f"on {match[2]}")
         elif match := _LOGIN.fullmatch(line):
             self.refused(_SOMEBODY, "login", f"as client {match[1]!r}, whose name or password is wrong")
         elif (subscribed := self._subscription(line)) is not None:

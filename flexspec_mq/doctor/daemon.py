@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from flexspec_mq.keys.trust import Trust
 
 NOT_A_SESSION = Codec().encode(NO_SESSION)
-NOBODY = "flexspec-doctor"
-"""An edge that nobody is: what is sent to it disturbs nobody."""
 _OPEN = "open deployment"
 _DEPLOY = "`flexspec-broker init` makes a broker with TLS and users"
 
@@ -235,8 +233,8 @@ class DaemonDoctor:
         for path in (*self.secrets, self.keys):
             if path is not None and path.exists() and path.stat().st_mode & 0o077:
                 report.warn(f"others on this machine can read {path}", f"chmod 600 {path}", _OPEN)
-        # A message that says nothing to an edge that nobody is; an edge's status is for that edge alone to write.
-        strange = topics.edge_status_topic(NOBODY)
+        # A message that says nothing; an edge's status is for that edge alone to write.
+        strange = topics.edge_status_topic(topics.NOBODY)
         if user is not None and await self.may_publish(strange, b"") != NOT_AUTHORIZED:
             rules = f"the broker lets user {user!r} write where only another may: {strange}"
             report.warn(rules, f"give it access rules for each user: {_DEPLOY}", _OPEN)
