@@ -268,6 +268,11 @@ DOCTOR_TEXT: Final = 20.0
 DOCTOR_PATIENCE: Final = 12.0
 """Without a token after which that text fails."""
 
+# Models
+
+HUB: Final = 5.0
+"""For the model hub to tell of a model that was not fetched before."""
+
 # Demo
 
 CHILD_READY: Final = 300.0

@@ -46,11 +46,10 @@ async def endless(name: str, loop: Callable[..., Coroutine[Any, Any, None]], *ar
     raise LocalProtocolError(f"the {name} loop ended by itself")
 
 
-async def on_thread(work: Callable[..., T], *args: object) -> T:
-    """Call a blocking function on a thread of its own.
+def apart(work: Callable[..., T], *args: object) -> Future[T]:
+    """Call a blocking function on a thread of its own, which the end of the process leaves behind.
 
-    Whoever is cancelled meanwhile leaves the thread behind, and so does the end of the process; an executor's threads
-    are waited for then.
+    An executor's threads are waited for then.
     """
     outcome: Future[T] = Future()
 
@@ -62,4 +61,9 @@ async def on_thread(work: Callable[..., T], *args: object) -> T:
 
     outcome.set_running_or_notify_cancel()
     threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(outcome)
+    return outcome
+
+
+async def on_thread(work: Callable[..., T], *args: object) -> T:
+    """Call a blocking function as `apart` does; whoever is cancelled meanwhile leaves the thread behind too."""
+    return await asyncio.wrap_future(apart(work, *args))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flexspec_mq import waiting
+from flexspec_mq.daemon.tasks import apart
 from flexspec_mq.errors import ModelError
 from flexspec_mq.grammar.compiled import CompiledGrammars
 from flexspec_mq.grammar.reader import engine_name
@@ -190,12 +192,12 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
 
 
 def _ask_hub(name: str) -> None:
-    """Fetch a model's configuration, to tell a silent hub from a model that is not there.
+    """Fetch a model's configuration unless it was before, to tell a silent hub from a model that is not there.
 
     Raises:
         ModelError: no such model, one that needs an account, or a hub that does not answer.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HFValidationError,
@@ -203,13 +205,18 @@ def _ask_hub(name: str) -> None:
         RepositoryNotFoundError,
     )
 
+    def fetch() -> None:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            with quiet_transformers():
+                hf_hub_download(name, "config.json")
+
     hint = "check the name; for a folder on this machine write its path, for example ./model"
     try:
-        with quiet_transformers():
-            hf_hub_download(name, "config.json")
-    except LocalEntryNotFoundError as error:
+        # Its client tries again for 40 s, and a resolver of names for as long as it likes.
+        apart(fetch).result(waiting.HUB)
+    except (LocalEntryNotFoundError, TimeoutError) as error:
         raise ModelError(
-            f"there is no folder {name}, and the model hub does not answer",
+            f"there is no folder {name}, and the model hub does not answer within {waiting.HUB:g} s",
             hint="check the connection, name a checkpoint folder, or use 'default'",
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:

@@ -8,7 +8,6 @@ a broker counts who tries without as an intruder. It leaves nothing at the broke
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Final, Literal
 from paho.mqtt.properties import VariableByteIntegers
 
 from flexspec_mq import waiting
+from flexspec_mq.daemon.tasks import apart
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.certificates import complaint_about
@@ -97,15 +97,13 @@ def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bo
             used, it does not speak MQTT 5, refuses our login, or says that it cannot carry sessions; unless
             `daemon`, also that its name is not known.
     """
-    causes: list[Cause | None] = []
     quick = replace(
         settings, connect_timeout=min(waiting.PREFLIGHT, settings.connect_timeout), needs=FOR_SESSIONS
     )
-    # A thread, since name resolution has no bound of its own; it ends with the process at the latest.
-    look = threading.Thread(target=lambda: causes.append(diagnose(quick)), daemon=True, name="preflight")
-    look.start()
-    look.join(waiting.PREFLIGHT)
-    cause = causes[0] if causes else None
+    try:
+        cause = apart(diagnose, quick).result(waiting.PREFLIGHT)  # as name resolution has no bound of its own
+    except TimeoutError:
+        return
     if cause is None or (not cause.final and cause.fault == "broker down"):
         return
     if cause.final and (cause.reached or not daemon):

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -233,6 +234,16 @@ def test_a_hub_out_of_reach(tmp_path: Path) -> None:
     out = run_python(LOAD_FROM_HUB, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert out.startswith("there is no folder owner/model, and the model hub does not answer")
     assert "name a checkpoint folder" in out
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    """As where there is no network: the hub's own client tries again for more than a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        out = run_python(LOAD_FROM_HUB, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path))
+    assert out.startswith("there is no folder owner/model, and the model hub does not answer within 5 s")
+    assert time.monotonic() - began < 60
 
 
 def run_python(code: str, **environment: str) -> str:
