@@ -23,6 +23,8 @@ NAME = "smollm2"
 """Name by which it serves the target."""
 _CUDA = ("torchaudio", "torchvision", "torchcodec")
 """Packages that it depends on and does without: their wheels are for CUDA, and fail where there is none."""
+_INSTALLS = 3600.0
+"""Seconds that pip may take to fetch and unpack 3.4 GB."""
 _STARTS = 600.0
 """Seconds that it may take to start: about 100 on two cores."""
 _ENV: Final[Mapping[str, str]] = {
@@ -57,7 +59,8 @@ async def environment(home: Path) -> Path:
         pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
         index = os.environ.get("TORCH_INDEX")
         more = ["--extra-index-url", index] if index else []
-        await output("pip install", [*pip, "install", "--no-compile", *more, f"{PACKAGE}=={VERSION}"])
+        install = [*pip, "install", "--no-compile", *more, f"{PACKAGE}=={VERSION}"]
+        await output("pip install", install, _INSTALLS)
         await output("pip uninstall", [*pip, "uninstall", "--yes", *_CUDA])
         _rename(home)
         stamp.write_text(VERSION)

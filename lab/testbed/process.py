@@ -68,11 +68,11 @@ class Process(Child):
         await self.wait()
 
 
-async def output(name: str, command: Sequence[str]) -> str:
-    """Standard output of a program that ends, which is killed with us and after five minutes.
+async def output(name: str, command: Sequence[str], within: float = waiting.CHILD_READY) -> str:
+    """Standard output of a program that ends, which is killed with us and after so many seconds.
 
     Raises:
-        FlexSpecError: it failed; says why.
+        FlexSpecError: it failed, or did not end within that time; says why.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -83,13 +83,16 @@ async def output(name: str, command: Sequence[str]) -> str:
         preexec_fn=as_child(signal.SIGKILL),
     )
     try:
-        async with asyncio.timeout(waiting.CHILD_READY):
+        async with asyncio.timeout(within):
             said, errors = await process.communicate()
-    except BaseException:
+    except TimeoutError:
+        raise FlexSpecError(
+            f"{name} did not end within {within:g} s", hint="try again on a faster connection or machine"
+        ) from None
+    finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        raise
     if process.returncode:
         raise FlexSpecError(f"{name} ended with code {process.returncode}", hint=errors.decode().strip())
     return said.decode()

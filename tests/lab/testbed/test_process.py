@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.process import Processes, running, stat_of
+from lab.testbed.process import Processes, output, running, stat_of
 
 ECHO = """
 import json, sys
@@ -169,3 +169,8 @@ def test_children_end_with_a_parent_that_is_stopped(number: int) -> None:
     while not gone(pid):
         assert time.monotonic() < ends
         time.sleep(0.01)
+
+
+async def test_a_program_that_takes_too_long_is_named() -> None:
+    with pytest.raises(FlexSpecError, match=r"^pip install did not end within 0\.5 s"):
+        await output("pip install", code("import time; time.sleep(600)"), 0.5)
