@@ -13,7 +13,6 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from broker.announcing import Announcer
@@ -37,6 +36,7 @@ from flexspec_mq import topics, waiting
 from flexspec_mq.daemon import logs, systemd
 from flexspec_mq.daemon.dated import Dated, ExpiryLog
 from flexspec_mq.daemon.probes import MetricsOptions
+from flexspec_mq.daemon.signals import ending_interrupts
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.errors import BrokerError, UsageError, how_to_install
 
@@ -254,13 +254,11 @@ def serve(config: BrokerConfig, server: DeploymentServer | None = None, *, ready
         UsageError: its figures cannot be shown there.
     """
     never_fails("stdout")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
     if server is None:
         broker = PrivateBroker(BrokerSettings(**asdict(config.listener)), heard=_log_line)
     else:
         broker = server.broker
-    with broker, _figures(server, config.metrics):
+    with ending_interrupts(), broker, _figures(server, config.metrics):
         try:
             if server is not None:
                 server.begin()
@@ -294,11 +292,6 @@ def _log_line(line: str) -> None:
     """A line of Mosquitto's as one of our log; what is neither error nor warning, its notices, is of level info."""
     level = next((level for begins, level in _LEVELS if line.startswith(begins)), logging.INFO)
     _mosquitto.log(level, "%s", line)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """End the wait for Mosquitto; leaving the context then ends it and removes its files."""
-    raise KeyboardInterrupt
 
 
 def _say_ready(broker: PrivateBroker, *, as_json: bool) -> None:

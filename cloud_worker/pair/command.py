@@ -1,21 +1,22 @@
 """The command: load both models, or say why they do not fit, measure, and print what comes of it."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from cloud_worker.engine.draft import choice
-from cloud_worker.engine.load import check_libraries, load_engine
+from cloud_worker.engine.load import check_libraries
 from cloud_worker.pair import MOST
 from cloud_worker.pair.forecast import LENGTHS, Figures, forecast
 from cloud_worker.pair.measure import Text, drafter_for, measure, write
 from cloud_worker.settings import WorkerSettings
-from flexspec_mq.daemon.progress import answer, stages
-from flexspec_mq.errors import FingerprintError, UsageError
+from flexspec_mq.daemon.progress import Tell, answer, stages
+from flexspec_mq.daemon.signals import ending_interrupts
+from flexspec_mq.errors import Cancelled, FingerprintError, UsageError
 from flexspec_mq.links import LINKS
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.onnx.folder import has_graphs
@@ -25,46 +26,100 @@ from schemas.messages import NOISE_VERSION, Identity
 
 _TOKENS = 64
 """Tokens of an answer at most."""
-_WRITING, _DRAFTING = 40.0, 30.0
-"""Seconds that the target writes at most, and that the draft does."""
+_PASSES = (2, 2.0), (6, 8.0), (MOST, 30.0)
+"""Texts of each pass, and seconds for which the target writes on, the draft drafts, and forwards are timed at most."""
 _SPEEDS = 10.0, 30.0, 100.0
 """Milliseconds of other targets' forwards that are forecast."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, measure, forecast and print."""
+    """Compare, measure ever longer, forecast and print; what is known by then if it is ended before."""
+    known: _Known | None = None
+
+    def say(text: str, task: str = "") -> None:
+        tell(f"{known.verdict() if known else 'the two fit'}; {text}", task)
+
+    with ending_interrupts():
+        try:
+            with stages() as tell:
+                target = load_text(args.target, progress=tell)
+                differs = _difference(args, load_text(args.draft, progress=tell), target)
+                prompts = _prompts(args.prompts, target)
+                say("loading what runs them")
+                for known in _measured(args, target, prompts, say):
+                    say(f"by {len(known.texts)} texts")
+        except KeyboardInterrupt:
+            if known is None:
+                raise Cancelled(
+                    "ended before the first forecast", hint="it is there after some 20 s"
+                ) from None
+    assert known is not None  # noqa: S101  it has been measured
+    answer(f"{args.draft} and {args.target} fit{differs and f'; {differs} differ'}")
+    answer(f"target  {target.name}")
+    answer(f"draft   {known.draft}")
+    _tell_figures(known.figures)
+    # Answers that were cut off would have gone on.
+    lengths = [len(text.answer) if text.answer[-1] in target.eos else _TOKENS for text in known.texts]
+    _tell_forecasts(known.figures, round(sum(lengths) / len(lengths)))
+    _tell_commands(args)
+    if not known.whole:
+        answer(f"ended early, by {len(known.texts)} texts of {len(prompts)}")
+        return Cancelled.exit_code
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Figures by the texts that were measured so far; `whole` after the last pass."""
+
+    figures: Figures
+    texts: Sequence[Text]
+    draft: str
+    whole: bool
+
+    def verdict(self) -> str:
+        """The forecast in a line."""
+        shares = []
+        for name, link in LINKS.items():
+            told = forecast(self.figures, link, _TOKENS)
+            shares.append(f"{name} {min(told.device, told.worker) / told.streamed:.2f}")
+        return f"time over streaming's: {', '.join(shares)}"
+
+
+def _measured(
+    args: argparse.Namespace, target: LoadedText, prompts: Sequence[tuple[int, ...]], tell: Tell
+) -> Iterator[_Known]:
+    """Figures by ever more and longer texts. The target is not proved, which says nothing about its speed.
+
+    Raises:
+        UsageError: the target answered nothing.
+    """
     # Few bits are another version than the base; its name is of no account here.
     settings = WorkerSettings(
         target=args.target, weights=args.weights, draft="none", worker="pair", version="pair"
     )
     check_libraries(settings)
-    with stages() as tell:
-        target = load_text(args.target, progress=tell)
-        differs = _difference(args, load_text(args.draft, progress=tell), target)
-        prompts = _prompts(args.prompts, target)
-        drafts = replace(choice(settings, args.draft), lookup=False)
-        draft = drafter_for(args.target, drafts, tell)
-        engine = load_engine(settings, tell)
-        identity = Identity(
-            NOISE_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
-        )  # fmt: skip
-        texts = write(engine, [Text(prompt, identity) for prompt in prompts], tell, seconds=_WRITING)
-        if not texts:
-            raise UsageError(
-                f"the target did not answer a prompt within {_WRITING:.0f} s",
-                hint="give fewer or shorter prompts",
-            )
-        assert draft.drafter is not None  # noqa: S101  it has a name
-        figures = measure(engine, draft.drafter, texts, tell, seconds=_DRAFTING)
-    answer(f"{args.draft} and {args.target} fit{differs and f'; {differs} differ'}")
-    answer(f"target  {engine.facts.target}, {engine.facts.proof}")
-    answer(f"draft   {draft.engine}")
-    _tell_figures(figures)
-    # Answers that were cut off would have gone on.
-    lengths = [len(text.answer) if text.answer[-1] in target.eos else _TOKENS for text in texts]
-    _tell_forecasts(figures, round(sum(lengths) / len(lengths)))
-    _tell_commands(args)
-    return 0
+    from cloud_worker.engine.engine import ModelEngine
+    from cloud_worker.engine.target import candidate_of
+
+    drafts = replace(choice(settings, args.draft), lookup=False)
+    draft = drafter_for(args.target, drafts, tell)
+    assert draft.drafter is not None  # noqa: S101  it has a name
+    engine = ModelEngine(candidate_of(settings, tell)[1].build(None))
+    identity = Identity(
+        NOISE_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
+    )  # fmt: skip
+    texts = [Text(prompt, identity) for prompt in prompts]
+    for most, seconds in _PASSES:
+        texts[:most] = write(engine, texts[:most], tell, seconds=seconds)
+        if answered := [text for text in texts if text.answer]:
+            figures = measure(engine, draft.drafter, answered, tell, seconds=seconds)
+            yield _Known(figures, answered, draft.engine, most == MOST)
+    if not answered:
+        raise UsageError(
+            f"the target did not answer a prompt within {seconds:.0f} s",
+            hint="give fewer or shorter prompts",
+        )
 
 
 def _difference(args: argparse.Namespace, draft: LoadedText, target: LoadedText) -> str:

@@ -29,20 +29,28 @@ class Text:
     identity: Identity
     answer: tuple[int, ...] = ()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is as long as it may be, or has an end."""
+        return len(self.answer) >= self.identity.limit or not {*self.answer[-1:]}.isdisjoint(
+            self.identity.eos
+        )
+
 
 def write(
     engine: Engine, texts: Sequence[Text], tell: Callable[[str], None], *, seconds: float = inf
 ) -> list[Text]:
-    """Have the target go on with all texts at once, for so many seconds; those without an answer are left out."""
+    """Have the target go on with all texts at once that have not ended, for so many seconds."""
     written = list(texts)
     for number, text in enumerate(texts):
-        engine.add(_item(number, text, len(text.answer), ()))
+        if not text.ended:
+            engine.add(_item(number, text, len(text.answer), ()))
     ends, last = time.monotonic() + seconds, 0.0
     while not engine.idle() and time.monotonic() < ends:
         for item, tokens in engine.step().decided:
             number = item.key[1]
             text = written[number] = replace(written[number], answer=written[number].answer + tokens)
-            if len(text.answer) < text.identity.limit and tokens[-1] not in text.identity.eos:
+            if not text.ended:
                 engine.add(_item(number, text, len(text.answer), ()))
         if time.monotonic() > last + 1:
             last = time.monotonic()
@@ -50,7 +58,7 @@ def write(
             tell(f"the target writes {len(texts)} answers: {done:.0%}")
     for number in range(len(texts)):
         engine.free(("pair", number))
-    return [text for text in written if text.answer]
+    return written
 
 
 def measure(
@@ -63,12 +71,11 @@ def measure(
 ) -> Figures:
     """Time both models on texts, and compare the draft's tokens with the target's; see `forecast.runs`.
 
-    Texts that the draft does not come to in so many seconds are left out.
+    Texts that a model does not come to in so many seconds are left out.
     """
-    ends = time.monotonic() + seconds
-    right, draft_reads, token = _drafted(drafter, texts, tell, ends)
+    right, draft_reads, token = _drafted(drafter, texts, tell, time.monotonic() + seconds)
     tell("timing the target")
-    forwards, target_reads = _forwards(engine, texts)
+    forwards, target_reads = _forwards(engine, texts, time.monotonic() + seconds)
     prompt = sum(len(text.prompt) for text in texts) / len(texts)
     return Figures(right, prompt, forwards, prompt * target_reads, prompt * draft_reads, token)
 
@@ -123,7 +130,7 @@ def _ask(drafter: Drafter, number: int, context: Sequence[int], text: Text) -> S
     return proposals
 
 
-def _forwards(engine: Engine, texts: Sequence[Text]) -> tuple[dict[int, float], float]:
+def _forwards(engine: Engine, texts: Sequence[Text], ends: float) -> tuple[dict[int, float], float]:
     """Seconds of a forward in the middle of a text, by drafted tokens, and of a token of a prompt."""
     forwards: dict[int, list[float]] = {rows: [] for rows in (0, *LENGTHS)}
     reads = []
@@ -131,10 +138,15 @@ def _forwards(engine: Engine, texts: Sequence[Text]) -> tuple[dict[int, float], 
         middle = len(text.answer) // 2
         read = _decide(engine, _item(number, text, middle, ()))
         reads.append(read / (len(text.prompt) + middle))
-        for rows in [*forwards] * _TURNS:
-            draft = (text.answer * (rows + 1))[middle:][:rows]
-            forwards[rows].append(_decide(engine, _item(number, text, middle, draft)))
+        for turn in range(_TURNS):
+            if turn and time.monotonic() > ends:
+                break
+            for rows, seconds in forwards.items():
+                draft = (text.answer * (rows + 1))[middle:][:rows]
+                seconds.append(_decide(engine, _item(number, text, middle, draft)))
         engine.free(("pair", number))
+        if time.monotonic() > ends:
+            break
     took = {rows: median(seconds) for rows, seconds in forwards.items()}
     # More rows take no less: where they seem to, something else had the processor.
     return {rows: min(took[more] for more in took if more >= rows) for rows in took}, median(reads)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C inside an event loop. Handlers from before a block are in force again after it."""
+"""SIGTERM and Ctrl-C, mostly inside an event loop. Handlers from before a block are in force again after it."""
 
 import asyncio
 import signal
@@ -9,6 +9,21 @@ from flexspec_mq.errors import Cancelled
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 """Signals that ask a program to end."""
+
+
+@contextmanager
+def ending_interrupts() -> Iterator[None]:
+    """Have each signal of `ENDING` raise KeyboardInterrupt in the block, whose end tells what there is by then."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.progress import answer, stages
-from flexspec_mq.errors import UsageError
+from flexspec_mq.daemon.signals import ending_interrupts
+from flexspec_mq.errors import Cancelled, ModelError, UsageError
 from flexspec_mq.models.cache import Progress
 from flexspec_mq.models.onnx.folder import KINDS
 
@@ -25,6 +27,8 @@ _TEMPERATURES = (0.0, 0.7, 1.0)
 _ANSWER = 64
 """Tokens of an answer that the confidence is fitted to."""
 _PROMPTS = 12
+_PASSES = (6, 12), (18, 32), (_PROMPTS * len(_TEMPERATURES), _ANSWER)
+"""Answers of each pass, and tokens of an answer in it: the confidence is fitted after each."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -133,12 +137,19 @@ class _Text:
     ids: list[int]
     kv: SessionKV
 
+    def goes_on(self, length: int, eos: Sequence[int]) -> bool:
+        """Whether the answer has neither so many tokens nor an end."""
+        return not self.ids[self.prompt :] or (
+            len(self.ids) - self.prompt < length and self.ids[-1] not in eos
+        )
+
 
 def _calibrate(graphs: Path, target: str, prompts: Sequence[str], tell: Progress) -> None:
-    """Fit the confidence of an exported draft to the target's own answers, and write it into the draft's folder.
+    """Fit the confidence of an exported draft to ever more of the target's answers, and write each fit beside it.
 
     Raises:
         ModelError: the target cannot be loaded, or it answered too little.
+        Cancelled: it was ended before the last fit.
     """
     from flexspec_mq.drafting.model_drafter import read_calibration
     from flexspec_mq.models.draft.artifact import MARKER
@@ -146,21 +157,45 @@ def _calibrate(graphs: Path, target: str, prompts: Sequence[str], tell: Progress
     from flexspec_mq.models.draft.confidence import KEY, USUAL
     from flexspec_mq.models.onnx.model import load_onnx
 
+    said = f"{graphs} can draft, with the usual confidence"
+    failure: ModelError | None = None
+
+    def say(text: str) -> None:
+        tell(f"{said}; {text}")
+
+    say("loading the target")
+    usual = read_calibration(graphs) or USUAL
     draft = load_onnx(graphs)
-    texts = _answers(target, prompts, tell)
-    tell("replaying the answers with the draft")
-    # The target may have ids that the draft lacks.
-    known = [text for text in texts if max(text.ids) < draft.manifest.vocab_size]
-    replayed = [_replay(draft, number, text) for number, text in enumerate(known)]
-    calibration, reliable = calibrate(replayed, read_calibration(graphs) or USUAL)
     path = graphs / MARKER
     marker: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    training = {**marker.get("training", {}), "calibration": reliable.figures()}
-    path.write_text(json.dumps({**marker, KEY: calibration.to_json(), "training": training}), "utf-8")
+    try:
+        with ending_interrupts():
+            for texts in _answers(target, prompts, say):
+                say("replaying the answers with the draft")
+                # The target may have ids that the draft lacks.
+                known = [text for text in texts if max(text.ids) < draft.manifest.vocab_size]
+                replayed = [_replay(draft, number, text) for number, text in enumerate(known)]
+                try:
+                    calibration, reliable = calibrate(replayed, usual)
+                except ModelError as error:
+                    failure = error
+                    continue
+                failure = None
+                training = {**marker.get("training", {}), "calibration": reliable.figures()}
+                with whole(path) as part:
+                    text = json.dumps({**marker, KEY: calibration.to_json(), "training": training})
+                    part.write_text(text, "utf-8")
+                taken = sum(int(each.accepted.sum()) for each in replayed) / reliable.positions
+                said = f"the target takes {taken:.0%} of its tokens, and its confidence errs by {reliable.error:.0%}"
+                say(f"by {reliable.positions} tokens")
+    except KeyboardInterrupt:
+        raise Cancelled(f"ended early: {said}", hint=f"{graphs} can be used as it is") from None
+    if failure is not None:
+        raise failure
 
 
-def _answers(target: str, prompts: Sequence[str], tell: Progress) -> list[_Text]:
-    """Answers of the target at all temperatures, written at once by its own dice."""
+def _answers(target: str, prompts: Sequence[str], tell: Progress) -> Iterator[list[_Text]]:
+    """Answers of the target at all temperatures, written at once by its own dice: those of each pass."""
     from flexspec_mq.models.invariance.shapes import Shapes
     from flexspec_mq.models.load import load_target
     from flexspec_mq.models.packed import PackedModel, register
@@ -178,16 +213,18 @@ def _answers(target: str, prompts: Sequence[str], tell: Progress) -> list[_Text]
         for temperature in _TEMPERATURES:
             params = SamplingParams(temperature, seed=len(texts))
             texts.append(_Text(params, len(ids), [*ids], model.new_kv()))
-    writing = texts
-    for count in range(_ANSWER):
-        tell(f"the target answers: {100 * count // _ANSWER}%")
-        rows = to_numpy(model.forward([ModelInput(text.kv, text.ids[text.kv.length :]) for text in writing]))
-        for text, row in zip(writing, rows, strict=True):
-            text.ids.append(choose(row, text.params, len(text.ids)))
-        writing = [text for text in writing if text.ids[-1] not in loaded.eos]
-        if not writing:
-            break
-    return texts
+    for most, length in _PASSES:
+        if most > len(texts) and length < _ANSWER:
+            continue
+        while writing := [text for text in texts[:most] if text.goes_on(length, loaded.eos)]:
+            written = sum(len(text.ids) - text.prompt for text in texts)
+            tell(f"the target answers: {100 * written // (_ANSWER * len(texts))}%")
+            rows = to_numpy(
+                model.forward([ModelInput(text.kv, text.ids[text.kv.length :]) for text in writing])
+            )
+            for text, row in zip(writing, rows, strict=True):
+                text.ids.append(choose(row, text.params, len(text.ids)))
+        yield texts[:most]
 
 
 def _replay(draft: OnnxModel, number: int, text: _Text) -> Coupled:

@@ -12,12 +12,14 @@ from cloud_worker.pair.forecast import LENGTHS, Figures, forecast, runs
 from cloud_worker.pair.measure import Text, measure, write
 from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.errors import Cancelled
 from flexspec_mq.links import LINKS, Link
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.testbed.link.profiles import built_in
 from schemas.messages import Identity
 from tests.lab.traditional.noisy_models import checkpoint, packed
 from tests.models.tiny_checkpoints import byte_fallback_tokenizer, save, tiny_llama
+from tests.terminated import terminated_at
 
 
 def in_rounds(engine: ModelEngine, drafter: ModelDrafter, text: Text, k: int) -> tuple[tuple[int, ...], int]:
@@ -118,3 +120,19 @@ def test_links_are_those_of_the_laboratory(name: str) -> None:
     assert (link.trip, link.up, link.down) == pytest.approx(
         (trip, state.up.rate_mbit.value, state.down.rate_mbit.value)
     )
+
+
+@pytest.mark.timeout(300)
+def test_whoever_ends_it_is_told_what_is_known_by_then(tmp_path: Path) -> None:
+    """Once there is a first forecast, long before all texts are written."""
+    large = tiny_llama(
+        hidden_size=512, intermediate_size=2048, num_hidden_layers=4, max_position_embeddings=256
+    )
+    folder = str(save(tmp_path / "large", large))
+    code, out, said = terminated_at("time over streaming's: ", "cloud_worker", "pair", folder, folder)
+    assert code == Cancelled.exit_code, said
+    assert "the two fit; " in said
+    assert f"{folder} and {folder} fit" in out
+    assert "an answer of " in out
+    assert "\nsatellite " in out
+    assert "\nended early, by " in out

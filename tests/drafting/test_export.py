@@ -14,10 +14,12 @@ import torch
 
 from flexspec_mq.cli import main
 from flexspec_mq.drafting.model_drafter import read_calibration
+from flexspec_mq.errors import Cancelled
 from flexspec_mq.models.draft.artifact import MARKER
 from tests.models.test_checkpoint import ALL
 from tests.models.test_onnx import decoder
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save
+from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+from tests.terminated import terminated_at
 
 DEVICE = """
 import json, sys
@@ -79,6 +81,22 @@ def test_confidence_is_fitted_to_the_targets_own_answers(
     facts = json.loads((out / MARKER).read_text())["training"]["calibration"]
     assert facts["positions"] > 100
     assert facts["calibration_error"] < 0.1
+
+
+@pytest.mark.timeout(300)
+def test_whoever_ends_it_has_the_draft_with_what_is_known_of_its_confidence(tmp_path: Path) -> None:
+    """Once the confidence is fitted to some answers, long before all are written."""
+    large = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4}
+    target = save(tmp_path / "target", tiny_llama(**large, max_position_embeddings=512))
+    out = tmp_path / "draft"
+    flags = ("--onnx", "--model", str(target), "--target", str(target), "--out", str(out))
+    code, _, said = terminated_at("the target takes", "flexspec_mq.cli", "draft", "export", *flags)
+    assert code == Cancelled.exit_code, said
+    assert f"{out} can draft, with the usual confidence; the target answers: " in said
+    assert "error: ended early: the target takes " in said
+    assert f"hint: {out} can be used as it is" in said
+    assert read_calibration(out) is not None
+    assert json.loads((out / MARKER).read_text())["training"]["calibration"]["positions"] > 0
 
 
 @pytest.mark.parametrize(
