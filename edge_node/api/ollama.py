@@ -327,7 +327,8 @@ async def _asked(api: Api, request: Request) -> tuple[ollama.OllamaModelRequest,
         ApiError: 404, or 400.
     """
     ignored: list[str] | None = [] if api.settings.lenient else None
-    body = parse_object(await api.bodies.read(request, typed=False))
+    raw = await api.bodies.read(request, typed=False)
+    body = await api.bodies.work(len(raw), parse_object, raw)
     asked = read(ollama.OllamaModelRequest, body, ignored=ignored)
     if not (name := asked.model or asked.name):
         raise bad("model", "model is required")

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -156,27 +157,29 @@ async def serve_text(api: Api, request: Request, send: Send) -> Response | None:
         ApiError: nothing was sent.
     """
     path, client = request.url.path, client_of(request)
-    body = parse_object(await api.bodies.read(request, typed=not path.startswith("/api/")))
+    raw = await api.bodies.read(request, typed=not path.startswith("/api/"))
+    work = partial(api.bodies.work, len(raw))
+    body = await work(parse_object, raw)
     with _request_span(api.node.telemetry, request) as context:
-        key = _key(request, body, client)
+        key = await work(_key, request, body, client)
         entry, since = await api.kept(key), request.headers.get("last-event-id")
         if since and entry is None:
             raise unknown_event(since)  # nothing is begun for it
         if entry is not None and key is not None and entry.digest == key.digest:
             wanted, options, key = await kept_request(api, entry)
         else:
-            wanted = api.parsers[path](api, body, client)
+            wanted = await work(api.parsers[path], api, body, client)
             if (instead := wanted.instead) is not None:
                 await api.model(wanted.model or "")
                 return Response(instead, media_type="application/json")
             version = await api.version(wanted.model)
             options = wanted.options(version, api.settings.api_timeout, api.settings.offline)
             if key is None and options.offline == "deliver":
-                key = _named(secrets.token_hex(16), path, body, client)
+                key = await work(_named, secrets.token_hex(16), path, body, client)
             if key is not None:
                 options = replace(options, timeout=None)  # its patience is its bound
                 # The order of a schema's properties decides the text.
-                key = replace(key, body=json.dumps(wanted.kept(body), ensure_ascii=False).encode())
+                key = replace(key, body=await work(_kept, wanted, body))
         if wanted.ignored:
             _log.warning("fields of a request to %s were ignored: %s", path, wanted.ignored_names)
         options = replace(options, trace_context=context)
@@ -245,7 +248,8 @@ async def kept_request(api: Api, entry: Entry) -> tuple[TextRequest, CompletionO
     parse = api.parsers.get(entry.path)
     if parse is None:
         raise ApiError(404, f"requests to {entry.path} are not read here", code="not_found")
-    wanted = parse(api, json.loads(entry.body), entry.client)
+    work = partial(api.bodies.work, len(entry.body))
+    wanted = await work(parse, api, await work(json.loads, entry.body), entry.client)
     version = await api.version(wanted.model, kept=True)
     options = replace(wanted.options(version), offline=entry.mode)
     first = entry.key.removesuffix(f"\0{entry.choice}") if entry.choice else entry.key
@@ -308,6 +312,10 @@ def _key(request: Request, body: dict[str, Any], client: bytes) -> IdempotencyKe
             None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
         )
     return None if key is None else _named(key, request.url.path, body, client)
+
+
+def _kept(wanted: TextRequest, body: dict[str, Any]) -> bytes:
+    return json.dumps(wanted.kept(body), ensure_ascii=False).encode()
 
 
 def _named(key: str, path: str, body: dict[str, Any], client: bytes) -> IdempotencyKey:

@@ -187,11 +187,11 @@ class CompletionGenerator:
         asked = self._default_limit if options.limit is None else options.limit
         longest = text.max_context // 2
         answer = longest if asked == WHOLE_CONTEXT else min(asked, longest)
-        ids = encode(text, prompt, tools, answer if options.truncate else None)
         if grammar is not None:
             grammar = in_lark(grammar)
-        if tools is not None:
+        if tools is not None:  # before the prompt that describes them: a grammar has a bound of its own
             grammar = tools.grammar(form, grammar)
+        ids = encode(text, prompt, tools, answer if options.truncate else None)
         room = min(text.max_context - len(ids), MAX_POSITION)
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = options.limit is None and limit == self._default_limit

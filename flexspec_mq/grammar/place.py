@@ -7,8 +7,8 @@ from flexspec_mq.grammar.grammar import HOLD_NAMED, HOLD_SCHEMAS, Grammar
 
 _TRIES, _LONG_TRIES = 300, 6
 """Parts that are tried, and where each may be what takes too much."""
-_LONG: Final = "it takes more"
-"""Beginning of an error by a limit; a part of a schema may come to another limit first."""
+_LONG: Final = ("it takes more", "schema too large")
+"""Beginnings of errors by a limit; a part of a schema may come to another limit first."""
 _ANY_OF: Final = ("$defs", "definitions")
 
 

@@ -6,7 +6,8 @@ import asyncio
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
 
 _DEEPEST = 128
 """Levels of a body."""
+_AT_ONCE = 65_536
+"""Bytes of a body that is worked on in the event loop; longer ones take their turns on a thread."""
 _SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -41,7 +45,14 @@ class Bodies:
 
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
+        self._reader = ThreadPoolExecutor(1, "bodies")
         self.held = 0
+
+    async def work(self, size: int, function: Callable[..., T], *args: Any) -> T:
+        """Do what takes as long as a body of this size."""
+        if size <= _AT_ONCE:
+            return function(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, function, *args)
 
     async def read(self, request: Request, *, typed: bool = True) -> bytes:
         """The body of a request that says to be JSON.

@@ -1,0 +1,72 @@
+"""Long bodies: read, checked and refused beside the event loop."""
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from edge_node.api.http.bodies import parse_object
+from edge_node.api.requests import chat_request
+from tests.edge_node.api.served import said, served
+
+
+def body(**more: object) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, **more}).encode()
+
+
+def tool(schema: object) -> bytes:
+    return body(tools=[{"type": "function", "function": {"name": "light", "parameters": schema}}])
+
+
+def schema(count: int, **more: str) -> dict[str, object]:
+    properties = {f"property_{at}": {"type": "string", **more} for at in range(count)}
+    return {"type": "object", "properties": properties}
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema(20_000)}}
+BODIES = {
+    "a tool of 3.5 MB": (tool(schema(36_000, description="d" * 36)), "a grammar of "),
+    "a tool of many lists": (tool({"type": "object", "default": [[]] * 900_000}), "a grammar of "),
+    "a schema of 20,000 properties": (body(response_format=FORM), "schema too large"),
+}
+
+
+def took(data: bytes) -> float:
+    """Processor time of reading a body."""
+    before = time.thread_time()
+    chat_request(parse_object(data))
+    return time.thread_time() - before
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_a_long_body_does_not_hold_up_the_event_loop_and_is_refused(
+    mosquitto: PrivateBroker, name: str
+) -> None:
+    """Processor time of the loop's thread, which no busy machine changes, beside that of reading the body there."""
+    data, why = BODIES[name]
+    longest, reading = 0.0, min(took(data), took(data))
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - before)
+
+    async with served(mosquitto) as api:
+        await api.chat(max_tokens=1)  # all is loaded
+        watching = asyncio.create_task(watch())
+        headers = {"content-type": "application/json"}
+        asking = asyncio.create_task(
+            api.http.post(f"{api.url}/v1/chat/completions", content=data, headers=headers, timeout=None)
+        )
+        assert (await api.get("/healthz")).json()["status"] == "ok"
+        answer = await asking
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+    assert longest < reading
+    assert why in said(answer, 400, "invalid_value")["message"]
