@@ -64,19 +64,24 @@ def as_told(ours: LoadedText, told: TargetText, fingerprint: str, stated: Tokeni
     backend = getattr(ours.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"the tokenizer of {ours.name} has no tokenizer.json, from which one could be made")
+    other = other_vocabulary(ours.tokenizer_status, stated)
+    other = other or "what its worker says of its added tokens is not true"
     if _parts(ours.tokenizer) != (told.ordinary, told.added):
-        backend = _with_added(backend, told)
+        try:
+            backend = _with_added(ours.tokenizer, backend, told)
+        except Exception as error:
+            # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
+            raise ModelError(other) from error
     special = msgspec.to_builtins(told.special)
     try:
         tokenizer = PlainTokenizer(backend, special, told.template.get("default"), told.context)
-    except (TemplateError, RecursionError) as error:
-        raise ModelError(f"its chat template cannot be read: {error}") from error
+    except TemplateError as error:
+        raise ModelError(f"its chat template cannot be read: {error!s:.300}") from error
     tokenizer.around = told.before, told.after
     roles = {**special, _LEFT_OUT: sorted(left_out_ids(tokenizer))}
     contents = TokenizerContents(tokenizer.get_vocab(), roles, told.template)
     if contents.digest().hex() != fingerprint:
-        other = other_vocabulary(ours.tokenizer_status, stated)
-        raise ModelError(other or "what its worker says of its added tokens is not true")
+        raise ModelError(other)
     return replace(
         ours,
         tokenizer=tokenizer,
@@ -107,11 +112,11 @@ def _parts(tokenizer: Tokenizer) -> tuple[int, tuple[AddedToken, ...]]:
     return ordinary, added
 
 
-def _with_added(backend: Any, told: TargetText) -> Any:
+def _with_added(ours: Tokenizer, backend: Any, told: TargetText) -> Any:
     """A tokenizer with the added tokens of another one, and no others.
 
     Raises:
-        ModelError: its own vocabulary needs tokens that the other one has not.
+        ValueError: it would lack ordinary tokens, for which the library may end its thread.
     """
     from tokenizers import Tokenizer as Backend
 
@@ -119,15 +124,18 @@ def _with_added(backend: Any, told: TargetText) -> Any:
     whole["added_tokens"] = [msgspec.structs.asdict(each) for each in told.added]
     if isinstance(vocabulary := whole["model"].get("vocab"), dict):
         added = {token.content: token.id for token in told.added}
-        others = {*range(told.ordinary)} - {*added.values()}
+        others = {*added.values()}
         # The library numbers added tokens itself, but for those that the vocabulary has.
-        kept = {token: each for token, each in vocabulary.items() if each in others and token not in added}
+        kept = {
+            token: each
+            for token, each in vocabulary.items()
+            if each < told.ordinary and each not in others and token not in added
+        }
         whole["model"]["vocab"] = kept | added
-    try:
-        return Backend.from_str(json.dumps(whole))
-    except Exception as error:
-        # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
-        raise ModelError(f"its added tokens do not go with our vocabulary: {error}") from error
+        ordinary = vocabulary.keys() - {token.content for token in ours.added_tokens_decoder.values()}
+        if lacking := ordinary - kept.keys() - added.keys():
+            raise ValueError(min(lacking))
+    return Backend.from_str(json.dumps(whole))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -10,7 +11,7 @@ from typing import Any, Literal, cast
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.tools import ToolCall, ToolFormat, ToolUse, tool_format
 from flexspec_mq.models.fingerprint import left_out_ids
-from flexspec_mq.models.tokenizer import Tokenizer, template_variables
+from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -137,8 +138,14 @@ def encode_turns(
 
 def format_of(tokenizer: Tokenizer) -> ToolFormat:
     """The form in which a target writes calls of tools."""
-    template = tokenizer.chat_template
-    takes = isinstance(template, str) and "tools" in template_variables(template)
+    from jinja2 import TemplateError
+
+    from flexspec_mq.models.templates.template import chat_template
+
+    template, takes = tokenizer.chat_template, False
+    if isinstance(template, str):
+        with suppress(TemplateError):
+            takes = "tools" in chat_template(template).variables
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
     return tool_format(str(template) if takes else "", added)
 
@@ -147,7 +154,8 @@ def render_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tools: ToolUse | N
     """The text of a conversation whose tokens `encode_turns` gives.
 
     Raises:
-        UsageError: No turns, the last one is blank, a text is not UTF-8, or the template refuses their order.
+        UsageError: No turns, the last one is blank, a text is not UTF-8, or the template refuses their order or takes
+            too much.
     """
     _check(turns)
     form = format_of(tokenizer)
@@ -155,19 +163,28 @@ def render_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tools: ToolUse | N
         turns = _plain(turns, form, tools)
     if not tokenizer.chat_template:
         return "\n\n".join(turn.content for turn in turns)
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateRuntimeError
 
-    messages: Any = [_message(turn) for turn in turns]
+    from flexspec_mq.models.templates.template import chat_template
+
     told: Any = [tool.as_told() for tool in tools.tools] if tools is not None and form.native else None
+    template = tokenizer.chat_template
+    if not isinstance(tokenizer, PlainTokenizer):  # transformers' may have several
+        template = tokenizer.get_chat_template(tools=told)
     try:
-        return cast(
-            "str",
-            tokenizer.apply_chat_template(messages, tools=told, add_generation_prompt=True, tokenize=False),
+        return chat_template(template).render(
+            messages=[_message(turn) for turn in turns],
+            tools=told,
+            documents=None,
+            add_generation_prompt=True,
+            **tokenizer.special_tokens_map,
         )
     except TemplateError as error:
+        hint = "most templates want user and assistant in turn, with the user's turn last"
+        if isinstance(error, TemplateRuntimeError):
+            hint = "the error is the template's: have whoever gives the model mend it"
         raise UsageError(
-            f"the model's chat template refuses these turns: {error}",
-            hint="most templates want user and assistant in turn, with the user's turn last",
+            f"the model's chat template refuses these turns: {error!s:.300}", hint=hint
         ) from error
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -18,10 +15,6 @@ Tokenizer: TypeAlias = "PlainTokenizer | PreTrainedTokenizerBase"
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Roles that a token may have, in transformers' order."""
-
-
-_ROUNDS, _LONGEST = 100_000, 2**23
-"""Rounds of a template's loops and macros, and characters that it writes, at most."""
 
 
 class PlainTokenizer:
@@ -41,8 +34,10 @@ class PlainTokenizer:
         self.chat_template = template
         self.model_max_length = longest
         self.backend_tokenizer = backend
-        self._rounds = _Rounds()
-        self._template = None if template is None else _compiled(template, self._rounds)
+        if template is not None:
+            from flexspec_mq.models.templates.template import chat_template
+
+            chat_template(template)
 
     def __len__(self) -> int:
         """Tokens of the vocabulary, added ones included."""
@@ -103,122 +98,17 @@ class PlainTokenizer:
         """Ids of a conversation, or its text.
 
         Raises:
-            jinja2.TemplateError: The template refuses the turns, or writes or loops without end.
+            jinja2.TemplateError: The template refuses the turns, or takes too much.
         """
+        from flexspec_mq.models.templates.template import chat_template
+
         del return_dict
-        assert self._template is not None  # noqa: S101  who asks has seen that there is one
-        self._rounds.left, text = _ROUNDS, ""
-        pieces = self._template.generate(
+        assert self.chat_template is not None  # noqa: S101  who asks has seen that there is one
+        text = chat_template(self.chat_template).render(
             messages=conversation,
             add_generation_prompt=add_generation_prompt,
             tools=tools,
             documents=None,
             **self.special_tokens_map,
         )
-        try:
-            for piece in pieces:
-                text += piece
-                if len(text) > _LONGEST:
-                    raise _endless(f"{_LONGEST:,} characters")
-        except RecursionError as error:
-            raise _endless("as many calls of itself as can be") from error
         return self.encode(text, add_special_tokens=False) if tokenize else text
-
-
-class _Rounds:
-    """Counter of the rounds that loops and macros of a template have left."""
-
-    left = 0
-
-    def __call__(self) -> None:
-        """Count one.
-
-        Raises:
-            jinja2.TemplateRuntimeError: There are no more.
-        """
-        self.left -= 1
-        if self.left < 0:
-            raise _endless(f"{_ROUNDS:,} rounds of its loops")
-
-
-def _endless(most: str) -> Exception:
-    from jinja2 import TemplateRuntimeError
-
-    return TemplateRuntimeError(f"it goes on after {most}")
-
-
-@lru_cache(32)
-def template_variables(source: str) -> frozenset[str]:
-    """Names that a template looks up from outside; none if it is no template."""
-    from jinja2 import TemplateError, meta
-
-    try:
-        return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
-    except (TemplateError, RecursionError):
-        return frozenset()
-
-
-def _compiled(source: str, rounds: _Rounds) -> Any:
-    """A template, which may be a stranger's and have no end."""
-    from jinja2 import Template, nodes
-
-    environment = _environment()
-    environment.extend(rounds=rounds)
-    tree = environment.parse(source)
-    for block in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
-        count = nodes.Call(nodes.EnvironmentAttribute("rounds"), [], [], None, None)
-        block.body.insert(0, nodes.ExprStmt(count, lineno=block.lineno).set_environment(environment))
-    return Template.from_code(environment, environment.compile(tree), environment.make_globals(None))
-
-
-def _environment() -> Any:
-    """Jinja's sandbox with all that transformers gives a chat template."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.exceptions import SecurityError
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
-
-    class Generation(Extension):
-        """Tag around what the model writes: a mark for training, which changes no text."""
-
-        tags = {"generation"}  # noqa: RUF012  jinja reads it from the class
-
-        def parse(self, parser: Any) -> nodes.Node:
-            line = next(parser.stream).lineno
-            return nodes.Scope(
-                parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
-            )
-
-    class SafeNamespace(Namespace):
-        """A namespace without Python's own attributes."""
-
-        def __init__(self, /, *values: Any, **named: Any) -> None:
-            super().__init__()
-            for name, value in dict(*values, **named).items():
-                self[name] = value
-
-        def __setitem__(self, name: str, value: Any) -> None:
-            if name.startswith("_"):
-                raise SecurityError(f"a chat template may not set {name!r}")
-            super().__setitem__(name, value)
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    def make_dict(*values: Any, **named: Any) -> dict[Any, Any]:
-        """The class itself would show its methods to a template."""
-        return dict(*values, **named)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # noqa: DTZ005  local
-    environment.globals["dict"] = make_dict
-    environment.globals["namespace"] = SafeNamespace
-    return environment

@@ -110,12 +110,9 @@ def test_tiny_tokenizers_are_read_as_transformers_reads_them(made: Any, tmp_path
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "100,000 rounds"),
-        (
-            "{% set rounds = 1 %}{% for m in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
-            "8,388,608 characters",
-        ),
-        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "calls of itself"),
+        ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "64 MB"),
+        ("{% for m in range(9999) %}{{ 'x' * 9999 }}{% endfor %}", "64 MB"),
+        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
     ],
 )
 def test_a_template_without_an_end_is_refused(folder: Path, template: str, why: str) -> None:

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from flexspec_mq.codec import Codec
@@ -338,6 +340,24 @@ def test_a_truly_other_vocabulary_is_refused_by_device_and_draft(
         as_told(spoken(PLAIN), target_text(spoken(PLAIN)), "00" * 16, spoken(PLAIN).tokenizer_status)
     if len(theirs) != 262:  # that one lies behind all that the draft knows
         assert "ids mean other tokens, such as" in token_map(spoken(PLAIN), spoken(theirs)).misfit
+
+
+def test_a_vocabulary_with_fewer_words_is_told_by_its_sizes_and_not_by_the_librarys_error() -> None:
+    ours, theirs = spoken(merging_tokenizer(("th", "the"))), spoken(merging_tokenizer(("th",)))
+    with pytest.raises(ModelError) as refused:
+        told(ours, theirs)
+    assert (
+        refused.value.message
+        == f"its vocabulary has {len(theirs.tokenizer)} tokens and ours {len(ours.tokenizer)}"
+    )
+
+
+def merging_tokenizer(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    """A tokenizer that makes words of letters."""
+    known = [*"the", *words]
+    merges = [(word[:-1], word[-1]) for word in words]
+    backend = Backend(BPE(vocab={token: at for at, token in enumerate(known)}, merges=merges))
+    return PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("draft", TARGETS.values(), ids=TARGETS)
