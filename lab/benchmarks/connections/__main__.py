@@ -42,9 +42,8 @@ _WATCHER = "watcher"
 """A device that looks on."""
 _QUIETS = 35.0
 """Seconds after which idle devices follow no statuses any more."""
-_BYTES = tuple(Path("/sys/class/net/lo/statistics", name) for name in ("tx_bytes", "tx_packets"))
-_ETHERNET = 14
-"""Bytes of a packet on loopback that are none of IP's."""
+_DEVICES = Path("/proc/net/dev")
+"""Counters of this process's network namespace; /sys has those of the namespace that it was mounted in."""
 
 
 @dataclass(slots=True)
@@ -67,8 +66,8 @@ class Load:
     def of(cls, pids: Mapping[str, int]) -> Self:
         """The load of some processes, by their names."""
         now = cls()
-        sent, packets = (int(path.read_text("utf-8")) for path in _BYTES)
-        now.ip_bytes = sent - _ETHERNET * packets
+        rows = (line.partition(":") for line in _DEVICES.read_text("utf-8").splitlines())
+        now.ip_bytes = next(int(figures.split()[0]) for name, _, figures in rows if name.strip() == "lo")
         for name, pid in pids.items():
             lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
             now.mb[name] = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
