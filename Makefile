@@ -18,7 +18,6 @@ $(foreach name,PROMPT CHAT LINK OUTAGE,$(eval $(call pass_on,$(name))))
 export PYTHON TORCH_INDEX
 
 SITE := build/docs
-PRODUCT_TESTS := tests --ignore=tests/lab --ignore=tests/training --ignore=tests/page
 TESTS := tests
 PROSE := schemas flexspec_mq edge_node cloud_worker broker lab training tests scripts docs README.md CONTRIBUTING.md \
 	CHANGELOG.md
@@ -49,7 +48,7 @@ demo-evolution: setup ## publish a new version of the target while an answer str
 
 # Linters beside the tests, which wait for half of their time: mypy takes half a minute where it has no cache.
 test: setup ## ruff, mypy, import arrows, prose and the product's tests
-	@$(MAKE) --no-print-directory -j2 check-lint check-tests TESTS="$(PRODUCT_TESTS)"
+	@$(MAKE) --no-print-directory -j2 check-lint check-tests TESTS="tests --ignore=tests/lab --ignore=tests/training --ignore=tests/page"
 
 test-lab: setup ## tests of the laboratory and of training
 	@$(MAKE) --no-print-directory check-tests TESTS="tests/lab tests/training"
@@ -76,17 +75,12 @@ check-lint:
 	$(BIN)/python scripts/prose_lint.py $(PROSE)
 
 # Many processes run the same sources, so these are compiled once even where Python is told not to keep what it compiled.
-# First the tests that may share the cores, five for two, as most of them wait for daemons and links for more than half
-# of their time (at most five: each holds a model), then those that measure time, which compute next to nothing: four at
-# a time. A process of tests that dies ends the run and is named: by files, xdist gives its tests to nobody else and would
-# wait for them for ever. Exit code 5 says that PYTEST_ARGS chose none of a part.
+# Five processes share two cores, as most tests wait for daemons and links for more than half of their time (at most five:
+# each holds a model). A process of tests that dies ends the run and is named: by files, xdist gives its tests to nobody
+# else and would wait for them for ever.
 check-tests:
-	@unset PYTHONDONTWRITEBYTECODE; ran=5; many=$$((5 * $$(nproc) / 2)); [ "$$many" -le 5 ] || many=5; \
-	for part in "beside -n $$many --dist loadfile --no-loadscope-reorder" "alone -n 4"; do \
-		case $$part in alone*) grep -rqs 'mark\.alone' -- $(TESTS) || continue ;; esac; \
-		code=0; echo "pytest --part $$part"; $(BIN)/python -m pytest --part $$part --max-worker-restart=0 $(TESTS) $(PYTEST_ARGS) || code=$$?; \
-		case $$code in 0) ran=0 ;; 5) ;; *) exit $$code ;; esac; \
-	done; exit $$ran
+	@unset PYTHONDONTWRITEBYTECODE; many=$$((5 * $$(nproc) / 2)); [ "$$many" -le 5 ] || many=5; \
+	$(BIN)/python -m pytest -n $$many --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(TESTS) $(PYTEST_ARGS)
 
 format: setup ## put all files into the house format
 	$(BIN)/ruff check --fix .

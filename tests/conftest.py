@@ -1,8 +1,7 @@
-"""A real Mosquitto for the tests that need one, and which tests may run beside others."""
+"""A real Mosquitto for the tests that need one, and the order of all tests."""
 
 import os
 import pwd
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,39 +21,13 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--part",
-        choices=("all", "beside", "alone"),
-        default="all",
-        help="`alone` runs the tests that measure time, `beside` the others, which may share the machine",
-    )
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """For that part, files that do not name the mark `alone` need not even be imported."""
-    if config.getoption("part") != "alone" or collection_path.suffix != ".py":
-        return None
-    return re.search(r"\bmark\.alone\b", collection_path.read_text("utf-8")) is None or None
-
-
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with a real model or a bound of their own first: the longest would else end beside nothing."""
     long = {
         item.path for item in items if any(item.iter_markers("model")) or any(item.iter_markers("timeout"))
     }
     items.sort(key=lambda item: item.path not in long)
-    part = config.getoption("part")
-    if part == "all":
-        return
-    wanted: list[pytest.Item] = []
-    left_out: list[pytest.Item] = []
-    for item in items:
-        fits = (item.get_closest_marker("alone") is not None) == (part == "alone")
-        (wanted if fits else left_out).append(item)
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = wanted
 
 
 @pytest.fixture(scope="module", autouse=True)

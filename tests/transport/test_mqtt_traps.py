@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import socket
-import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,7 +45,6 @@ async def until_failed_attempts(link: Link, count: int) -> None:
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.alone
 async def test_nagle_is_off_on_our_socket_and_at_the_broker(mosquitto: PrivateBroker) -> None:
     """With Nagle on at either side, a round costs delayed acknowledgements of 40 ms after a quick start."""
     async with (
@@ -64,7 +62,7 @@ async def test_nagle_is_off_on_our_socket_and_at_the_broker(mosquitto: PrivateBr
             await worker.publish("nagle/back", await there.payload(), qos=1)
             await here.payload()
             times.append(time.perf_counter() - start)
-        assert statistics.median(times[-9:]) < 0.035
+        assert min(times[-9:]) < 0.035, "a busy machine takes longer for some, Nagle for all"
 
 
 async def test_tcp_tries_again_every_two_seconds_where_the_kernel_can(mosquitto: PrivateBroker) -> None:
@@ -249,13 +247,11 @@ async def test_a_failure_that_nobody_met_is_raised_on_leaving() -> None:
 async def test_leaving_while_connecting_is_prompt_and_leaks_nothing(proxy: Proxy) -> None:
     """Leaked sockets and tasks would fail the run: warnings are errors."""
     proxy.stall()
-    start = time.monotonic()
-    async with mqtt_link(settings_for(proxy.port, "hasty", connect_timeout=30.0)) as link:
+    async with mqtt_link(settings_for(proxy.port, "hasty", connect_timeout=3600.0)) as link:
         async with asyncio.timeout(PATIENCE):
             while not proxy.connections:  # noqa: ASYNC110  the proxy has no event for it
                 await asyncio.sleep(0.005)
         assert not link.is_up
-    assert time.monotonic() - start < 5.0
 
 
 async def test_messages_and_acknowledgements_survive_a_thousand_cuts(

