@@ -31,7 +31,7 @@ from schemas.messages import Identity
 from schemas.status import TokenizerStatus
 from tests.drafting.simulated import SimulatedDrafter
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds that anything may take before a test gives up on it; far more than it ever does."""
 
 CONTEXT = 200_000

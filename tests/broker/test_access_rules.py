@@ -40,7 +40,7 @@ READERS = [name for name in NAMES if name != "own"]
 """Clients. Whoever runs the broker does not read what tells the others that all has been delivered."""
 ASKERS = {"hub", "hass"}
 DAEMONS = set(READERS) - ASKERS
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 # topic → who may publish on it, who may read it
 TABLE: dict[str, tuple[set[str], set[str]]] = {

@@ -6,6 +6,7 @@ import shutil
 import stat
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from schemas.statement import ANY, Statement
 from tests.broker.deployments import as_client, good, made, run, running
 from tests.daemons import until
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def handed(directory: Path, role: KeyRole, name: str) -> KeyIdentity:
@@ -146,10 +147,11 @@ async def test_the_broker_publishes_the_statement_and_each_later_one(
             assert set(first.opening) == {ANY}
 
             good("revoke", directory, "alice")
-            done = time.monotonic()
+            # The command says that it is so when it is so: whoever comes now is told nothing older.
+            async with mqtt_link(replace(as_client(folder), client_id="e-bob-late")) as late:
+                await late.subscribe(topics.statement_topic(), 1)
+                assert (await statement(late, bob.deployment)).serial == 2
             second = await statement(link, bob.deployment)
-            # The command says that it is so when it is so; what is left is the way to us.
-            assert time.monotonic() - done < 1.0
             assert second.serial == 2
             assert second.revoked == {gone.credential.serial}
 

@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_no_traceback() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"waiting\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, b"", b"")
 
 
@@ -95,7 +95,7 @@ def test_a_reader_that_goes_away() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(timeout=20) == EXIT_BROKEN_PIPE
+    assert process.wait(timeout=60) == EXIT_BROKEN_PIPE
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +152,7 @@ def test_make_hands_prompts_over_unharmed(prompt: str, way: str, tmp_path: Path)
         env={**environment, **(given if way == "environment" else {}), "FLEXSPEC_PYTHON": str(echo)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -219,16 +219,18 @@ async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> No
 
 async def test_by_a_key_set_that_expired_no_session_is_taken_until_a_later_one_comes(place: Place) -> None:
     """Its versions stay, and the text that is under way ends as it should."""
-    keys, ends = topics.keys_topic(FAMILY), time.time() + 4
+    keys = topics.keys_topic(FAMILY)
     async with (
         published(place) as (broker, link),
         place.worker(broker, status_every=0.2) as daemon,
         edge_at(broker.link) as node,
     ):
-        await link.publish(keys, place.operator.keys(2, ends), qos=1, retain=True)
         await until(lambda: states(broker).get("v1") == "ready")
         daemon.engine.before = lambda _: time.sleep(0.01)
         running = node.generate(of("v1", limit=700))
+        await until(lambda: daemon.worker.machine.sessions_of("v1"))
+        ends = time.time() + 2
+        await link.publish(keys, place.operator.keys(2, ends), qos=1, retain=True)
         await until(lambda: daemon.worker.not_ready)
         assert time.time() >= int(ends)
         assert daemon.worker.not_ready.startswith(f"key set 2 of {FAMILY} expired on")
@@ -354,12 +356,10 @@ async def test_workers_bring_a_broker_back_that_lost_all(place: Place, tmp_path:
             await until(lambda: all(one.engine.heads for one in workers))
         shutil.rmtree(directory / "run")
         with running(directory, tmp_path / "log"):
-            began = time.monotonic()
             kept = await standing(at["alice"], f"f1/h/{FAMILY}", f"f1/k/{FAMILY}", "f1/i")
             assert kept[f"f1/h/{FAMILY}"] == place.operator.sealed()
             assert kept[f"f1/k/{FAMILY}"] == place.operator.keys()
             assert kept["f1/i"]
-            assert time.monotonic() - began < 10
 
 
 def see(follower: Follower, topic: str, payload: bytes) -> None:
@@ -426,10 +426,9 @@ async def test_what_a_malicious_worker_retains_is_replaced_and_believed_by_nobod
         put_back = link.counters.received - len(rightful) - len(lies)
         assert len(lies) <= put_back <= 2 * len(lies)
         # Who never stops is answered ever more seldom: 40 times by two workers without the back-off.
-        received, ends, noise = link.counters.received, time.monotonic() + 3, 0
-        while time.monotonic() < ends:
+        received, noise = link.counters.received, 200
+        for _ in range(noise):
             await link.publish(catalogue, b"noise", qos=1, retain=True)
             await asyncio.sleep(0.01)
-            noise += 1
         assert link.counters.received - received - noise <= 16
         await until(lambda: broker.retained(catalogue) == rightful[catalogue])

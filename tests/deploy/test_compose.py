@@ -143,16 +143,16 @@ def test_each_worker_takes_a_user_that_is_free(tmp_path: Path) -> None:
             ("--config", f"{tmp_path}/{name}/cloud.toml") for name in ("w1", "w2")
         }
         third = script("flexspec-as-free-worker", tmp_path, *stays)
-        assert "all users" in third.communicate(timeout=30)[1]
+        assert "all users" in third.communicate(timeout=60)[1]
         assert third.returncode == 2
         running[0].kill()
-        running[0].communicate(timeout=30)
+        running[0].communicate(timeout=60)
         again = script("flexspec-as-free-worker", tmp_path, *stays, stdin=subprocess.DEVNULL)
-        assert again.communicate(timeout=30)[0].split() == told[0]
+        assert again.communicate(timeout=60)[0].split() == told[0]
     finally:
         for process in running:
             process.kill()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
 
 
 def test_the_api_key_is_drawn_once(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_api_key_is_drawn_once(tmp_path: Path) -> None:
     keys = set()
     for _ in range(2):
         process = script("flexspec-with-api-key", file, "echo", "serve")
-        assert process.communicate(timeout=30)[0] == f"serve --api-key-file {file}\n"
+        assert process.communicate(timeout=60)[0] == f"serve --api-key-file {file}\n"
         keys.add(file.read_text())
     (key,) = keys
     assert len(key.strip()) == 48
@@ -186,7 +186,7 @@ def test_the_broker_is_made_once_and_lets_in_who_is_named(tmp_path: Path) -> Non
             asyncio.run(until(lambda: answers(port)))
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         assert {name.rpartition("/")[0] for name in files} == {"edge/edge", "worker/w1", "worker/w2"}
         inodes.add(files["worker/w1/password"].stat().st_ino)

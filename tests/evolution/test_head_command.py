@@ -171,7 +171,7 @@ def reader(site: Site) -> LinkSettings:
 async def cleared(site: Site, *cleared: str) -> None:
     """Nothing is kept on these topics; other tests share the broker."""
     async with mqtt_link(reader(site)) as link:
-        await link.wait_up(5)
+        await link.wait_up(60)
         for topic in cleared:
             await link.publish(topic, b"", qos=1, retain=True)
 
@@ -179,11 +179,11 @@ async def cleared(site: Site, *cleared: str) -> None:
 async def retained(site: Site | LinkSettings, topic: str, *publish: bytes) -> bytes:
     """Payload that the broker retains on a topic, after these were published there."""
     async with mqtt_link(reader(site) if isinstance(site, Site) else site) as link:
-        await link.wait_up(5)
+        await link.wait_up(60)
         for payload in publish:
             await link.publish(topic, payload, qos=1, retain=True)
         await link.subscribe(topic)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             async for event in link.events():
                 if getattr(event, "topic", "") == topic:
                     return bytes(event.payload)  # type: ignore[union-attr]
@@ -674,7 +674,7 @@ def test_to_end_watch_is_no_error(begun: Site, ends: signal.Signals) -> None:
         assert watch.stdout is not None
         assert watch.stdout.readline().startswith(f"watching {begun.family}")
         watch.send_signal(ends)
-        assert watch.communicate(timeout=30) == ("", "")
+        assert watch.communicate(timeout=60) == ("", "")
     assert watch.returncode == 0
 
 

@@ -194,7 +194,7 @@ def test_nobody_is_waited_for_unless_that_is_asked_for(
         told = [event["for"] for event in events if event["type"] == "waiting"]
         assert told == ([] if wait is None else ["a worker of nobodys (versions online: none)"])
         assert ("waiting for a worker of nobodys" in said.err) == (wait is not None)
-        assert (wait or 0.0) < events[-1]["stats"]["seconds"] < (wait or 0.0) + 2.0
+        assert (wait or 0.0) < events[-1]["stats"]["seconds"] < 60.0
 
 
 def test_a_prompt_longer_than_the_context(

@@ -41,7 +41,7 @@ CODEC = Codec()
 
 pytestmark = [
     pytest.mark.model,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.asyncio(loop_scope="module"),
     # Its new name is not known to all versions of transformers that we support.
     pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),

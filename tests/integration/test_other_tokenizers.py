@@ -23,7 +23,7 @@ from lab.benchmarks.exact.reference import Reference, Text
 from tests.integration.processes import start, start_worker
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, edit, save, tiny_llama
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 TOKENS, EOS = 60, (2, 262)
 WORDS, OTHER_WORDS = ("the", "cat"), ("cat", "the")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 150.0
 """Seconds for a daemon to load its model; on a machine with much else to do."""
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 
 def blocks(document: str, language: str) -> list[str]:

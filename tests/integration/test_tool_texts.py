@@ -39,7 +39,7 @@ from tests.integration.processes import CODEC, PATIENCE, edge_of, start_worker, 
 from tests.integration.test_exactness import PLANS, alone, prompt_of, read
 from tests.transport.reading import linked
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
 ROOM = {"type": "string", "enum": ["kitchen", "bath", "hall"]}
 LIGHT = {

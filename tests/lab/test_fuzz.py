@@ -20,7 +20,7 @@ DECODERS = decoders()
 LONG = int(os.environ.get("FLEXSPEC_FUZZ", "0"))
 OF_MACHINES = 0.2
 """Share of the payloads of a long run that the machines get."""
-pytestmark = pytest.mark.timeout(3600 if LONG else 120)
+pytestmark = pytest.mark.timeout(3600 if LONG else 600)
 
 
 def no_time() -> int:

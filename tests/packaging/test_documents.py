@@ -67,7 +67,7 @@ class Record:
 def lint(path: Path) -> list[str]:
     """Lines at which the lint finds faults."""
     done = subprocess.run(
-        [sys.executable, LINT, path], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, LINT, path], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == bool(done.stdout), done.stderr
     return [line.split(":")[1] for line in done.stdout.splitlines()]

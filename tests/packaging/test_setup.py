@@ -1,4 +1,4 @@
-"""What `make setup` does to an environment that works: no other interpreter's failure takes it away."""
+"""`make setup` takes no environment away that works before another one does."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def setup(folder: Path, python: Path) -> str:
-    """What a setup says that fails, where no index of packages can be reached."""
+    """Output of a setup that fails, where no index of packages can be reached."""
     env = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
     command = ("make", "setup", f"PYTHON={python}")
     done = subprocess.run(

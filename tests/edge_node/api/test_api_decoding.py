@@ -133,7 +133,7 @@ async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:
     await until(lambda: len(sent) == 2)
     for _ in range(10):
         may.release()
-    await asyncio.wait_for(replying, 10)
+    await asyncio.wait_for(replying, 60)
     content, told = origin_of(events(b"".join(sent).decode()))
     assert content == text.whole
     every = [(character, writers[number % 3]) for number in range(100) for character in f"<{number}>"]

@@ -171,7 +171,7 @@ async def test_an_address_of_another_machine(mosquitto: PrivateBroker) -> None:
         settings = ApiSettings(api_host="192.0.2.1", api_insecure_anywhere=True)
         api.app.state.api = replace(api.api, settings=settings)
         with pytest.raises(UsageError, match="cannot listen"):
-            await asyncio.wait_for(serve(api.app, print), 10)
+            await asyncio.wait_for(serve(api.app, print), 60)
 
 
 async def test_a_bug_in_the_node_and_a_worker_that_breaks_the_protocol(

@@ -224,7 +224,7 @@ async def test_a_silent_stream_has_lines_without_text() -> None:
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
 
-    await asyncio.wait_for(reply([text], wanted, ApiSettings(heartbeat=0.02), never, send), 10)
+    await asyncio.wait_for(reply([text], wanted, ApiSettings(heartbeat=0.02), never, send), 60)
     assert [line["message"]["content"] for line in read(b"".join(sent))][:3] == ["a", "", ""]
 
 

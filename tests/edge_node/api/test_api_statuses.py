@@ -235,7 +235,5 @@ async def test_whoever_runs_the_broker_has_no_word_in_a_workers_name(deployment:
         for status, _ in forged:
             await link.publish("f1/w/honest", status, qos=1, retain=True)
         await link.publish("f1/w/honest", genuine, qos=1, retain=True)  # the last word before it went
-        began = time.monotonic()
         assert (await api.chat()).status_code == 503
-        assert time.monotonic() - began < 5.0
         assert not api.node.directory.online()

@@ -52,7 +52,7 @@ async def answered(parts: list[str], reason: EndReason, **more: Any) -> bytes:
         text.add([(part, "worker" if at % 2 else "device")])
         await asyncio.sleep(0)
     text.finish(End(reason))
-    await asyncio.wait_for(replying, 10)
+    await asyncio.wait_for(replying, 60)
     return b"".join(sent)
 
 

@@ -129,7 +129,7 @@ def asking_of_tiny_models(folder: Path, *prompts: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("in_checkout")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Mosquitto, two targets, a device as usual and two edge nodes; its results are not written over."""
     asked, out = asking_of_tiny_models(tmp_path, "Why?", "How?"), tmp_path / "out"

@@ -66,7 +66,7 @@ def test_texts_begin_where_nothing_goes_wrong_for_a_while(seed: int) -> None:
 
 @needs_namespaces
 @pytest.mark.usefixtures("in_checkout")
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_texts_are_measured_through_an_outage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_llama(max_position_embeddings=2048, head_dim=16).bfloat16()
     target = str(save(tmp_path / "target", model, byte_level_tokenizer()))

@@ -12,7 +12,7 @@ from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 @needs_namespaces
 @pytest.mark.usefixtures("in_checkout")
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_texts_go_on_and_requests_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_llama(max_position_embeddings=2048, head_dim=16).bfloat16()
     target = str(save(tmp_path / "target", model, byte_level_tokenizer()))

@@ -61,7 +61,7 @@ def test_a_storm_loses_doubles_and_reorders() -> None:
     assert all(arrivals == sorted(arrivals) for arrivals in copies)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_small_run_of_real_daemons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--answers", "8", "--faults", "4", "--edges", "2", "--attacks", "polls", "--seed", "269"]
     code = main([*flags, "--history", str(tmp_path / "h")])

@@ -12,7 +12,7 @@ from lab.chaos.restarts import main
 @pytest.mark.skipif(
     "CI" in os.environ, reason="continuous integration has twelve minutes: make test-lab runs it"
 )
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_device_that_is_killed_loses_doubles_and_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

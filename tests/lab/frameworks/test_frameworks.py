@@ -78,7 +78,7 @@ def test_an_answer_is_held_against_what_its_request_asked_for(
 
 
 @pytest.mark.model
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("in_checkout")
 async def test_the_example_of_openais_client_is_whole() -> None:
     example = Path(frameworks.__file__).parent / "examples/python/use_openai.py"

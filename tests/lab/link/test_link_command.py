@@ -15,7 +15,7 @@ from flexspec_mq.demo.children import as_child
 from lab.testbed.link import namespaces
 from tests.lab.link.plans import needs_namespaces
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 ROOT = Path(__file__).parents[3]
 
 

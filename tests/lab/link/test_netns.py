@@ -20,7 +20,7 @@ from lab.testbed.link.netns import NetnsLink, netns_link
 from lab.testbed.process import stat_of
 from tests.lab.link.plans import figures, needs_namespaces, plan, state
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 ROOT = Path(__file__).parents[3]
 HEADERS = 28
 

@@ -13,7 +13,7 @@ from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.link.proxy import proxy_link
 from tests.lab.link.plans import figures, plan
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @asynccontextmanager
@@ -101,8 +101,8 @@ async def test_a_stall_holds_what_is_under_way_and_breaks_nothing() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         writer.write(b"before")
         await asyncio.sleep(0.03)  # the echo is on its way back
-        proxy.stall(0.3)
         began = time.monotonic()
+        proxy.stall(0.3)
         writer.write(b"meanwhile")
         assert await reader.readexactly(15) == b"beforemeanwhile"
         assert time.monotonic() - began > 0.3

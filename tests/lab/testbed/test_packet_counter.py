@@ -17,7 +17,7 @@ async def test_a_client_behind_a_counter_gets_all_and_each_byte_is_counted(mosqu
     ):
         wanted = (Subscription(topic), Subscription(other))
         settings = LinkSettings(port=wire.port, client_id="tap-reader", subscriptions=wanted)
-        async with asyncio.timeout(20), mqtt_link(settings) as reader:
+        async with asyncio.timeout(60), mqtt_link(settings) as reader:
             await reader.wait_up(10.0)
             await sender.wait_up(10.0)
             before = wire.carried()

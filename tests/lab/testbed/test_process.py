@@ -100,7 +100,7 @@ async def test_a_child_hangs_and_goes_on() -> None:
     async with running("echo", code(ECHO)) as child:
         await child.line(20)
         child.pause()
-        ends = time.monotonic() + 20
+        ends = time.monotonic() + 60
         while state(child.pid) != "T":
             assert time.monotonic() < ends
             await asyncio.sleep(0.01)
@@ -165,7 +165,7 @@ def test_children_end_with_a_parent_that_is_stopped(number: int) -> None:
         assert not gone(pid)
         parent.send_signal(number)
         parent.wait(20)
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + 60
     while not gone(pid):
         assert time.monotonic() < ends
         time.sleep(0.01)
