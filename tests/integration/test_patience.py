@@ -122,7 +122,7 @@ async def test_without_the_broker_a_text_waits_as_long_as_a_user_would_or_as_it_
     await deployed.broker.process.wait()
     async with asyncio.TaskGroup() as asking:
         waits, gives_up = (asking.create_task(refused(deployed, wait=wait)) for wait in (30.0, 3.0))
-        answer, _ = await refused(deployed)
+        answer, took = await refused(deployed)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unreachable")
         assert "is the broker running?" in answer.json()["error"]["message"]
         assert int(answer.headers["retry-after"]) >= 1
@@ -142,7 +142,7 @@ async def test_the_request_that_finds_out_that_the_broker_hangs_is_refused_too(
     """The link says nothing of it until something is sent."""
     os.kill(deployed.broker.mosquitto, signal.SIGSTOP)
     try:
-        answer, _ = await refused(deployed)
+        answer, took = await refused(deployed)
     finally:
         os.kill(deployed.broker.mosquitto, signal.SIGCONT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unreachable")
