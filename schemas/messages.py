@@ -25,6 +25,9 @@ MAX_VERDICT_TOKENS = 320
 MAX_DELIVERED_TOKENS = 49_152
 """Tokens of an answer that is delivered: a payload holds so many of any vocabulary, padded and sealed."""
 MAX_AHEAD = 256
+MAX_ANSWERS = MAX_AHEAD + 16
+"""Messages by which a worker answers one of an edge's at most: a verdict for each token of the longest run-ahead, and
+what an open or a poll has sent again."""
 MAX_IN_FLIGHT = 8
 MAX_TOKEN_ID = 2**24 - 1
 MAX_POSITION = 2**20

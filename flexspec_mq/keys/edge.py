@@ -24,7 +24,7 @@ from flexspec_mq.keys.envelope import (
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.trust import Trust
-from schemas.messages import Close, Draft, Open, Poll
+from schemas.messages import MAX_ANSWERS, Close, Draft, Open, Poll
 from schemas.status import WorkerStatus
 
 _AFTER_THE_END: Final = 60.0
@@ -224,7 +224,8 @@ class EdgeKeys:
         """Take a payload that came for this device.
 
         Raises:
-            KeysRefused: no worker that may serve the session has made it for this session, or it was taken before.
+            KeysRefused: no worker that may serve the session has made it for this session, or it was taken before, or
+                that worker has sent more than it was asked for.
         """
         if not is_keyed(payload):
             raise KeysRefused(KeyReason.UNKEYED, "a message without a key")
@@ -233,6 +234,9 @@ class EdgeKeys:
         if ring is None:
             raise KeysRefused(KeyReason.NO_KEY, f"session {envelope.session} is none of ours")
         peer, plain = self._opened(ring, envelope)
+        if envelope.counter > MAX_ANSWERS * ring.sent:
+            why = f"message {envelope.counter} of worker {peer.name} in session {envelope.session}"
+            raise KeysRefused(KeyReason.UNASKED, f"{why}, which was asked {ring.sent} times")
         peer.replays.take(envelope.counter)
         peer.introduces = envelope.introduction is not None
         return FromWorker(plain, envelope.session, peer.name)

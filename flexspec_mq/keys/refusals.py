@@ -21,6 +21,8 @@ class KeyReason(StrEnum):
     """Its tag is none that the named sender makes for this content, session and direction."""
     REPLAYED = "replayed"
     """It was taken before, or is too old to tell."""
+    UNASKED = "unasked"
+    """A worker of its session made it, and has sent more than it was asked for."""
     NO_KEY = "no_key"
     """It is of a session whose key is not held here."""
     OPENING = "opening"

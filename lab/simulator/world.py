@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -258,6 +259,7 @@ class World:
         self.retired: list[WorkerMachine] = []
         self.past: list[EdgeCounters] = []  # of earlier lives of devices
         self.kept: dict[int, tuple[Delivery, float]] = {}  # answers at the broker, and when it drops them
+        self.asked, self.answered = Counter[tuple[str, int]](), Counter[tuple[str, int]]()  # at each worker
         self.closes: list[Callable[[], None]] = []  # of texts that ended while there was no link
 
     def _machine(self, name: str) -> WorkerMachine:
@@ -483,6 +485,7 @@ class World:
 
     def _deliver(self, host: Host, send: Send, version: str | None) -> None:
         if host.alive and not host.hung:
+            self.asked[host.name, send.message.session] += 1
             self._worker(host, host.machine.receive(EDGE, send.message, self.now, send.qos, version))
 
     def _worker(self, host: Host, effects: Sequence[WorkerEffect]) -> None:
@@ -490,6 +493,7 @@ class World:
             match effect:
                 case Reply(edge, message, _):
                     assert edge == EDGE
+                    self.answered[host.name, message.session] += 1
                     self._carry(partial(self._to_edge, message))
                 case Free(key):
                     host.cached.pop(key, None)

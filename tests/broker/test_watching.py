@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -18,11 +19,14 @@ from broker.watching.figures import shown
 from broker.watching.rates import Guard, Traffic
 from broker.watching.refusals import ClientConnections, MosquittoLog
 from flexspec_mq.daemon.probes import MetricsOptions
-from flexspec_mq.errors import LinkError, PublishRefused, UsageError
+from flexspec_mq.daemon.tasks import running as running_task
+from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused, UsageError
 from flexspec_mq.share_groups import ShareGroups
-from flexspec_mq.transport.base import NOT_AUTHORIZED, LinkSettings
+from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.deployment import free_port
+from schemas.messages import MAX_ANSWERS
 from tests.broker.deployments import as_client, good, made, running
 from tests.daemons import until
 
@@ -171,8 +175,14 @@ def test_a_line_that_mosquitto_cut_off_counts_as_much_as_there_may_be() -> None:
     assert published.payload == {"alice": 262_144}
 
 
-def guard(limits: ClientLimits, connections: ClientConnections) -> tuple[Guard, Traffic]:
-    published = Traffic(connections)
+def handed(client: str, topic: str, qos: int = 1) -> bytes:
+    return f"Sending PUBLISH to {client} (d0, q{qos}, r0, m7, '{topic}', ... (60 bytes))".encode()
+
+
+def guard(
+    limits: ClientLimits, connections: ClientConnections, clock: Clock | None = None
+) -> tuple[Guard, Traffic]:
+    published = Traffic(connections, clock or Clock())
     made = Guard(limits, published, connections, 0.0)
     made.know((*USERS, User("bob", Role.EDGE, hashed("x"))))
     return made, published
@@ -195,7 +205,9 @@ def test_who_keeps_to_the_rate_stays_and_who_does_not_goes(packet: str, each: li
     for second, number in enumerate(each, 1):
         for _ in range(number):
             published.line(packet.encode())
-            published.line(message("w", 1))
+        published.line(handed("w", "f1/d/w1/alice"))
+        for _ in range(2 * number):
+            published.line(message("w", 1, "f1/v/alice"))
         said = [user for user, _, _ in watching.look(float(second))]
         level = max(0.0, level - 20.0) + number
         assert said == (["alice"] if level > 200.0 and not over else [])
@@ -209,11 +221,12 @@ def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
     connections = connected(("a", "alice"), *clients, *((f"w{number}", "w1") for number in range(9)))
     watching, published = guard(limits, connections)
     published.line(message("a", 10_001))
-    assert [excess[:2] for excess in watching.look(1.0)] == [("alice", "rate"), ("bob", "connections")]
+    found = sorted(excess[:2] for excess in watching.look(1.0))
+    assert found == [("alice", "rate"), ("bob", "connections"), ("w1", "connections")]
     assert watching.look(2.0) == []
-    for client, _ in clients:
+    for client in (*(client for client, _ in clients), *(f"w{number}" for number in range(9))):
         connections.line(f"Client {client} disconnected: Administrative action.")
-    assert set(watching.out) == {"alice", "bob"}
+    assert set(watching.out) == {"alice", "bob", "w1"}
     assert watching.look(6.5) == []
     assert watching.out == {}
     for _ in range(
@@ -222,6 +235,94 @@ def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
         connections.line(new("b0", "bob"))
         connections.line("Client b0 disconnected.")
     assert watching.look(7.0) == [("bob", "rate", "of 54 new connections a second; it is put out for 5 s")]
+
+
+WORKERS = (*USERS, User("w2", Role.WORKER, hashed("x"), ("v2",)))
+LIMITS = ClientLimits(client_messages=200, client_kb=0, client_connections=0, put_out=1e9)
+"""Of which a worker has 20 a second, 200 at once, beyond what it is asked."""
+
+
+def workers(clock: Clock | None = None) -> tuple[Guard, Traffic]:
+    watching, published = guard(LIMITS, connected(("a", "alice"), ("w", "w1"), ("e", "w2")), clock)
+    watching.know(WORKERS)
+    return watching, published
+
+
+@given(
+    st.sampled_from(("f1/d/w1/alice", "f1/o/v1/alice")),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 600)), max_size=20),
+)
+def test_a_worker_may_answer_what_it_is_asked_and_little_beyond(
+    topic: str, each: list[tuple[int, int]]
+) -> None:
+    """Asks and answers by second, against the rule itself; a worker that is asked nothing says as much beside it."""
+    clock = Clock()
+    watching, published = workers(clock)
+    owed = 0
+    levels, over = {"w1": 0.0, "w2": 0.0}, set[str]()
+    for second, (asks, answers) in enumerate(each, 1):
+        clock.now = float(second)
+        for _ in range(asks):
+            published.line(handed("w", topic))
+        owed = min(owed + asks * MAX_ANSWERS, 64 * MAX_ANSWERS)
+        for _ in range(answers):
+            published.line(message("w", 60, "f1/v/alice"))
+            published.line(message("e", 60, "f1/v/alice"))
+        asked, owed = min(owed, answers), max(0, owed - answers)
+        for user, more in (("w1", answers - asked), ("w2", answers)):
+            levels[user] = max(0.0, levels[user] - 20.0) + more
+        late = {user for user in levels if levels[user] > 200.0} - over
+        assert {user for user, _, _ in watching.look(clock.now)} == late
+        over |= late
+        levels = {user: 0.0 if levels[user] > 200.0 else levels[user] for user in levels}
+
+
+@pytest.mark.parametrize(
+    ("topic", "size", "goes"),
+    [
+        ("f1/v/alice", 60, False),
+        ("f1/r/alice/7", 60, False),
+        ("f1/v/bob", 60, True),
+        ("f1/v/alice", 250_000, True),
+        ("f1/w/w1", 60, True),
+    ],
+)
+def test_what_a_device_asks_is_for_answers_to_that_device(topic: str, size: int, goes: bool) -> None:
+    watching, published = workers()
+    published.line(handed("w", "f1/d/w1/alice"))
+    for _ in range(MAX_ANSWERS):
+        published.line(message("w", size, topic))
+    said = watching.look(1.0)
+    assert [(user, kind) for user, kind, _ in said] == ([("w1", "rate")] if goes else [])
+    assert all("unasked messages a second" in what for _, _, what in said)
+
+
+def test_what_was_asked_is_over_in_the_end() -> None:
+    clock = Clock()
+    watching, published = workers(clock)
+    for _ in range(10):
+        published.line(handed("w", "f1/d/w1/alice"))
+    clock.now = 31.0
+    for _ in range(MAX_ANSWERS):
+        published.line(message("w", 60, "f1/v/alice"))
+    assert [user for user, _, _ in watching.look(clock.now)] == ["w1"]
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_acknowledgements_of_what_a_worker_is_asked_are_no_packets_of_its_own(qos: int) -> None:
+    watching, published = workers()
+    for _ in range(3000):
+        published.line(handed("w", "f1/d/w1/alice", qos))
+        for packet in (["PUBACK"], ["PUBREC", "PUBCOMP"])[qos - 1] if qos else ():
+            published.line(f"Received {packet} from w (Mid: 7, RC:0)".encode())
+        published.line(f"Received PUBLISH from w (d0, q{qos}, r0, m7, 'f1/v/alice', ... (60 bytes))".encode())
+        if qos == 2:
+            published.line(b"Received PUBREL from w (Mid: 7)")
+    assert published.others["w1"] == 0
+    assert watching.look(1.0) == []
+    for _ in range(2001):
+        published.line(b"Received PINGREQ from w")
+    assert [(user, kind) for user, kind, _ in watching.look(1.0)] == [("w1", "rate")]
 
 
 def test_nobody_is_put_out_without_a_bound() -> None:
@@ -275,6 +376,69 @@ async def test_a_flood_is_cut_off_and_nobody_else_notices(tmp_path: Path, what: 
     assert any("client id of some 900" in text and "its connection was ended" in text for text in told)
     (line,) = [text for text in told if text.startswith("user alice was refused: rate")]
     assert f"{what} a second; it is put out for 0.5 s" in line
+
+
+async def test_a_worker_that_answers_who_asked_nothing_is_put_out_and_who_was_asked_stays(
+    tmp_path: Path,
+) -> None:
+    directory, log = made(tmp_path / "d"), tmp_path / "log"
+    good("add-device", directory, "alice")
+    good("add-worker", directory, "w1", "--version", "v1")
+    good("add-worker", directory, "evil", "--version", "other")
+    w1, evil = (as_client(directory / "hand-out" / "worker" / name) for name in ("w1", "evil"))
+    alice = replace(
+        as_client(directory / "hand-out" / "edge" / "alice"), subscriptions=(Subscription("f1/v/alice"),)
+    )
+
+    async def answers(link: Link) -> None:
+        """More than a worker may say unasked, by twenty asks."""
+        async for event in link.events():
+            if isinstance(event, Inbound):
+                for _ in range(250):
+                    await link.publish("f1/v/alice", b"asked")
+
+    async def forges() -> None:
+        async with mqtt_link(evil) as link:
+            await link.wait_up(20)
+            while True:
+                await link.publish("f1/v/alice", b"forged")
+                await asyncio.sleep(0)
+
+    with running(directory, log):
+        async with (
+            mqtt_link(alice) as device,
+            mqtt_link(replace(w1, subscriptions=(Subscription("f1/d/w1/+"),))) as worker,
+            running_task(answers(worker), "answers"),
+        ):
+            await device.wait_up(20)
+            await worker.wait_up(20)
+            heard = Counter[bytes]()
+
+            async def hear() -> None:
+                async for event in device.events():
+                    if isinstance(event, Inbound):
+                        heard[event.payload] += 1
+
+            async with running_task(hear(), "hear"):
+                for number in range(1, 11):
+                    for _ in range(2):
+                        await device.publish("f1/d/w1/alice", b"asks", qos=1)
+                    await until(lambda number=number: heard[b"asked"] == number * 500)  # type: ignore[misc]
+                async with asyncio.timeout(60):
+                    with pytest.raises(LinkError):
+                        await forges()
+                with pytest.raises(LinkRefused):
+                    async with mqtt_link(evil) as link:
+                        await link.wait_up(60)
+                forged = heard[b"forged"]
+                await device.publish("f1/d/w1/alice", b"asks", qos=1)
+                await until(lambda: heard[b"asked"] == 5250)
+                assert worker.counters.disconnects == device.counters.disconnects == 0
+                assert heard[b"forged"] == forged
+    told = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+    (line,) = [text for text in told if "was refused: rate" in text]
+    assert line.startswith("user evil was refused: rate of ")
+    assert "unasked messages a second; it is put out for 60 s" in line
 
 
 Labels = frozenset[tuple[str, str]]

@@ -17,7 +17,7 @@ from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import SEAL, STEP, Sealer, enveloped, read_envelope
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
-from schemas.messages import Close, CloseReason, Draft, Fin, Identity, Open, Poll, Verdict
+from schemas.messages import MAX_ANSWERS, Close, CloseReason, Draft, Fin, Identity, Open, Poll, Verdict
 from schemas.status import WorkerStatus
 from tests.keys.deployments_of_keys import KeyedDeployment, status_by
 
@@ -124,6 +124,18 @@ def test_a_worker_is_introduced_until_its_device_has_the_key(ends: Ends) -> None
     assert read_envelope(ends.answer("w1")).introduction is None
     ends.arrives("w1", ends.send(an_open(attempt=2)), "base")
     assert read_envelope(ends.answer("w1")).introduction is not None
+
+
+def test_a_worker_that_sends_more_than_its_session_asked_for_is_named(met: Ends) -> None:
+    for _ in range(MAX_ANSWERS - 1):  # beside the hello
+        assert met.edge.unwrap(met.answer("w1"), 0.0).worker == "w1"
+    with pytest.raises(KeysRefused, match="worker w1 in session 7, which was asked 1 times") as refused:
+        met.edge.unwrap(met.answer("w1"), 0.0)
+    assert refused.value.reason is KeyReason.UNASKED
+    met.send(a_poll(), "w1")
+    for _ in range(MAX_ANSWERS - 1):
+        met.edge.unwrap(met.answer("w1"), 0.0)
+    assert met.refused(met.answer("w1")) is KeyReason.UNASKED
 
 
 def test_what_is_left_for_a_device_is_read_after_it_has_restarted(met: Ends) -> None:

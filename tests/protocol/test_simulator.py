@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.simulator.clock import Alarm, SimulatedClock
-from lab.simulator.schedules import ScheduleTally, run
+from lab.simulator.schedules import PLANS, ScheduleTally, run
+from schemas.messages import MAX_AHEAD, MAX_ANSWERS
 
 RUNS = int(os.environ.get("FLEXSPEC_SIMULATOR_RUNS", "60"))
 
@@ -20,7 +21,9 @@ RUNS = int(os.environ.get("FLEXSPEC_SIMULATOR_RUNS", "60"))
 def test_whatever_goes_wrong_the_text_is_right_and_ends(flips: float) -> None:
     tally = ScheduleTally()
     for seed in range(RUNS):
-        run(seed, tally, flips=flips)
+        world = run(seed, tally, flips=flips)
+        most = MAX_ANSWERS - MAX_AHEAD + max(plan.ahead for plan in PLANS)
+        assert all(answers <= most * world.asked[key] for key, answers in world.answered.items())
     # Least counts of events: without them this could pass without having tried anything.
     assert tally.crashes > RUNS
     assert tally.edge["reopens"] > RUNS
