@@ -1,8 +1,9 @@
 """Admission control: whether a message is taken at all, asked by its topic before a byte of it is read.
 
 Each device has a token bucket: so many milliseconds of the worker's event loop a second. Messages have prices, as they
-were measured. Whoever has nothing left is not read, and is told so once a second. A draft that was verified is
-given back, as forwards are shared fairly anyway; so devices that write pay for little but their polls.
+were measured, and what one takes beyond its price is charged too. Whoever has nothing left is not read, and is told so
+once a second. A draft that was verified is given back, as forwards are shared fairly anyway; so devices that write pay
+for little but their polls.
 """
 
 from __future__ import annotations
@@ -92,6 +93,12 @@ class MessageAdmission:
         if now >= bucket.tell_at:
             self._refuse(bucket, now)
         return False
+
+    def took(self, topic: str, size: int, ms: float) -> None:
+        """Charge a message that was admitted for the processor time beyond its price."""
+        payer = self._by_topic.get(topic)
+        if payer is not None:
+            payer[0].charge(max(0.0, ms - payer[1] - KILOBYTE * size / 1000))
 
     def charge(self, device: str, ms: float) -> None:
         """Charge a device for answers or other work on its behalf; below 0 gives back what verified drafts cost."""

@@ -333,23 +333,28 @@ class CloudWorker:
         if sender is None:
             self.malformed += 1
             return
-        edge, version = sender
+        began = time.thread_time()
+        if not isinstance(self._read(*sender, inbound), Draft):  # one that is verified is given back
+            self.admission.took(inbound.topic, len(inbound.payload), 1000 * (time.thread_time() - began))
+
+    def _read(self, edge: str, version: str | None, inbound: Inbound) -> Open | Draft | Poll | Close | None:
+        """Carry out a message of a device, if it can be read."""
         now = time.monotonic()
         try:
             message, version = self._wire.decode(edge, version, inbound.payload, now)
         except TooManyTokens as error:
             code, qos = ErrorCode.CONTEXT, inbound.qos
             self._do(self.machine.refuse(edge, error.session, error.attempt, code, error.message, qos))
-            return
+            return None
         except KeysRefused as error:
             answer = self._wire.refused(edge, inbound.payload, error, now)
             if answer is not None:
                 self.admission.charge(edge, ANSWER)
                 self._publish_queue.put(Outbound(topics.verdict_topic(edge), answer, inbound.qos))
-            return
+            return None
         except RemoteProtocolError as error:
             self._refuse(edge, error.message, now)
-            return
+            return None
         known = (edge, message.session) in self.machine.sessions
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
@@ -359,6 +364,7 @@ class CloudWorker:
             task.add_done_callback(self._compiling.discard)
         else:
             self._take(edge, message, now, inbound, version)
+        return message
 
     async def _take_compiled(self, edge: str, message: Open, inbound: Inbound, version: str | None) -> None:
         try:

@@ -91,6 +91,23 @@ def test_what_was_verified_is_given_back_and_answers_cost() -> None:
     assert gate.admit("f1/d/w1/good", 0)
 
 
+@given(st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 20_000)), min_size=1, max_size=100))
+def test_a_quota_is_of_the_time_of_this_machine_where_that_is_more_than_the_prices(
+    each: list[tuple[float, int]],
+) -> None:
+    gate, _ = admission(Clock())
+    spent = dearest = 0.0
+    for ms, size in each:
+        if gate.admit("f1/d/w1/evil", size):
+            assert spent < 5.0
+            gate.took("f1/d/w1/evil", size, ms)
+            price = MESSAGE + KILOBYTE * size / 1000
+            spent += max(ms, price)
+            dearest = max(dearest, ms, price)
+    assert spent <= 5.0 + dearest
+    gate.took("f1/w/w2", 8, 100.0)  # no device's
+
+
 def test_a_device_that_holds_all_that_it_may_is_soon_not_read() -> None:
     clock = Clock()
     gate, _ = admission(clock)

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from broker.launcher import PrivateBroker
+from cloud_worker.admission import ANSWER, KILOBYTE, MESSAGE
+from cloud_worker.settings import QuotaSettings
 from flexspec_mq.codec import Codec
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope, wanted_session
@@ -277,3 +279,54 @@ async def test_an_old_open_is_work_for_nothing_and_no_text(
             # The device still has the key of the text that is over: it closes what the worker begins.
             await until(lambda: not again.kept)
             assert node.sessions == 0
+
+
+async def test_a_worker_that_sends_more_than_its_session_asked_for_is_named_at_the_device(
+    keys: KeyedDeployment, broker: PrivateBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    stolen = WorkerKeys(keys.worker("w2"), lease=60, capacity=64)
+    async with (
+        linked(hearing(broker)) as link,
+        edge_at(mqtt_link, at=at(broker, "e-u"), keys=keys.edge_file()) as node,
+    ):
+        generation = node.generate(wanting(1))
+        async for event in link.events():
+            if isinstance(event, Inbound):
+                message = CODEC.decode(stolen.unwrap("edge", "base", event.payload, 0.0)[0])
+                break
+        hello = CODEC.encode(Verdict(message.session, 1, 1, 0, (), 0, Fin.NONE, 0, 0, "w2", 60))
+        floods = 0
+        while not node.refused.get(KeyReason.UNASKED):
+            floods += 1
+            assert floods < 100, node.refused
+            for _ in range(1000):
+                await link.publish("f1/v/edge", stolen.wrap("edge", message.session, hello, 0.0))
+            await asyncio.sleep(0)
+        node.cancel(generation)
+    assert "refused, unasked: on f1/v/edge: message " in caplog.text
+    assert f" of worker w2 in session {message.session}, which was asked " in caplog.text
+
+
+async def test_a_device_pays_for_the_keys_that_its_polls_have_a_worker_compute(
+    keys: KeyedDeployment, broker: PrivateBroker
+) -> None:
+    """By the price of a poll and its answer alone all of these would be read."""
+    device, polls = EdgeKeys(keys.edge("edge")), 200
+    async with (
+        linked(LinkSettings(port=broker.port, client_id="p")) as link,
+        worker_at(
+            mqtt_link,
+            "w1",
+            at=at(broker, "w-p"),
+            keys=keys.worker_file("w1"),
+            quotas=QuotaSettings(device_ms=0.001, device_burst_ms=polls * (MESSAGE + ANSWER + KILOBYTE)),
+        ) as daemon,
+    ):
+        counted, counters = daemon.worker.admission, daemon.worker.machine.counters
+        for session in range(1, polls + 1):
+            device.begin(session, "base")
+            poll = CODEC.encode(Poll(session, 1, 2, 0, 0, 5, (), 0))
+            await link.publish("f1/d/w1/edge", device.introduced(session, poll))
+            if session % 20 == 0:  # they are admitted as they come, and charged when they are read
+                await until(lambda session=session: counted.refused + counters.unknown == session)  # type: ignore[misc]
+        assert counted.refused
