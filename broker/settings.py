@@ -169,23 +169,28 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientLimits(Section):
-    """Limits of one client of a deployment, workers excepted; who goes beyond is put out for a while."""
+    """Limits of one client of a deployment; who goes beyond is put out for a while."""
 
     client_messages: Annotated[
         int,
         Setting(
-            help="messages a second that a client which is no worker may publish, in the mean of 10 s, and as many "
-            "other packets; 0 is no bound",
+            help="messages a second that a client may publish, in the mean of 10 s, and as many other packets; a "
+            "worker may publish a tenth of these beyond what devices ask of it; 0 is no bound",
             least=0,
         ),
     ] = 2000
     client_kb: Annotated[
-        int, Setting(help="kB a second that such a client may publish, in the same way", unit="kB", least=0)
+        int,
+        Setting(
+            help="kB a second that a client which is no worker may publish, in the same way",
+            unit="kB",
+            least=0,
+        ),
     ] = 2000
     client_connections: Annotated[
         int,
         Setting(
-            help="connections that such a client may have at a time, and make a second in the same mean; 0 is no bound",
+            help="connections that a client may have at a time, and make a second in the same mean; 0 is no bound",
             least=0,
         ),
     ] = 32

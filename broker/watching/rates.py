@@ -3,20 +3,18 @@
 Mosquitto itself bounds neither packets nor bytes a second of a client, nor the connections of a user. Who goes
 beyond is not known to it as a user for a while: that ends all its connections, and it is not let in.
 
-What a worker publishes grows with its devices, so it is bounded by what these ask: each message that Mosquitto hands
-it lets it answer that device so often, and what it publishes beyond that is counted.
+A worker's messages grow with its devices, so they are bounded by what these ask: each message that Mosquitto hands it
+lets it answer that device so often, and all that it publishes beyond that is counted.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from broker.settings import ClientLimits, Role, User
 from broker.watching.refusals import ClientConnections
 from flexspec_mq import topics
 from flexspec_mq.daemon.expiring import ExpiringMap
-from schemas.messages import MAX_ANSWERS
 
 PACKETS = (b"Received ", b"Denied PUBLISH from ", b"\t", b"Will message ", b"Sending PUBLISH to ")
 """Beginnings of the lines that Mosquitto logs for a packet: kind, client id, and for a message that it takes or denies
@@ -37,10 +35,13 @@ _FILTER_COUNTS = 20
 """Packets that a filter counts for: it is logged twice, has retained messages sent, and takes memory."""
 _MEAN_OF = 10.0
 """Seconds at its rate that a user may send at once."""
+ANSWERS: Final = 272
+"""Messages by which a worker answers one of a device's at most: `MAX_ANSWERS` of the protocol, of which a broker knows
+nothing else."""
 _UNIT = 1024
 """Bytes for each of which a message of a worker counts once more."""
-_MOST_ASKED, _ASKED_FOR = 64 * MAX_ANSWERS, 30.0
-"""Answers that one device lets a worker owe at a time, and seconds from its newest message until they are over."""
+_MOST_ASKED, _MOST_OWED = 64 * ANSWERS, 256 * ANSWERS
+"""Answers that a worker may owe one device, and all of them: as many texts at a time, each of which runs ahead."""
 _MOST_PAIRS = 100_000
 """Workers and devices of which that is remembered."""
 _UNASKED = 0.1
@@ -60,15 +61,14 @@ class Traffic:
         others: other packets of each user: filters, acknowledgements, pings, and messages that were denied.
     """
 
-    def __init__(self, connections: ClientConnections, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, connections: ClientConnections) -> None:
         self.messages = Counter[str]()
         self.payload = Counter[str]()
         self.unasked = Counter[str]()
         self.others = Counter[str]()
         self._connections = connections
-        self._clock = clock
-        # By worker and device.
-        self._asked = ExpiringMap[tuple[str, str], list[int]](most=_MOST_PAIRS, life=_ASKED_FOR)
+        self._asked = ExpiringMap[tuple[str, str], list[int]](most=_MOST_PAIRS)  # by worker and device
+        self._owed = Counter[str]()  # by worker
         self._newest: str | None = None
 
     def line(self, line: bytes) -> None:
@@ -111,19 +111,21 @@ class Traffic:
         user, sender = self._user(client), topics.sender_of(_topic(tail))
         if user is None or sender is None:
             return
-        now = self._clock()
-        left = (self._asked.get((user, sender.edge), now) or [0])[0]
-        self._asked.put((user, sender.edge), [min(left + MAX_ANSWERS, _MOST_ASKED)], now)
+        asked = self._asked.pop((user, sender.edge)) or [0]  # whoever asks is the newest
+        asked[0] = min(asked[0] + ANSWERS, _MOST_ASKED)
+        self._asked.put((user, sender.edge), asked, 0.0)
+        self._owed[user] = min(self._owed[user] + ANSWERS, _MOST_OWED)
         self.others[user] -= b"012".find(tail[_QOS])  # PUBACK, or PUBREC and PUBCOMP
 
     def _answers(self, worker: str, topic: str, units: int) -> bool:
         """Whether a message answers a device that has asked for as much."""
         if not topic.startswith(_ANSWERS):
             return False
-        left = self._asked.get((worker, topic.split("/")[2]), self._clock())
-        if left is None or left[0] < units:
+        asked = self._asked.get((worker, topic.split("/")[2]), 0.0) or [0]
+        if min(asked[0], self._owed[worker]) < units:
             return False
-        left[0] -= units
+        asked[0] -= units
+        self._owed[worker] -= units
         return True
 
     def _user(self, client: bytes) -> str | None:

@@ -179,10 +179,8 @@ def handed(client: str, topic: str, qos: int = 1) -> bytes:
     return f"Sending PUBLISH to {client} (d0, q{qos}, r0, m7, '{topic}', ... (60 bytes))".encode()
 
 
-def guard(
-    limits: ClientLimits, connections: ClientConnections, clock: Clock | None = None
-) -> tuple[Guard, Traffic]:
-    published = Traffic(connections, clock or Clock())
+def guard(limits: ClientLimits, connections: ClientConnections) -> tuple[Guard, Traffic]:
+    published = Traffic(connections)
     made = Guard(limits, published, connections, 0.0)
     made.know((*USERS, User("bob", Role.EDGE, hashed("x"))))
     return made, published
@@ -239,11 +237,11 @@ def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
 
 WORKERS = (*USERS, User("w2", Role.WORKER, hashed("x"), ("v2",)))
 LIMITS = ClientLimits(client_messages=200, client_kb=0, client_connections=0, put_out=1e9)
-"""Of which a worker has 20 a second, 200 at once, beyond what it is asked."""
+"""A worker has 20 of these a second, 200 at once, beyond what it is asked."""
 
 
-def workers(clock: Clock | None = None) -> tuple[Guard, Traffic]:
-    watching, published = guard(LIMITS, connected(("a", "alice"), ("w", "w1"), ("e", "w2")), clock)
+def workers() -> tuple[Guard, Traffic]:
+    watching, published = guard(LIMITS, connected(("a", "alice"), ("w", "w1"), ("e", "w2")))
     watching.know(WORKERS)
     return watching, published
 
@@ -256,12 +254,10 @@ def test_a_worker_may_answer_what_it_is_asked_and_little_beyond(
     topic: str, each: list[tuple[int, int]]
 ) -> None:
     """Asks and answers by second, against the rule itself; a worker that is asked nothing says as much beside it."""
-    clock = Clock()
-    watching, published = workers(clock)
+    watching, published = workers()
     owed = 0
     levels, over = {"w1": 0.0, "w2": 0.0}, set[str]()
     for second, (asks, answers) in enumerate(each, 1):
-        clock.now = float(second)
         for _ in range(asks):
             published.line(handed("w", topic))
         owed = min(owed + asks * MAX_ANSWERS, 64 * MAX_ANSWERS)
@@ -272,7 +268,7 @@ def test_a_worker_may_answer_what_it_is_asked_and_little_beyond(
         for user, more in (("w1", answers - asked), ("w2", answers)):
             levels[user] = max(0.0, levels[user] - 20.0) + more
         late = {user for user in levels if levels[user] > 200.0} - over
-        assert {user for user, _, _ in watching.look(clock.now)} == late
+        assert {user for user, _, _ in watching.look(float(second))} == late
         over |= late
         levels = {user: 0.0 if levels[user] > 200.0 else levels[user] for user in levels}
 
@@ -297,15 +293,26 @@ def test_what_a_device_asks_is_for_answers_to_that_device(topic: str, size: int,
     assert all("unasked messages a second" in what for _, _, what in said)
 
 
-def test_what_was_asked_is_over_in_the_end() -> None:
-    clock = Clock()
-    watching, published = workers(clock)
-    for _ in range(10):
-        published.line(handed("w", "f1/d/w1/alice"))
-    clock.now = 31.0
-    for _ in range(MAX_ANSWERS):
-        published.line(message("w", 60, "f1/v/alice"))
-    assert [user for user, _, _ in watching.look(clock.now)] == ["w1"]
+def test_a_worker_does_not_save_up_what_many_devices_ask() -> None:
+    watching, published = workers()
+    devices = [f"d{number}" for number in range(100)]
+    for device in devices * 10:
+        published.line(handed("w", f"f1/o/v1/{device}"))
+    for device in devices[:25]:
+        for _ in range(10 * MAX_ANSWERS):
+            published.line(message("w", 60, f"f1/v/{device}"))
+    assert watching.look(1.0) == []
+    for device in devices[25:]:
+        for _ in range(10):
+            published.line(message("w", 60, f"f1/v/{device}"))
+    assert watching.look(2.0) == []
+    for _ in range(1600 + 2 * 20 + 200):
+        published.line(message("w", 60, "f1/v/d99"))
+    assert [user for user, _, _ in watching.look(3.0)] == ["w1"]
+
+
+def test_a_broker_lets_a_worker_say_as_much_as_the_protocol_has_it_say() -> None:
+    assert rates.ANSWERS == MAX_ANSWERS
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
