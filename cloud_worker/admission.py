@@ -30,8 +30,8 @@ session; of each 1,000 bytes of it; of each answer."""
 AGREEMENT = 0.35
 """Price of the keys of a session: signatures are checked, and shared secrets computed."""
 TURNED_AWAY = 2.0
-"""Price of an open beyond the device's own quota of sessions or tokens: it was told when to come again, so if it
-opens on and on it is soon not read."""
+"""Price of an open beyond the device's own quota of sessions, tokens or grammars, and of a text that its grammar
+ends: it was told so, and if it opens on and on it is soon not read."""
 TELL_EVERY = 1.0
 """Seconds from one answer to a device over its quota to the next."""
 _MOST_TOPICS = 8192

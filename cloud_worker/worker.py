@@ -30,7 +30,7 @@ from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.dated import Dated, ExpiryLog, lapsed
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.tasks import endless
-from flexspec_mq.errors import LinkDown, PublishRefused, RemoteProtocolError, UsageError
+from flexspec_mq.errors import GrammarError, LinkDown, PublishRefused, RemoteProtocolError, UsageError
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.protocol.effects import Deliver, Free, ReleaseToCache, Reply, Transfer, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
@@ -370,7 +370,7 @@ class CloudWorker:
         try:
             await self._compiler.compile(edge, message)
         except OpenRefused as error:
-            self.admission.charge(edge, ANSWER)
+            self.admission.charge(edge, TURNED_AWAY if error.code is ErrorCode.BUSY else ANSWER)
             session, attempt = message.session, message.attempt
             self._do(self.machine.refuse(edge, session, attempt, error.code, error.message, inbound.qos))
         else:
@@ -522,6 +522,8 @@ class CloudWorker:
             queue = max(0, int(1000 * (computing - item.waiting_since)))
             self._do(self.machine.result(item, tokens, queue, compute_ms, now, rows))
         for item, error in result.failed:
+            if isinstance(error, GrammarError):  # it takes too long, or allows nothing
+                self.admission.charge(item.key[0], TURNED_AWAY)
             self._do(self.machine.failed(item, now, error))
 
     async def _await_others(self) -> None:
