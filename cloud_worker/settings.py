@@ -219,7 +219,7 @@ class QuotaSettings(Section):
     ] = 25.0
     device_burst_ms: Annotated[
         float, Setting(help="ms that this may come to at once, after a rest", unit="ms", above=0)
-    ] = 100.0
+    ] = 300.0
     device_deliveries: Annotated[
         int,
         Setting(
