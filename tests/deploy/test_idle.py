@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
-
 from tests.broker.deployments import good, made, running
 from tests.integration.processes import start
 
@@ -31,7 +29,6 @@ def wakes(pids: Iterable[int]) -> list[int]:
     ]
 
 
-@pytest.mark.alone
 async def test_idle_daemons_sleep(tiny: Path, tmp_path: Path) -> None:
     directory = made(tmp_path / "d")
     good("add-device", directory, "idle")

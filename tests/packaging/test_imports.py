@@ -198,7 +198,7 @@ def run_without(folder: Path, left_out: tuple[str, ...], *command: str) -> subpr
     ("left_out", "command", "code", "said", "extra"),
     [
         (TORCH, ("cloud_worker",), 3, "running a target needs torch, transformers, safetensors", "models"),
-        (TORCH, ("flexspec_mq.cli", "pair", "HERE", "HERE"), 3, "running a target needs torch", "models"),
+        (TORCH, ("flexspec_mq.cli", "pair", "HERE", "HERE"), 3, "running a model needs torch", "models"),
         (("torch",), ("flexspec_mq.cli", "demo"), 3, "the demo needs torch", "demo"),
         (("torch",), ("lab.demo.evolution",), 3, "the demo needs torch", "models"),
         (TORCH, ("flexspec_mq.cli", "bench"), 3, "flexspec bench needs torch, transformers", "models"),

@@ -218,7 +218,9 @@ class Model(RuleBasedStateMachine):
         self._drop_old()
         self.journal.sweep()
         log = self.path.with_name("outbox.sqlite-wal").read_bytes()
-        assert not any(each.entry.body in log for each in self.known)
+        # A short body may be among the log's random salts by chance.
+        bodies = [each.entry.body for each in self.known if len(each.entry.body) >= 8]
+        assert not any(body in log for body in bodies)
 
     @rule()
     def look(self) -> None:
