@@ -8,7 +8,6 @@ import http.client
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cloud_worker.settings import SERVERS
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
 from flexspec_mq.doctor.checks import Check, Report
@@ -57,7 +56,7 @@ class WorkerDoctor(DaemonDoctor):
         """The checks of a worker."""
         useful = {} if self.config.metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
         wanted = {"heads": self.family.family, "few-bits": self.config.worker.weights != "native"}
-        models = "servers" if self.config.worker.engine in SERVERS else "models"
+        models = "servers" if self.config.worker.engine == "vllm" else "models"
         extras = (models, *(extra for extra, needed in wanted.items() if needed))
         port = Check("metrics", self._check_metrics)
         model = Check("model", self._load_target, (), "the target cannot be loaded", "loading the target")

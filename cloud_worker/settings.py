@@ -28,7 +28,6 @@ from schemas.messages import MOST_KEPT
 if TYPE_CHECKING:
     import argparse
 
-SERVERS = ("vllm", "sglang")
 """Engines that are somebody else's servers."""
 MAX_LEASE = 86_400
 """Seconds; the most that a verdict can say of a lease."""
@@ -86,9 +85,9 @@ class WorkerSettings(Section):
         str,
         Setting(
             help="what runs the target: 'compact' is quick and knows models like Llama, 'transformers' knows all, "
-            "'auto' takes the first that can; 'vllm' and 'sglang' ask a server of models, and --target then names the "
+            "'auto' takes the first that can; 'vllm' asks a server of models, and --target then names the "
             "folder with its tokenizer",
-            choices=("auto", "compact", "transformers", *SERVERS),
+            choices=("auto", "compact", "transformers", "vllm"),
         ),
     ] = "auto"
     engine_url: Annotated[
@@ -179,14 +178,14 @@ class WorkerSettings(Section):
             UsageError: what differs, and what to do.
         """
         Section.__post_init__(self)
-        if (self.engine in SERVERS) != (self.engine_url is not None):
+        if (self.engine == "vllm") != (self.engine_url is not None):
             raise UsageError(
                 f"--engine {self.engine} needs the address of its server"
                 if self.engine_url is None
                 else f"--engine-url is of no use with --engine {self.engine}",
                 hint="for example --engine vllm --engine-url http://127.0.0.1:8000",
             )
-        if self.engine in SERVERS and (self.draft not in ("auto", "none") or self.weights != "native"):
+        if self.engine == "vllm" and (self.draft not in ("auto", "none") or self.weights != "native"):
             raise UsageError(
                 "drafts and weights of a server are its own affair", hint="leave --draft and --weights out"
             )

@@ -65,9 +65,6 @@ class Asked:
     most: int
     params: dict[str, Any]
     head: str = ""
-    rows: int = 1
-    """Places of the prompt, its last ones, whose logits are told; all but the last come to be in `before`."""
-    before: Sequence[npt.NDArray[np.float32]] = ()
 
 
 @dataclass
@@ -102,13 +99,11 @@ class EngineServer:
         dtype: dtype of the weights.
 
     Attributes:
-        kind: the engine's name in a worker's settings.
         url: address, which stays the same between `kill` and `start`.
         asked: bodies of the requests for tokens, in order.
         second_runner: whether it draws noise as vLLM does on GPUs: by seed and place, not as requests come.
     """
 
-    kind = "vllm"
     second_runner = False
 
     def __init__(
@@ -177,7 +172,10 @@ class EngineServer:
 
         routes = [
             Route("/v1/models", lambda _: self._models()),
-            *(asks(path, answer) for path, answer in self.answers().items()),
+            asks("/tokenize", self._tokenize),
+            asks("/v1/completions", self._completions),
+            asks("/v1/load_lora_adapter", self._load_adapter),
+            asks("/v1/unload_lora_adapter", self._unload_adapter),
         ]
         unknown = {404: "Not Found", 405: "Method Not Allowed"}
         handlers = {
@@ -185,15 +183,6 @@ class EngineServer:
             for status, detail in unknown.items()
         }
         return Starlette(routes=routes, exception_handlers=handlers)
-
-    def answers(self) -> dict[str, Callable[[dict[str, Any]], Response]]:
-        """Paths that bodies are sent to, and what answers there."""
-        return {
-            "/tokenize": self._tokenize,
-            "/v1/completions": self._completions,
-            "/v1/load_lora_adapter": self._load_adapter,
-            "/v1/unload_lora_adapter": self._unload_adapter,
-        }
 
     def _models(self) -> Response:
         def model(name: str, root: str, parent: str | None) -> dict[str, Any]:
@@ -299,7 +288,7 @@ class EngineServer:
         return Asked(prompt, most, body, head)
 
     def _write(self, asked: Asked) -> Iterator[Token]:
-        """Tokens behind a prompt, one a forward; rows of the prompt, where wanted, with the first."""
+        """Tokens behind a prompt, one a forward."""
         params = asked.params
         temperature, seed = params.get("temperature", 1.0), params.get("seed")
         seed = None if seed is None else seed % 2**64
@@ -322,9 +311,7 @@ class EngineServer:
                 if kv is None:
                     kv, logits = self._read(asked)
                 else:
-                    (logits,) = self._forward(kv, text[-1:], asked.head, 1)
-            for id_, bias in (params.get("logit_bias") or {}).items():
-                logits[int(id_)] += bias
+                    logits = self._forward(kv, text[-1:], asked.head)
             mask = None
             if (allowed := params.get("allowed_token_ids")) is not None:
                 mask = np.isin(np.arange(len(logits)), allowed)
@@ -345,12 +332,12 @@ class EngineServer:
         near = [kept for kept in self._kept if kept.head == asked.head and kept.tokens]
         if near:
             best = max(near, key=lambda kept: _common(kept.tokens, asked.prompt))
-            kv = best.branch(min(_common(best.tokens, asked.prompt), len(asked.prompt) - asked.rows))
-        *asked.before, logits = self._forward(kv, asked.prompt[kv.length :], asked.head, asked.rows)
+            kv = best.branch(min(_common(best.tokens, asked.prompt), len(asked.prompt) - 1))
+        logits = self._forward(kv, asked.prompt[kv.length :], asked.head)
         return kv, logits
 
-    def _forward(self, kv: SessionKV, tokens: Sequence[int], head: str, rows: int) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = to_numpy(self._model.forward([ModelInput(kv, tokens, rows, head)]))
+    def _forward(self, kv: SessionKV, tokens: Sequence[int], head: str) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = to_numpy(self._model.forward([ModelInput(kv, tokens, 1, head)]))[0]
         return logits
 
     def _stream(self, events: Iterator[dict[str, Any]]) -> Response:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloud_worker.settings import SERVERS
 from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.models.load import load_text
 
@@ -25,7 +24,7 @@ def check_libraries(settings: WorkerSettings) -> None:
     Raises:
         ModelError: naming what is missing.
     """
-    if settings.engine in SERVERS:
+    if settings.engine == "vllm":
         need_libraries(f"--engine {settings.engine}", "servers", ("httpx2", "tokenizers", "jinja2", "numpy"))
     else:
         need_libraries("running a target")
@@ -38,7 +37,7 @@ def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine
         ModelError: a model cannot be loaded or packed.
         UsageError: the draft is not for the target, or settings do not go together.
     """
-    if settings.engine in SERVERS:
+    if settings.engine == "vllm":
         from cloud_worker.engine.servers.load import connect
 
         return connect(settings, tell)
@@ -61,7 +60,7 @@ def try_models(settings: WorkerSettings) -> LoadedText:
         ModelError: one cannot be loaded, or not be packed.
         UsageError: the draft is not for the target.
     """
-    if settings.engine in SERVERS:
+    if settings.engine == "vllm":
         from cloud_worker.engine.servers.load import connect
 
         connect(settings, lambda _: None, patience=0.0).close()

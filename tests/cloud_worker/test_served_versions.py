@@ -27,7 +27,6 @@ from schemas.messages import Identity
 from tests.engine_server import EngineServer
 from tests.families import Operator
 from tests.models.tiny_heads import save_lora
-from tests.sglang_server import SglangEngineServer
 
 PROMPT, TOKENS, FLOOR = tuple(range(70, 100)), 24, 1
 
@@ -74,12 +73,12 @@ class Site:
         return text
 
 
-@pytest.fixture(params=[EngineServer, SglangEngineServer], ids=["vllm", "sglang"])
-def site(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Iterator[Site]:
+@pytest.fixture
+def site(tiny: Path, tmp_path: Path) -> Iterator[Site]:
     head = save_lora(tiny, tmp_path / "head", rank=8, floor=FLOOR, size=0.3)
     model = load_base(tiny, dtype="float32")
-    with request.param(tiny, name="tiny") as server:
-        settings = WorkerSettings(worker="w1", engine=server.kind, engine_url=server.url, target=str(tiny))
+    with EngineServer(tiny, name="tiny") as server:
+        settings = WorkerSettings(worker="w1", engine="vllm", engine_url=server.url, target=str(tiny))
         engine = load_engine(settings, lambda _: None)
         assert isinstance(engine, ServerEngine)
         heads = engine.head_holder
@@ -103,8 +102,8 @@ def test_a_version_is_written_by_an_adapter_whatever_becomes_of_it(site: Site) -
     assert [*site.server.adapters] == [name]
     for version in ("v1", "base", "v1"):
         assert site.write(version) == site.texts[version]
-    (path,) = (path for path in site.server.answers() if path.endswith("/unload_lora_adapter"))
-    httpx2.post(f"{site.server.url}{path}", json={"lora_name": name}).raise_for_status()
+    unload = f"{site.server.url}/v1/unload_lora_adapter"
+    httpx2.post(unload, json={"lora_name": name}).raise_for_status()
     assert not site.server.adapters
     assert site.write("v1") == site.texts["v1"]
     site.loader.drop("v1", site.thread)

@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_worker.engine.load import load_engine
-from cloud_worker.engine.servers import sglang
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.engine.servers.rule import chosen
 from cloud_worker.engine.servers.server import Row
@@ -44,7 +43,6 @@ from schemas.messages import NOISE_VERSION, Identity
 from tests.daemons import FakeDrafter, link_to, read, until, wanting
 from tests.engine_server import EngineServer
 from tests.packaging.test_imports import BLOCK
-from tests.sglang_server import SglangEngineServer
 
 PROMPT = tuple(range(70, 160))
 LIMIT = 32
@@ -63,16 +61,14 @@ SCHEMA = Grammar.from_json_schema(
 Drafter = Callable[[Sequence[int]], Sequence[int]]
 
 
-@pytest.fixture(scope="module", params=[EngineServer, SglangEngineServer], ids=["vllm", "sglang"])
-def server(request: pytest.FixtureRequest, tiny: Path) -> Iterator[EngineServer]:
-    with request.param(tiny, name="tiny") as server:
+@pytest.fixture(scope="module")
+def server(tiny: Path) -> Iterator[EngineServer]:
+    with EngineServer(tiny, name="tiny") as server:
         yield server
 
 
 def connected(server: EngineServer, tiny: Path, **more: Any) -> ServerEngine:
-    settings = WorkerSettings(
-        worker="w1", engine=server.kind, engine_url=server.url, target=str(tiny), **more
-    )
+    settings = WorkerSettings(worker="w1", engine="vllm", engine_url=server.url, target=str(tiny), **more)
     engine = load_engine(settings, lambda _: None)
     assert isinstance(engine, ServerEngine)
     return engine
@@ -197,7 +193,7 @@ def test_one_request_goes_on_where_nobody_drafts(engine: ServerEngine, server: E
     text = write(engine, HOT, lambda _: ())
     (body,) = server.asked
     assert body["stream"]
-    assert HOT.seed in (body.get("seed"), body.get("sampling_params", {}).get("sampling_seed"))
+    assert body["seed"] == HOT.seed
     assert write(engine, HOT, drafts_of(text)) == text
 
 
@@ -219,23 +215,6 @@ def test_a_server_that_throws_our_dice_samples_for_us(
             assert {body["temperature"] for body in server.asked} == {params.temperature}
             assert len(server.asked) < LIMIT
         engine.close()
-
-
-@pytest.mark.parametrize("incremental", [False, True])
-def test_all_that_sglang_tells_once_or_time_and_again_is_taken_once(
-    tiny: Path, incremental: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sglang, "_AT_ONCE", 10)
-    with SglangEngineServer(tiny, name="tiny") as server:
-        server.incremental = incremental
-        engine = connected(server, tiny)
-        server.asked.clear()
-        for params in (GREEDY, WARM):
-            assert write(engine, params, lambda _: ()) == alone(tiny, params)
-        engine.close()
-    # A greedy text is one request; with rows it is several short ones, and more where our dice say something else.
-    assert [body["sampling_params"]["max_new_tokens"] for body in server.asked[:2]] == [LIMIT, 10]
-    assert len(server.asked) > 4
 
 
 @pytest.mark.parametrize("params", [GREEDY, WARM], ids=["greedy", "top-k"])
@@ -316,7 +295,7 @@ async def test_a_worker_without_its_server_sends_sessions_elsewhere_until_it_is_
 def test_what_does_not_fit_is_refused(
     server: EngineServer, tiny: Path, more: dict[str, str], words: str
 ) -> None:
-    settings: dict[str, Any] = {"engine": server.kind, "engine_url": server.url, "target": str(tiny), **more}
+    settings: dict[str, Any] = {"engine": "vllm", "engine_url": server.url, "target": str(tiny), **more}
     with pytest.raises(FlexSpecError, match=words):
         load_engine(WorkerSettings(worker="w1", **settings), lambda _: None)
 
@@ -327,7 +306,7 @@ def test_it_needs_no_torch(server: EngineServer, tiny: Path) -> None:
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.versions.family import base_of
-settings = WorkerSettings(worker="w1", engine={server.kind!r}, engine_url={server.url!r}, target={str(tiny)!r})
+settings = WorkerSettings(worker="w1", engine='vllm', engine_url={server.url!r}, target={str(tiny)!r})
 check_libraries(settings)
 engine = load_engine(settings, print)
 print(base_of(settings, engine.head_holder, engine.facts.exactness).weights_fingerprint, engine.facts.target)

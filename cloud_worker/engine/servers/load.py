@@ -17,7 +17,6 @@ from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.engine.servers.heads import ServerHeads
 from cloud_worker.engine.servers.rule import chosen
 from cloud_worker.engine.servers.server import GREEDY, Server
-from cloud_worker.engine.servers.sglang import SglangServer
 from cloud_worker.engine.timing import Timings
 from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-KINDS: dict[str, type[Server]] = {"sglang": SglangServer, "vllm": Server}
-"""Servers by the engine's name in settings."""
 _MOST = (256, 128, 64, 40, 20, 10, 5, 1)
 """Likeliest tokens of a row that are asked for, until the server grants one."""
 _PROBE = "<|im_end|>\nThe fox says: »Grüße, 世界!« 0123456789\n"
@@ -71,10 +68,10 @@ def connect(
     key = read_api_key(None, settings.engine_key_file)
     loop = asyncio.new_event_loop()
     threading.Thread(target=_run, args=(loop,), name="server", daemon=True).start()
-    server = KINDS[settings.engine](url, loaded.vocab_size, key, settings.engine_model)
+    server = Server(url, loaded.vocab_size, key, settings.engine_model)
 
     try:
-        found = _connect(settings, server, loaded, loop, tell, patience)
+        found = _connect(server, loaded, loop, tell, patience)
         return asyncio.run_coroutine_threadsafe(found, loop).result()
     except BaseException as error:
         asyncio.run_coroutine_threadsafe(server.close(), loop).result(waiting.FAREWELL)
@@ -93,7 +90,6 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _connect(
-    settings: WorkerSettings,
     server: Server,
     loaded: LoadedText,
     loop: asyncio.AbstractEventLoop,
@@ -118,7 +114,7 @@ async def _connect(
     most = await _most(server, model, ours)
     tell("timing the server")
     timings = await _timed(server, model, ours * 3)
-    server.our_dice = settings.engine == "vllm" and await _throws_our_dice(server, model, ours, most)
+    server.our_dice = await _throws_our_dice(server, model, ours, most)
     dice = "by our rule" + (
         "" if server.our_dice else f" where {most} tokens tell it, else by the server's own dice"
     )
@@ -129,7 +125,7 @@ async def _connect(
         vocab_size=loaded.vocab_size,
         exactness="exact up to ties",
         flip_rate=None,
-        device=settings.engine,
+        device="vllm",
         dtype="",
         keeps=True,
         recommended=Recommended.from_generation(loaded.generation),
