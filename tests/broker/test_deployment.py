@@ -61,9 +61,11 @@ async def test_from_nothing_to_a_message_and_out_again(tmp_path: Path, flags: tu
         client(directory, "edge", "bob"),
         client(directory, "worker", "w1"),
     )
+    # `revoke` removes what is to be handed out, not what a device has.
+    handed = client(shutil.copytree(directory, tmp_path / "copy"), "edge", "alice")
     with running(directory, tmp_path / "log"):
         async with AsyncExitStack() as stack:
-            device, other, worker = [await connected(stack, one) for one in (alice, bob, w1)]
+            device, other, worker = [await connected(stack, one) for one in (handed, bob, w1)]
             group = read_groups(w1 / "share-groups").group_of("v1")
             await worker.subscribe(f"$share/{group}/f1/o/v1/+", 1)
             await device.publish("f1/o/v1/alice", b"open", qos=1)
