@@ -188,7 +188,9 @@ class Server(Client):
         It may end before `length`, though not before the first token.
         """
         length, count = min(length, MOST_STREAM // (_EVENT + _LIKELY * most)), 0
-        async with aclosing(self._written(model, context, most, params, length, stop)) as written:
+        body = _body(model, [*context], most, params, length)
+        body |= {"stream": True, "ignore_eos": True, "stop_token_ids": [*stop]}
+        async with aclosing(self._written(body, most)) as written:
             while True:
                 async with self._patience():
                     row = await anext(written, None)
@@ -200,18 +202,8 @@ class Server(Client):
                 count += 1
                 yield row
 
-    async def _written(
-        self,
-        model: str,
-        context: Sequence[int],
-        most: int,
-        params: SamplingParams,
-        length: int,
-        stop: Sequence[int],
-    ) -> AsyncGenerator[Row]:
-        body = _body(model, [*context], most, params, length)
-        more = {"stream": True, "ignore_eos": True, "stop_token_ids": [*stop]}
-        async for event in self.events("/v1/completions", _Completion, body | more):
+    async def _written(self, body: dict[str, Any], most: int) -> AsyncGenerator[Row]:
+        async for event in self.events("/v1/completions", _Completion, body):
             if event.error is not None:
                 raise ServerGone(f"{self.url} broke a stream off: {str(event.error)[:MOST_SAID]}")
             for choice in event.choices:
