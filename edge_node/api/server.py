@@ -108,7 +108,10 @@ async def _stop(server: _Server, serving: asyncio.Task[None], grace: float) -> N
         _log.warning("the API server did not end within %.0f s; it is cut off", grace + waiting.FAREWELL)
         serving.cancel()
         await asyncio.wait([serving], timeout=waiting.FAREWELL)
-    elif not serving.cancelled() and (error := serving.exception()) is not None:
+    # uvicorn leaves connections open when the grace is over.
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    if done and not serving.cancelled() and (error := serving.exception()) is not None:
         _log.error("the API server failed", exc_info=error)
 
 
