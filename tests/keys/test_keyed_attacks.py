@@ -326,7 +326,8 @@ async def test_a_device_pays_for_the_keys_that_its_polls_have_a_worker_compute(
         for session in range(1, polls + 1):
             device.begin(session, "base")
             poll = CODEC.encode(Poll(session, 1, 2, 0, 0, 5, (), 0))
-            await link.publish("f1/d/w1/edge", device.introduced(session, poll))
+            # A worker that was busy for a second may have changed its connection: QoS 1 is what outlives that.
+            await link.publish("f1/d/w1/edge", device.introduced(session, poll), qos=1)
             if session % 20 == 0:  # they are admitted as they come, and charged when they are read
-                await until(lambda session=session: counted.refused + counters.unknown == session)  # type: ignore[misc]
+                await until(lambda session=session: counted.refused + counters.unknown >= session)  # type: ignore[misc]
         assert counted.refused

@@ -13,9 +13,9 @@ from broker.launcher import PrivateBroker
 from cloud_worker.__main__ import main as cloud
 from cloud_worker.metrics import WorkerMetrics
 from edge_node.cli.main import main as edge
-from edge_node.completion.metrics import Metrics as EdgeMetrics
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox
+from edge_node.text.metrics import Metrics as EdgeMetrics
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkRefused, LocalProtocolError, WorkerError
 from flexspec_mq.keys.agreement import new_opening_secrets
