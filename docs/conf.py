@@ -34,7 +34,7 @@ NAVIGATION = {
         "docs/evolution",
         "docs/security",
     ],
-    "Understand": ["docs/architecture", "docs/controller", "docs/protocol", "docs/performance"],
+    "Understand": ["docs/architecture", "docs/controller", "docs/protocol", "docs/texts", "docs/performance"],
     "Reference": ["docs/settings", "docs/reference/http", "docs/reference/mqtt", "docs/reference/waits"],
     "Decisions": ["docs/adr/README"],
     "Develop": ["CONTRIBUTING", "lab/README"],

@@ -146,7 +146,7 @@ class OutboxText(OutboxView, frozen=True, kw_only=True):
         provisional: text of the draft behind it.
         reason: how it ended, ``stop``, ``length`` or ``provisional``; empty before, and after an error.
         figures: figures of the text; null before it has a session, and while it waits for the node's next start.
-        request: body of the request.
+        request: the request as the node keeps it: its text (`spec`), and the form of its answer.
     """
 
     text: str = ""

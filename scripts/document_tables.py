@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from edge_node.text import machine as text
 from flexspec_mq import waiting
 from flexspec_mq.energy.presets import Device, Figure, Radio, built_in, figures_of
 from flexspec_mq.errors import UsageError
@@ -118,6 +119,7 @@ def _row(*cells: str) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "edge": partial(markdown, session.TABLE),
     "worker": partial(markdown, machine.TABLE),
+    "text": partial(markdown, text.TABLE),
     "waiting": waits,
     "presets": presets_table,
 }

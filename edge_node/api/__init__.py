@@ -16,5 +16,5 @@
 | `client` | one request to such an API, for commands on the same machine |
 | `server` | the listening socket; node and API together |
 
-The text itself comes from `edge_node.completion`.
+The text itself comes from `edge_node.text`.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,16 +24,16 @@ from edge_node.api.events import events
 from edge_node.api.http.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
 from edge_node.api.http.bodies import Bodies
 from edge_node.api.kept_responses import ResponseStore
-from edge_node.api.requests import chat_request, completion_request
+from edge_node.api.parsers import KEPT, PARSERS, from_body
 from edge_node.api.sending import IGNORED, OUTBOX
 from edge_node.api.serving import Api, json_answer, serve_text
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.generator import CompletionGenerator
-from edge_node.completion.metrics import Metrics
-from edge_node.completion.options import WHOLE_CONTEXT
-from edge_node.completion.store import CompletionStore
 from edge_node.outbox.journal import Journal
 from edge_node.outbox.outbox import Outbox
+from edge_node.text.generator import CompletionGenerator
+from edge_node.text.metrics import Metrics
+from edge_node.text.spec import WHOLE_CONTEXT
+from edge_node.text.texts import Texts
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon.instruments import CONTENT_TYPE
 from schemas.openai import Health, ModelList
@@ -42,7 +42,7 @@ from schemas.openapi import document
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from edge_node.api.serving import Handler, Parser
+    from edge_node.api.serving import Handler
     from edge_node.node import EdgeNode
     from flexspec_mq.models.load import LoadedText
 
@@ -110,18 +110,8 @@ def _refuse(request: Request, error: Exception) -> Response:
     raise ApiError(status, message, code="not_found" if status == 404 else "method_not_allowed")
 
 
-_PARSERS: dict[str, Parser] = {
-    "/v1/chat/completions": lambda api, body, _client: chat_request(body, api.settings.lenient),
-    "/v1/completions": lambda api, body, _client: completion_request(body, api.settings.lenient),
-    "/v1/responses": lambda api, body, client: responses.responses_request(
-        body, api.settings.lenient, store=api.responses, client=client
-    ),
-    "/api/chat": lambda api, body, _client: ollama.chat_request(body, api.settings.lenient),
-    "/api/generate": lambda api, body, _client: ollama.generate_request(body, api.settings.lenient),
-}
-"""Readers of bodies that ask for texts, by path."""
 _TABLE: tuple[tuple[str, str, Handler], ...] = (
-    *((path, "POST", serve_text) for path in _PARSERS),
+    *((path, "POST", serve_text) for path in PARSERS),
     *responses.TABLE,
     *ollama.TABLE,
     *page.TABLE,
@@ -158,11 +148,12 @@ def create_app(
     Returns:
         The app; `app.state.api` is its `Api`.
     """
-    kept = Outbox(journal or Journal(None, settings.bounds))
+    responses = ResponseStore(settings)
+    kept = Outbox(journal or Journal(None, settings.bounds), partial(from_body, responses))
     metrics = Metrics(node, kept)
     limit = settings.api_max_tokens or WHOLE_CONTEXT
     generator = CompletionGenerator(node, model, policy, limit, settings.deliver)
-    texts = CompletionStore(generator, settings, metrics, kept)
+    texts = Texts(generator, settings, metrics, kept)
     node.state.waiting = lambda: texts.waiting
     refusals = ClientRefusals(metrics.refused)
     api = Api(
@@ -172,8 +163,9 @@ def create_app(
         metrics,
         refusals,
         Bodies(settings),
-        ResponseStore(settings),
-        _PARSERS,
+        responses,
+        PARSERS,
+        KEPT,
         int(time.time()),
     )
     routes = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]

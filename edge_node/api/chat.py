@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
 from edge_node.api.errors import ApiError
-from edge_node.api.forms import Form, TextRequest
-from edge_node.completion.completion import Completion, End
-from edge_node.completion.following import Follower
+from edge_node.api.forms import ApiRequest, Form
+from edge_node.text.machine import End, Text
+from edge_node.text.reading import Follower
 from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, CallParser, Content
 from schemas import openai
 
 if TYPE_CHECKING:
-    from edge_node.completion.service import Wait
+    from edge_node.api.kept_responses import ResponseStore
+    from edge_node.text.service import Wait
 
 DONE = b"data: [DONE]\n\n"
 _SUMMED = (
@@ -53,13 +53,12 @@ def usage(ends: Sequence[End]) -> openai.Usage | msgspec.UnsetType:
     )
 
 
-def call_id(text: Completion, index: int) -> str:
+def call_id(text: Text, index: int) -> str:
     """The id of a call; the same for all who read the text."""
     return f"call_{text.id}{index}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAIRequest(TextRequest):
+class OpenAIRequest(ApiRequest, frozen=True, kw_only=True, omit_defaults=True, tag="openai"):
     """A request for completions or chat completions.
 
     Attributes:
@@ -69,9 +68,9 @@ class OpenAIRequest(TextRequest):
         shaped_by: field that says the form of the answer, for errors of that; None where none does.
     """
 
-    chat: bool
-    include_usage: bool
-    include_origin: bool
+    chat: bool = True
+    include_usage: bool = False
+    include_origin: bool = False
     shaped_by: str | None = None
 
     @property
@@ -79,7 +78,7 @@ class OpenAIRequest(TextRequest):
         """Field of the request that holds the prompt."""
         return "messages" if self.chat else "prompt"
 
-    def form(self, texts: Sequence[Completion]) -> OpenAIForm:
+    def form(self, texts: Sequence[Text], responses: ResponseStore | None = None) -> OpenAIForm:  # noqa: ARG002
         """OpenAI's objects."""
         return OpenAIForm(texts, self)
 
@@ -87,7 +86,7 @@ class OpenAIRequest(TextRequest):
 class OpenAIForm(Form):
     """A completion, or a chat completion."""
 
-    def __init__(self, texts: Sequence[Completion], wanted: OpenAIRequest) -> None:
+    def __init__(self, texts: Sequence[Text], wanted: OpenAIRequest) -> None:
         super().__init__(texts, wanted.prompt_field, wanted.shaped_by)
         self._wanted = wanted
         self.name = ("chatcmpl-" if wanted.chat else "cmpl-") + texts[0].id

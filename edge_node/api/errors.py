@@ -5,10 +5,11 @@ from collections.abc import Callable
 import msgspec
 from starlette.responses import Response
 
-from edge_node.completion.options import PromptError, PromptTooLong, ToolError
-from edge_node.completion.store import KeyReused, TextDropped, TooManyTexts
 from edge_node.fleet.models import NoCatalogue
 from edge_node.outbox.entries import OutboxError, OutboxFull
+from edge_node.text.encoding import PromptError, PromptTooLong, ToolError
+from edge_node.text.machine import TextDropped
+from edge_node.text.texts import KeyReused, TooManyTexts
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.errors import (
     Cancelled,

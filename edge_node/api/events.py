@@ -15,7 +15,7 @@ import flexspec_mq
 from edge_node.api.errors import ApiError
 from edge_node.api.sending import Sender, unless_gone
 from edge_node.api.serving import Api
-from edge_node.completion.generator import plan_told
+from edge_node.text.generator import plan_told
 from flexspec_mq import waiting
 from schemas.catalogue import CatalogueVersion
 from schemas.node import FleetView, LinkView, NodeView, PlanView, VersionView, WorkerView

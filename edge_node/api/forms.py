@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from edge_node.api.errors import ApiError, api_error
-from edge_node.completion.completion import Completion, End, Part
-from edge_node.completion.following import Follower
-from edge_node.completion.options import CompletionOptions, Prompt
+from edge_node.text.machine import End, Text
+from edge_node.text.reading import Follower, Part
+from edge_node.text.spec import TextRequest
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.grammar.tools import CallEvent
-from schemas.openai import Offline, Provisional
+from schemas.openai import Provisional
 
 if TYPE_CHECKING:
-    from edge_node.completion.service import Wait
+    from edge_node.api.kept_responses import ResponseStore
+    from edge_node.text.service import Wait
 
 _NAMES = 1000
 """Characters of the names of ignored fields at most."""
@@ -41,7 +41,7 @@ class Form(ABC):
     kind: ClassVar[str] = "text/event-stream; charset=utf-8"
     name: str
 
-    def __init__(self, texts: Sequence[Completion], prompt: str, shaped_by: str | None = None) -> None:
+    def __init__(self, texts: Sequence[Text], prompt: str, shaped_by: str | None = None) -> None:
         self.texts = texts
         self.followers = [Follower(text) for text in texts]
         self._fields = prompt, shaped_by
@@ -111,23 +111,16 @@ class Form(ABC):
         return b"".join(body for body, new in told if new)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextRequest(ABC):
+class ApiRequest(TextRequest, frozen=True, kw_only=True, omit_defaults=True):
     """Texts that a client asks for, by any API.
 
     Attributes:
-        model: a target version, or with a family what stands for one; None is the node's.
-        prompt: text, token ids, or the turns of a conversation.
-        asked: how they are to be written, as far as the client says.
         stream: answer with a stream.
         choices: how many texts, with seeds that follow each other.
         ignored: fields that ask for something and are ignored, as the node is lenient.
     """
 
-    model: str | None
-    prompt: Prompt
-    asked: CompletionOptions
-    stream: bool
+    stream: bool = False
     choices: int = 1
     ignored: tuple[str, ...] = ()
 
@@ -141,16 +134,6 @@ class TextRequest(ABC):
         """The answer where no text is asked for."""
         return None
 
-    def kept(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Its body as the outbox keeps it, for a life of the node that knows nothing else."""
-        return body
-
-    @abstractmethod
-    def form(self, texts: Sequence[Completion]) -> Form:
-        """The texts as this API shows them."""
-
-    def options(
-        self, version: str | None, timeout: float | None = None, offline: Offline = "hold"
-    ) -> CompletionOptions:
-        """How the text is to be written, with what the node decides."""
-        return replace(self.asked, version=version, timeout=timeout, offline=self.asked.offline or offline)
+    def form(self, texts: Sequence[Text], responses: ResponseStore) -> Form:
+        """The texts as this API shows them; it may keep its answer for later requests."""
+        raise NotImplementedError

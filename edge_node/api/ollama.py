@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -17,12 +16,12 @@ from starlette.responses import Response
 from edge_node.api.chat import call_id
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
-from edge_node.api.forms import Form, TextRequest
+from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import parse_object, read
 from edge_node.api.serving import LATEST, json_answer
-from edge_node.completion.completion import Completion, End
-from edge_node.completion.options import WHOLE_CONTEXT, CompletionOptions
-from edge_node.completion.service import Service, Wait
+from edge_node.text.machine import End, Text
+from edge_node.text.service import Service, Wait
+from edge_node.text.spec import WHOLE_CONTEXT, TextSpec
 from flexspec_mq import waiting
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
@@ -42,6 +41,7 @@ from schemas.openai import FlexspecUsage, Model, Provisional
 if TYPE_CHECKING:
     from starlette.types import Send
 
+    from edge_node.api.kept_responses import ResponseStore
     from edge_node.api.serving import Api, Handler
 
 VERSION = "0.13.0"
@@ -50,8 +50,7 @@ _FOR_EVER = "9999-12-31T23:59:59Z"
 _JSON = "application/json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OllamaRequest(TextRequest):
+class OllamaRequest(ApiRequest, frozen=True, kw_only=True, omit_defaults=True, tag="ollama"):
     """A request to ``/api/chat`` or ``/api/generate``.
 
     Attributes:
@@ -69,7 +68,7 @@ class OllamaRequest(TextRequest):
         """The answer to whoever only asks whether a model is there."""
         return None if self.loads is None else self.encoded(done=True, done_reason=self.loads)
 
-    def form(self, texts: Sequence[Completion]) -> OllamaForm:
+    def form(self, texts: Sequence[Text], responses: ResponseStore) -> OllamaForm:  # noqa: ARG002
         """Ollama's objects, a line each."""
         return OllamaForm(texts, self)
 
@@ -130,7 +129,9 @@ def _request(
     given = asked.options or ollama.OllamaOptions()
     stops = [given.stop] if isinstance(given.stop, str) else given.stop or []
     limit = given.num_predict
-    options = CompletionOptions(
+    spec = TextSpec(
+        prompt=prompt,
+        version=asked.model,
         temperature=given.temperature,
         top_k=None if given.top_k is None else max(given.top_k, 0),
         top_p=given.top_p,
@@ -145,10 +146,8 @@ def _request(
     loads: ollama.DoneReason = "unload" if asked.keep_alive in (0, "0", "0s") else "load"
     return OllamaRequest(
         chat=chat,
-        model=asked.model,
         asked_model=asked.model,
-        prompt=prompt,
-        asked=options,
+        spec=spec,
         stream=asked.stream,
         loads=None if prompt else loads,
         ignored=(*(ignored or ()), *(["think"] if asked.think else [])),
@@ -202,7 +201,7 @@ class OllamaForm(Form):
 
     kind: ClassVar[str] = "application/x-ndjson"
 
-    def __init__(self, texts: Sequence[Completion], wanted: OllamaRequest) -> None:
+    def __init__(self, texts: Sequence[Text], wanted: OllamaRequest) -> None:
         super().__init__(texts, "messages" if wanted.chat else "prompt")
         self._text, self._wanted = texts[0], wanted
         self.name = self._text.id

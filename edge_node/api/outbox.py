@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from edge_node.api.errors import ApiError
 from edge_node.api.sending import reply
-from edge_node.api.serving import json_answer, kept_request
-from edge_node.completion.outbox_views import listed, shown
+from edge_node.api.serving import json_answer
+from edge_node.text.outbox_views import listed, shown
+from edge_node.text.texts import key_of
 from schemas.node import OutboxDropped, OutboxList, OutboxView
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from edge_node.api.serving import Api, Handler
-    from edge_node.completion.completion import Completion
     from edge_node.outbox.entries import Entry
+    from edge_node.text.machine import Text
 
 View = TypeVar("View", bound=OutboxView)
 
@@ -65,12 +66,12 @@ async def _stream(api: Api, entry: Entry, request: Request, send: Send) -> None:
     if entry.state in ("stale", "failed"):
         hint = "POST sends it again" if entry.state == "stale" else "ask again with its key"
         raise ApiError(409, f"there is no text: {entry.error}", code=f"outbox_{entry.state}", hint=hint)
-    wanted, options, key = await kept_request(api, entry)
-    wanted = replace(wanted, stream=True, choices=1)
+    wanted = replace(api.resumed(entry), stream=True, choices=1)
     since = request.headers.get("last-event-id")
     async with AsyncExitStack() as reading:
-        text = await reading.enter_async_context(api.texts.reading(wanted.prompt, options, key))
-        await reply([text], wanted, api.settings, request.receive, send, reading.aclose, since)
+        text = await reading.enter_async_context(api.texts.reading(wanted, key_of(entry)))
+        receive, settings = request.receive, api.settings
+        await reply([text], wanted, api.responses, settings, receive, send, reading.aclose, since)
 
 
 async def _send_again(api: Api, request: Request, _send: Send) -> Response:
@@ -99,7 +100,7 @@ async def _entry(api: Api, name: str) -> Entry:
     return entry
 
 
-def _alive(view: View, text: Completion | None) -> View:
+def _alive(view: View, text: Text | None) -> View:
     """A request with the tokens of its text that is being written, which the journal learns a little later."""
     if text is None or text.figures is None:
         return view

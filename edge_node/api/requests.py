@@ -8,7 +8,7 @@ from edge_node.api.chat import OpenAIRequest
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.http.bodies import parse_object, read
-from edge_node.completion.options import CompletionOptions, Prompt
+from edge_node.text.spec import Prompt, TextSpec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import Tool, ToolCall, ToolUse
@@ -74,10 +74,9 @@ def _request(
     return OpenAIRequest(
         chat=isinstance(asked, openai.ChatCompletionRequest),
         choices=asked.n,
-        model=asked.model,
-        prompt=prompt,
-        asked=options_of(
+        spec=spec_of(
             asked,
+            prompt=prompt,
             limit=limit,
             stops=tuple(stop for stop in stops if stop),
             prediction=None if asked.prediction is None else joined(asked.prediction.content),
@@ -92,9 +91,9 @@ def _request(
     )
 
 
-def options_of(
+def spec_of(
     asked: openai.ChatCompletionRequest | openai.CompletionRequest | ResponsesRequest, **more: Any
-) -> CompletionOptions:
+) -> TextSpec:
     """How a request says that its text is to be written, by fields that all requests have, and `more`.
 
     Raises:
@@ -105,7 +104,7 @@ def options_of(
     if asked.ignore_eos and (more.get("grammar") is not None or more.get("tools") is not None):
         raise bad("ignore_eos", "an answer of a form, or with tools, ends by itself: leave ignore_eos out")
     try:
-        return CompletionOptions(
+        return TextSpec(
             temperature=asked.temperature,
             top_k=asked.top_k,
             top_p=asked.top_p,
@@ -113,8 +112,9 @@ def options_of(
             ignore_eos=asked.ignore_eos,
             wait=asked.wait,
             offline=asked.offline,
+            version=asked.model,
             user=_name(asked.safety_identifier, asked.user),
-            key=_name(asked.prompt_cache_key, asked.safety_identifier, asked.user),
+            conversation=_name(asked.prompt_cache_key, asked.safety_identifier, asked.user),
             **more,
         )
     except UsageError as error:

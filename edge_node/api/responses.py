@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,12 +14,13 @@ from starlette.responses import Response
 from edge_node.api.chat import behind, event
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
-from edge_node.api.forms import Form, TextRequest
+from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import read
 from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
-from edge_node.api.requests import form_of, joined, limit_of, object_text, options_of, tool_use
+from edge_node.api.requests import form_of, joined, limit_of, object_text, spec_of, tool_use
 from edge_node.api.serving import json_answer
-from edge_node.completion.completion import Completion, End, Part
+from edge_node.text.machine import End, Text
+from edge_node.text.reading import Part
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
     CallArguments,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from edge_node.api.serving import Api, Handler
-    from edge_node.completion.service import Wait
+    from edge_node.text.service import Wait
 
 _KINDS: dict[str, type[msgspec.Struct]] = {
     "message": types.ResponseInputMessage,
@@ -85,21 +85,6 @@ def read_input(
 
 def _kind(item: dict[str, Any]) -> Any:
     return item.get("type") or ("message" if "role" in item else "item_reference")
-
-
-def items_of(turns: tuple[Turn, ...]) -> Iterator[dict[str, Any]]:
-    """Turns as items of an input; a result is that of the first call of its tool that has none yet."""
-    waiting: list[ToolCall] = []
-    for turn in turns:
-        if turn.role == "tool":
-            call = waiting.pop(next(at for at, call in enumerate(waiting) if call.name == turn.tool))
-            yield {"type": "function_call_output", "call_id": call.id, "output": turn.content}
-            continue
-        yield {"role": turn.role, "content": turn.content}
-        waiting += turn.calls
-        for call in turn.calls:
-            called = {"call_id": call.id, "name": call.name, "arguments": call.arguments}
-            yield {"type": "function_call", **called}
 
 
 def _add(made: Conversation, item: msgspec.Struct, where: str) -> None:
@@ -236,33 +221,24 @@ class Output:
         return self._of_item(kind, content_index=0, **fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponsesTextRequest(TextRequest):
+class ResponsesTextRequest(ApiRequest, frozen=True, kw_only=True, omit_defaults=True, tag="responses"):
     """A request for a response.
 
     Attributes:
-        said: the request.
+        said: the request, without its input.
         tools: functions that it names.
         turns: turns of the conversation, without instructions.
-        keep: keeps the response.
+        client: who asks, and may go on from the response.
     """
 
     said: types.ResponsesRequest
     tools: list[types.ResponseTool]
     turns: tuple[Turn, ...]
-    keep: Callable[[KeptResponse], None]
+    client: bytes
 
-    def kept(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Its body, with the conversation in place of responses that the node forgets when it ends."""
-        given = self.said.input
-        refers = not isinstance(given, str) and any(_kind(item) == "item_reference" for item in given)
-        if self.said.previous_response_id is None and not refers:
-            return body
-        return {**body, "previous_response_id": None, "input": [*items_of(self.turns)]}
-
-    def form(self, texts: Sequence[Completion]) -> ResponsesForm:
+    def form(self, texts: Sequence[Text], responses: ResponseStore) -> ResponsesForm:
         """OpenAI's objects."""
-        return ResponsesForm(texts, self)
+        return ResponsesForm(texts, self, responses)
 
 
 def responses_request(
@@ -290,10 +266,9 @@ def responses_request(
     tools, use = _tools(asked, ignored=ignored)
     instructions = (Turn("system", asked.instructions),) if asked.instructions else ()
     return ResponsesTextRequest(
-        model=asked.model,
-        prompt=(*instructions, *turns),
-        asked=options_of(
+        spec=spec_of(
             asked,
+            prompt=(*instructions, *turns),
             limit=limit_of({"max_output_tokens": asked.max_output_tokens}),
             tools=use,
             grammar=_grammar(asked),
@@ -301,10 +276,10 @@ def responses_request(
         ),
         stream=asked.stream,
         ignored=tuple(ignored or ()),
-        said=asked,
+        said=msgspec.structs.replace(asked, input=""),
         tools=tools,
         turns=turns,
-        keep=partial(store.put, client),
+        client=client,
     )
 
 
@@ -321,11 +296,12 @@ def _grammar(asked: types.ResponsesRequest) -> Grammar | None:
 class ResponsesForm(Form):
     """A text as a response, or as its events."""
 
-    def __init__(self, texts: Sequence[Completion], wanted: ResponsesTextRequest) -> None:
+    def __init__(self, texts: Sequence[Text], wanted: ResponsesTextRequest, store: ResponseStore) -> None:
         free = wanted.said.text.format.type == "text"
         super().__init__(texts, "input", "tools" if free else "text.format")
         (self._text,) = texts
         self._wanted = wanted
+        self._store = store
         self._output = Output(self._text.id)
         self.name = f"resp_{self._text.id}"
 
@@ -400,13 +376,13 @@ class ResponsesForm(Form):
                 if item.status == "completed" or isinstance(item, types.ResponseOutputMessage):
                     with suppress(ApiError):  # arguments that no prompt can hold, as half a character
                         _add(answer, item, "output")
-            self._wanted.keep(KeptResponse(tuple(answer.turns), response))
+            self._store.put(self._wanted.client, KeptResponse(tuple(answer.turns), response))
         return response
 
     def _response(self, status: types.Status, **more: Any) -> types.Response:
         said = self._wanted.said
         known = {name: getattr(said, name) for name in _ECHOED}
-        tools = self._wanted.asked.tools
+        tools = self._wanted.spec.tools
         known["parallel_tool_calls"] = tools is None or tools.parallel
         return types.Response(
             id=self.name,

@@ -1,6 +1,6 @@
 """Texts on their way to a client, as one object or as a stream, at the client's pace; it may go away at any time.
 
-An API reads a `TextRequest`, and says by a `Form` how its texts look.
+An API reads an `ApiRequest`, and says by a `Form` how its texts look.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edge_node.api.errors import ApiError, gone
-from edge_node.api.forms import Form, TextRequest
+from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, Part
+from edge_node.text.machine import Text
+from edge_node.text.reading import Part, begun, ended, read
 from flexspec_mq.daemon.tasks import any_of, running
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
+
+    from edge_node.api.kept_responses import ResponseStore
 
 
 _JSON = "application/json"
@@ -28,8 +31,9 @@ OUTBOX = "x-flexspec-outbox"
 
 
 async def reply(
-    texts: Sequence[Completion],
-    wanted: TextRequest,
+    texts: Sequence[Text],
+    wanted: ApiRequest,
+    responses: ResponseStore,
     settings: ApiSettings,
     receive: Receive,
     send: Send,
@@ -41,6 +45,7 @@ async def reply(
     Args:
         texts: texts to send.
         wanted: how.
+        responses: keeps responses that later ones may go on from.
         settings: settings of the API.
         receive: ASGI receive of the request.
         send: ASGI send of the request.
@@ -50,7 +55,7 @@ async def reply(
     Raises:
         ApiError: a text failed before anything was sent, or the client went away (499).
     """
-    form = wanted.form(texts)
+    form = wanted.form(texts, responses)
     if since is not None and wanted.stream:
         for follower, position in zip(form.followers, _positions(since, texts), strict=True):
             follower.go_on(position)
@@ -64,7 +69,7 @@ async def reply(
     await unless_gone(receive, work)
 
 
-def _positions(since: str, texts: Sequence[Completion]) -> list[int]:
+def _positions(since: str, texts: Sequence[Text]) -> list[int]:
     """Positions in texts that the id of an event names.
 
     Raises:
@@ -84,7 +89,7 @@ def unknown_event(since: str) -> ApiError:
 
 
 async def _whole(form: Form, sender: Sender, headers: dict[str, str]) -> None:
-    ends = [await text.ended() for text in form.texts]
+    ends = [await ended(text) for text in form.texts]
     _raise_failed(form)
     body = form.whole(ends)
     await sender.start(200, _JSON, {"content-length": str(len(body)), **headers})
@@ -101,7 +106,7 @@ async def _stream(form: Form, settings: ApiSettings, sender: Sender, headers: di
     """Send a status by the first text or wait, or after a heartbeat of silence: what fails before has its own."""
     with suppress(TimeoutError):
         async with asyncio.timeout(settings.heartbeat):
-            await form.texts[0].begun()
+            await begun(form.texts[0])
     if not form.texts[0].size:
         _raise_failed(form)
     await sender.start(200, form.kind, {"cache-control": "no-cache", **headers})
@@ -122,9 +127,9 @@ async def _stream(form: Form, settings: ApiSettings, sender: Sender, headers: di
     await sender.body(form.last(ends) if error is None else form.broken(form.failed(error)), more=False)
 
 
-async def _merged(texts: Sequence[Completion], patience: float) -> AsyncIterator[tuple[int, Part | None]]:
+async def _merged(texts: Sequence[Text], patience: float) -> AsyncIterator[tuple[int, Part | None]]:
     """Parts of texts as they come, with the number of their text; None at its end."""
-    reading = [text.read(patience) for text in texts]
+    reading = [read(text, patience) for text in texts]
     if len(texts) == 1:
         async for part in reading[0]:
             yield 0, part

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
-from edge_node.api.forms import TextRequest
+from edge_node.api.forms import ApiRequest
 from edge_node.api.http.auth import ClientRefusals
 from edge_node.api.http.bodies import Bodies, canonical, parse_object
 from edge_node.api.kept_responses import ResponseStore, client_of
 from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import IdempotencyKey
-from edge_node.completion.options import SEED_BITS, CompletionOptions
-from edge_node.completion.store import CompletionStore, TooManyTexts
 from edge_node.outbox.entries import NoRoom, OutboxError
+from edge_node.text.spec import SEED_BITS, IdempotencyKey, UnknownRequest, unpack
+from edge_node.text.texts import Texts, TooManyTexts
 from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
@@ -37,15 +36,13 @@ from schemas.openai import Model, ModelVersion
 if TYPE_CHECKING:
     from starlette.types import Send
 
-    from edge_node.completion.metrics import Metrics
     from edge_node.node import EdgeNode
     from edge_node.outbox.entries import Entry
     from edge_node.outbox.outbox import Outbox
+    from edge_node.text.metrics import Metrics
 
     Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
     """Answers a request, or has sent its answer by itself."""
-    Parser = Callable[["Api", dict[str, Any], bytes], TextRequest]
-    """Reads a body that asks for texts, of a client."""
 
 _log = logging.getLogger(__name__)
 LATEST = ":latest"
@@ -62,17 +59,19 @@ class Api:
         bodies: bodies of the requests that are being read.
         responses: responses that later ones may go on from.
         parsers: readers of bodies that ask for texts, by path.
+        kept: types of what they read, as the journal has it.
         since: seconds since the Unix epoch at which the app was made.
     """
 
     settings: ApiSettings
-    texts: CompletionStore
+    texts: Texts
     node: EdgeNode
     metrics: Metrics
     refusals: ClientRefusals
     bodies: Bodies
     responses: ResponseStore
-    parsers: Mapping[str, Parser]
+    parsers: Mapping[str, Callable[..., ApiRequest]]
+    kept: Any
     since: int
 
     def versions(self) -> dict[str, int]:
@@ -100,17 +99,17 @@ class Api:
             for name, since, version in self.node.models.listed()
         }
 
-    async def kept(self, key: IdempotencyKey | None) -> Entry | None:
-        """The request in the outbox that has this key."""
-        outbox = self.texts.outbox
-        return None if key is None else await outbox.run(outbox.journal.under, key.key)
+    def resumed(self, entry: Entry) -> ApiRequest:
+        """A request in the outbox as it was when it came.
 
-    async def version(self, asked: str | None, *, kept: bool = False) -> str | None:
+        Raises:
+            UnknownRequest: this node cannot read it.
+        """
+        wanted: ApiRequest = unpack(entry.body, self.kept)
+        return wanted
+
+    async def version(self, asked: str | None) -> str | None:
         """The version that a request means; with a family what it asks for, which means one when its text opens.
-
-        Args:
-            asked: name that the request asks for.
-            kept: whether it was known when the request came, so that its workers may come back.
 
         Raises:
             ApiError: 404.
@@ -118,12 +117,12 @@ class Api:
         if self.node.models.followed is not None:
             return asked and asked.removesuffix(LATEST)
         if asked is None:
-            return self.node.settings.version
+            return None
         if asked not in self.versions():
             await self.node.directory.refreshed()
         known = self.versions()
         here = asked in known or (asked := asked.removesuffix(LATEST)) in known
-        if not here and self.node.link.is_up and not kept:  # without a link nobody can know
+        if not here and self.node.link.is_up:  # without a link nobody can know
             raise _unknown(asked, sorted(known))
         return asked
 
@@ -161,34 +160,37 @@ async def serve_text(api: Api, request: Request, send: Send) -> Response | None:
     work = partial(api.bodies.work, len(raw))
     body = await work(parse_object, raw)
     with _request_span(api.node.telemetry, request) as context:
-        key = await work(_key, request, body, client)
-        entry, since = await api.kept(key), request.headers.get("last-event-id")
+        key, outbox = await work(_key, request, body, client), api.texts.outbox
+        entry = None if key is None else await outbox.run(outbox.journal.under, key.key)
+        since = request.headers.get("last-event-id")
         if since and entry is None:
             raise unknown_event(since)  # nothing is begun for it
         if entry is not None and key is not None and entry.digest == key.digest:
-            wanted, options, key = await kept_request(api, entry)
+            wanted = api.resumed(entry)
         else:
-            wanted = await work(api.parsers[path], api, body, client)
+            wanted = await work(api.parsers[path], body, api.settings.lenient, client, api.responses)
             if (instead := wanted.instead) is not None:
-                await api.model(wanted.model or "")
+                await api.model(wanted.spec.version or "")
                 return Response(instead, media_type="application/json")
-            version = await api.version(wanted.model)
-            options = wanted.options(version, api.settings.api_timeout, api.settings.offline)
-            if key is None and options.offline == "deliver":
+            spec = replace(
+                wanted.spec,
+                version=await api.version(wanted.spec.version),
+                offline=wanted.spec.offline or api.settings.offline,
+            )
+            if key is None and spec.offline == "deliver":
                 key = await work(_named, secrets.token_hex(16), path, body, client)
-            if key is not None:
-                options = replace(options, timeout=None)  # its patience is its bound
-                # The order of a schema's properties decides the text.
-                key = replace(key, body=await work(_kept, wanted, body))
+            timeout = api.settings.api_timeout if key is None else None  # else its patience is its bound
+            wanted = replace(wanted, spec=replace(spec, timeout=timeout))
+        wanted = replace(wanted, spec=replace(wanted.spec, trace_context=context))
         if wanted.ignored:
             _log.warning("fields of a request to %s were ignored: %s", path, wanted.ignored_names)
-        options = replace(options, trace_context=context)
         async with AsyncExitStack() as reading:
             texts = [
-                await reading.enter_async_context(api.texts.reading(wanted.prompt, each, name))
-                for each, name in _choices(options, wanted.choices, key)
+                await reading.enter_async_context(api.texts.reading(each, name))
+                for each, name in _choices(wanted, key)
             ]
-            await reply(texts, wanted, api.settings, request.receive, send, reading.aclose, since)
+            receive, settings = request.receive, api.settings
+            await reply(texts, wanted, api.responses, settings, receive, send, reading.aclose, since)
     return None
 
 
@@ -202,7 +204,9 @@ async def keep_outbox(api: Api) -> None:
                 await _go_on(api, name)
             except FlexSpecError as error:
                 _log.error("text %s does not go on: %s", name, error)
-                if not isinstance(error, OutboxError):  # the file is to blame, and not the request
+                if isinstance(error, UnknownRequest):  # its user, or a newer program, may know what to do
+                    outbox.later(outbox.journal.park, name, error.message)
+                elif not isinstance(error, OutboxError):  # the file is to blame, and not the request
                     outbox.later(outbox.journal.finish, name, b"", error.message)
 
 
@@ -228,34 +232,14 @@ async def _go_on(api: Api, name: str) -> None:
         if old and api.texts.text(name) is None:
             outbox.later(outbox.journal.park, name, "it is old")
             return
-        wanted, options, key = await kept_request(api, entry)
         try:
-            await api.texts.go_on(wanted.prompt, options, key)
+            await api.texts.go_on(entry)
         except TooManyTexts as full:
             await asyncio.sleep(full.retry_after)
         except NoRoom:
             await asyncio.sleep(waiting.OUTBOX_ROOM)
         else:
             return
-
-
-async def kept_request(api: Api, entry: Entry) -> tuple[TextRequest, CompletionOptions, IdempotencyKey]:
-    """A request in the outbox as it was when it came, with the options and the key of its text.
-
-    Raises:
-        ApiError: this node does not read it any more.
-    """
-    parse = api.parsers.get(entry.path)
-    if parse is None:
-        raise ApiError(404, f"requests to {entry.path} are not read here", code="not_found")
-    work = partial(api.bodies.work, len(entry.body))
-    wanted = await work(parse, api, await work(json.loads, entry.body), entry.client)
-    version = await api.version(wanted.model, kept=True)
-    options = replace(wanted.options(version), offline=entry.mode)
-    first = entry.key.removesuffix(f"\0{entry.choice}") if entry.choice else entry.key
-    key = IdempotencyKey(first, entry.digest, entry.path, entry.body, entry.client)
-    each, name = list(_choices(options, wanted.choices, key))[entry.choice]
-    return wanted, each, name or key
 
 
 @contextmanager
@@ -290,18 +274,18 @@ def _request_span(telemetry: Telemetry | None, request: Request) -> Iterator[Car
 
 
 def _choices(
-    options: CompletionOptions, count: int, key: IdempotencyKey | None
-) -> Iterator[tuple[CompletionOptions, IdempotencyKey | None]]:
-    """Options and key of each text of a request; their seeds follow each other."""
-    if count == 1:
-        yield options, key
+    wanted: ApiRequest, key: IdempotencyKey | None
+) -> Iterator[tuple[ApiRequest, IdempotencyKey | None]]:
+    """Each text of a request, and its key; their seeds follow each other."""
+    if wanted.choices == 1:
+        yield wanted, key
         return
-    seed = options.seed
+    seed = wanted.spec.seed
     if seed is None:
         seed = secrets.randbits(SEED_BITS) if key is None else key.seed
-    for at in range(count):
+    for at in range(wanted.choices):
         name = key and replace(key, key=f"{key.key}\0{at}" if at else key.key, choice=at)
-        yield replace(options, seed=(seed + at) % 2**64), name
+        yield replace(wanted, spec=replace(wanted.spec, seed=(seed + at) % 2**64)), name
 
 
 def _key(request: Request, body: dict[str, Any], client: bytes) -> IdempotencyKey | None:
@@ -312,10 +296,6 @@ def _key(request: Request, body: dict[str, Any], client: bytes) -> IdempotencyKe
             None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
         )
     return None if key is None else _named(key, request.url.path, body, client)
-
-
-def _kept(wanted: TextRequest, body: dict[str, Any]) -> bytes:
-    return json.dumps(wanted.kept(body), ensure_ascii=False).encode()
 
 
 def _named(key: str, path: str, body: dict[str, Any], client: bytes) -> IdempotencyKey:

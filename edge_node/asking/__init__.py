@@ -8,5 +8,5 @@
 | `asks` | the link on which asks come, and their answers |
 | `home_assistant` | how the node announces itself to a Home Assistant |
 
-The text itself comes from `edge_node.completion`, what may be asked from `edge_node.api`.
+The text itself comes from `edge_node.text`, what may be asked from `edge_node.api`.
 """

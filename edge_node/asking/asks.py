@@ -3,30 +3,31 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 import flexspec_mq
-from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError
 from edge_node.api.serving import Api
 from edge_node.asking.askers import Asker
 from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
-from edge_node.asking.request import AskedText, AskReader, KeptAsk, Reply
+from edge_node.asking.request import AskReader, AskRequest, Reply, from_message
 from edge_node.asking.settings import AskSettings
-from edge_node.completion.completion import Completion, IdempotencyKey
-from edge_node.completion.following import Follower
-from edge_node.completion.store import TextDropped, TooManyTexts
 from edge_node.outbox.entries import Entry, OutboxError
+from edge_node.text.machine import Text, TextDropped
+from edge_node.text.reading import Follower, ended, read
+from edge_node.text.spec import IdempotencyKey, UnknownRequest, unpack
+from edge_node.text.texts import TooManyTexts, key_of
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
-from flexspec_mq.daemon.tasks import ended, running
+from flexspec_mq.daemon.tasks import ended as stopped
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, PublishRefused
 from flexspec_mq.grammar.tools import CallEvent, Content
 from flexspec_mq.transport.base import (
@@ -53,12 +54,14 @@ class _Answering:
 
     Attributes:
         reply: where, as the newest copy of the ask says.
+        resumed: whether it comes from the outbox.
         again: another copy has come, so that a stream begins anew.
         waits: id of its request in the outbox, while it waits for its turn.
     """
 
     key: IdempotencyKey | None
     reply: Reply
+    resumed: bool = False
     again: bool = False
     waits: str = ""
 
@@ -121,7 +124,7 @@ class Asks:
             finally:
                 if self._tasks:
                     await asyncio.wait(self._tasks, timeout=waiting.FAREWELL)
-                await ended(self._tasks)
+                await stopped(self._tasks)
 
     async def _run(self, link: Link) -> None:
         kept = running(self._take_kept(link), "kept asks")
@@ -149,7 +152,9 @@ class Asks:
             refusal = asker.too_many(now)
             if refusal is None or len(self._tasks) >= 2 * self._settings.max_asks:
                 return
-        self._start(asker, user, self._answer(link, asker, inbound, user, refusal))
+        reader = AskReader(user, self._node.name)
+        answer = self._answer(link, asker, inbound, reader, refusal)
+        self._start(asker, user, self._guarded(link, lambda: reader.reply, answer))
 
     async def _take_kept(self, link: Link) -> None:
         """Answer asks that came before the node was started, and those that are sent again."""
@@ -158,25 +163,32 @@ class Asks:
             name = await outbox.asked.get()
             try:
                 entry = await outbox.run(outbox.journal.entry, name)
+                if entry is not None and entry.body[:1] == b"{":
+                    body = from_message(self._node.name, entry)
+                    await outbox.run(outbox.journal.rewrite, name, body)
+                    entry = replace(entry, body=body)
                 if entry is not None:
                     self._take_again(link, entry)
-            except (OutboxError, msgspec.MsgspecError) as error:  # those behind it are answered all the same
+            except (OutboxError, UnknownRequest) as error:  # those behind it are answered all the same
                 _log.error("ask %s of the outbox is not answered: %s", name, error)
+                if isinstance(error, UnknownRequest):
+                    outbox.later(outbox.journal.park, name, error.message)
 
     def _take_again(self, link: Link, entry: Entry) -> None:
         """Answer an ask of the outbox, of an old one that it is; where an earlier life has said so, forget it."""
-        kept, outbox = msgspec.json.decode(entry.body, type=KeptAsk), self._api.texts.outbox
-        user, refusal, age = topics.asker_of(kept.topic, self._node.name), None, self._api.settings.outbox_age
-        if user is None or entry.state == "stale":
+        asked, outbox = unpack(entry.body, AskRequest), self._api.texts.outbox
+        refusal, age = None, self._api.settings.outbox_age
+        if entry.state == "stale":
             outbox.later(outbox.journal.forget, entry.id)
             return
         if entry.is_old(outbox.journal.now(), age, self._api.settings.deliver):
             what = f"the node was away, and the ask waited for more than {age:g} s"
             refusal = ApiError(503, what, code="stale", hint="ask again, or send it from the node's outbox")
             outbox.later(outbox.journal.park, entry.id, what)
-        inbound = Inbound(kept.topic, kept.payload.encode(), 1, properties=kept.properties)
-        asker = self._asker(user, time.monotonic())
-        self._start(asker, user, self._answer(link, asker, inbound, user, refusal, age))
+        asker, key = self._asker(asked.user, time.monotonic()), key_of(entry)
+        answering = _Answering(key, asked.reply, resumed=True)
+        answer = self._answer_asked(link, asker, asked.again(age), answering, refusal)
+        self._start(asker, asked.user, self._guarded(link, lambda: asked.reply, answer))
 
     def _asker(self, user: str, now: float) -> Asker:
         asker = self._askers.pop(user) or Asker(self._settings, now)
@@ -193,40 +205,41 @@ class Asks:
         asker.asks -= 1
         self._tasks.discard(task)
 
+    async def _guarded(
+        self, link: Link, reply: Callable[[], Reply], answer: Coroutine[Any, Any, None]
+    ) -> None:
+        try:
+            await answer
+        except Exception:  # noqa: BLE001  the top of an ask's task; logged with its traceback
+            _log.exception("an ask answered on %s failed", reply().topic)
+            await self._publish(link, reply().error(FlexSpecError("the edge node failed; its log says how")))
+
     async def _answer(
-        self,
-        link: Link,
-        asker: Asker,
-        inbound: Inbound,
-        user: str,
-        refusal: ApiError | None,
-        patience: float = 0.0,
+        self, link: Link, asker: Asker, inbound: Inbound, reader: AskReader, refusal: ApiError | None
     ) -> None:
         """Answer an ask, or say why it is not answered."""
-        reader = AskReader(user, self._node.name)
         try:
             asked = reader.read(inbound, most=self._settings.max_ask, lenient=self._api.settings.lenient)
             if asked is not None:
-                await self._answer_asked(link, asker, asked.again(patience) if patience else asked, refusal)
+                await self._answer_asked(link, asker, asked, _Answering(reader.key, asked.reply), refusal)
             else:
                 asker.forget(reader.reply.topic)
                 await self._publish(link, Outbound(reader.reply.topic, b"", 1, retain=True))
         except ApiError as error:
             await self._publish(link, reader.reply.error(refusal or error))
-        except Exception:  # noqa: BLE001  the top of an ask's task; logged with its traceback
-            _log.exception("an ask of %s failed", user)
-            await self._publish(
-                link, reader.reply.error(FlexSpecError("the edge node failed; its log says how"))
-            )
 
     async def _answer_asked(
-        self, link: Link, asker: Asker, asked: AskedText, refusal: ApiError | None
+        self,
+        link: Link,
+        asker: Asker,
+        asked: AskRequest,
+        answering: _Answering,
+        refusal: ApiError | None,
     ) -> None:
         """Answer an ask that was read, but for a copy of one that is being answered."""
-        answering = _Answering(asked.key, asked.reply)
-        if asked.key is not None:
-            present = self._answering.setdefault(asked.key.key, answering)
-            if present is not answering and present.key == asked.key:
+        if (key := answering.key) is not None:
+            present = self._answering.setdefault(key.key, answering)
+            if present is not answering and present.key is not None and present.key.marks(key):
                 present.again = True
                 if not present.reply.keep:
                     present.reply = asked.reply
@@ -236,48 +249,54 @@ class Asks:
                 raise refusal
             if asked.keep:
                 asker.keep(asked.reply.topic, asked.keep, time.monotonic())
-                answering.reply = replace(asked.reply, keep=asked.keep)
+                answering.reply = structs.replace(asked.reply, keep=asked.keep)
             await self._read(link, asker, asked, answering)
         except FlexSpecError as error:
             texts = self._api.texts
-            if asked.key is None or not texts.goes_on_later:
+            if key is None or not texts.goes_on_later:
                 if answering.waits:
                     texts.outbox.later(texts.outbox.journal.forget, answering.waits)
                 await self._publish(link, answering.reply.error(error))
         finally:
-            if asked.key is not None and self._answering.get(asked.key.key) is answering:
-                del self._answering[asked.key.key]
+            if key is not None and self._answering.get(key.key) is answering:
+                del self._answering[key.key]
 
-    async def _read(self, link: Link, asker: Asker, asked: AskedText, answering: _Answering) -> None:
+    async def _read(self, link: Link, asker: Asker, asked: AskRequest, answering: _Answering) -> None:
         """Have the text written when it is its turn, or find it under its key, and send it."""
-        api, outbox, until = self._api, self._api.texts.outbox, time.monotonic() + asked.patience
-        if asked.wanted.ignored:
-            _log.warning("fields of an ask by MQTT were ignored: %s", ", ".join(asked.wanted.ignored))
-        version = await api.version(asked.wanted.model, kept=asked.kept)
-        timeout = api.settings.api_timeout if asked.key is None else None  # else its patience is its bound
-        options = asked.wanted.options(version, timeout, api.settings.offline)
-        if asked.key is not None and asked.patience:
-            answering.waits = await api.texts.keep(options, asked.key)
+        api, outbox, key = self._api, self._api.texts.outbox, answering.key
+        until = time.monotonic() + asked.patience
+        if asked.ignored:
+            _log.warning("fields of an ask by MQTT were ignored: %s", ", ".join(asked.ignored))
+        if not answering.resumed:
+            spec = structs.replace(
+                asked.spec,
+                version=await api.version(asked.spec.version),
+                offline=asked.spec.offline or api.settings.offline,
+                timeout=api.settings.api_timeout if key is None else None,  # else its patience is its bound
+            )
+            asked = structs.replace(asked, spec=spec)
+        if key is not None and asked.patience:
+            answering.waits = await api.texts.keep(asked, key)
         async with asker.text(asked.patience):
             while True:
                 if answering.waits and await outbox.run(outbox.journal.entry, answering.waits) is None:
                     raise TextDropped("the ask was dropped from the outbox")
                 try:
-                    async with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:
+                    async with api.texts.reading(asked, key) as text:
                         answering.waits = ""
-                        return await self._send(link, asked.wanted, answering, text)
+                        return await self._send(link, asked, answering, text)
                 except TooManyTexts as full:
                     if time.monotonic() + full.retry_after > until:
                         raise
                     await asyncio.sleep(full.retry_after)
 
-    async def _send(self, link: Link, wanted: OpenAIRequest, answering: _Answering, text: Completion) -> None:
+    async def _send(self, link: Link, wanted: AskRequest, answering: _Answering, text: Text) -> None:
         while wanted.stream:
             answering.again = False
             await self._send_pieces(link, answering, text)
             if not answering.again:
                 break
-        end = await text.ended()
+        end = await ended(text)
         if end.error is not None:
             raise end.error
         choice, keep = wanted.form([text]).choice(0, end), answering.reply.keep
@@ -293,7 +312,7 @@ class Asks:
         if not await self._publish(link, answering.reply.message(body)):
             raise LinkDown("the broker was away when the answer was there", hint="ask again")
 
-    async def _send_pieces(self, link: Link, answering: _Answering, text: Completion) -> None:
+    async def _send_pieces(self, link: Link, answering: _Answering, text: Text) -> None:
         """Send what is no call of a tool as it comes, from the beginning, until another copy of the ask has come."""
         follower, at = Follower(text), 0
 
@@ -305,7 +324,7 @@ class Asks:
                 at += len(delta)
                 await self._publish(link, answering.reply.message(body))
 
-        async for part in text.read(self._api.settings.heartbeat):
+        async for part in read(text, self._api.settings.heartbeat):
             events, more = [*follower.push(part.text)], dict[str, Any]()
             if (change := follower.change(part.provisional)) is not None:
                 more["provisional"] = change

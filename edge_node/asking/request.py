@@ -1,18 +1,19 @@
 """From a message to an ask: whose it is, where its answer goes, and what is wanted."""
 
-from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError, api_error, bad
 from edge_node.api.http.bodies import canonical, parse_object, read
 from edge_node.api.requests import chat_request
-from edge_node.completion.completion import IdempotencyKey
+from edge_node.outbox.entries import Entry
 from edge_node.outbox.outbox import ASKED
+from edge_node.text.spec import IdempotencyKey, UnknownRequest
 from flexspec_mq import topics
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import context_of
@@ -24,8 +25,7 @@ _MOST_ID = 128
 _OWN = frozenset(field.name for field in msgspec.structs.fields(Ask))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where and how an ask is answered.
 
     Attributes:
@@ -63,39 +63,27 @@ class Reply:
         return self.message(AskError(**self.named, error=body))
 
 
-@dataclass(frozen=True, slots=True)
-class AskedText:
+class AskRequest(OpenAIRequest, frozen=True, kw_only=True, omit_defaults=True, tag="ask"):
     """An ask that can be answered.
 
     Attributes:
-        key: mark of its copies; None for one without id and Correlation Data.
-        keep: seconds for which its answer is to be kept.
-        kept: whether it comes from the outbox.
+        user: who asks.
+        reply: where it is answered.
+        keep: seconds for which its answer is to be kept at the broker.
     """
 
+    user: str
     reply: Reply
-    wanted: OpenAIRequest
-    key: IdempotencyKey | None
-    keep: float
-    kept: bool = False
+    keep: float = 0.0
 
     @property
     def patience(self) -> float:
         """Seconds that it waits for its turn."""
-        return self.wanted.asked.wait or 0.0
+        return self.spec.wait or 0.0
 
     def again(self, seconds: float) -> Self:
         """The same from the outbox, with a patience of at least so many seconds."""
-        options = replace(self.wanted.asked, wait=max(self.patience, seconds))
-        return replace(self, kept=True, wanted=replace(self.wanted, asked=options))
-
-
-class KeptAsk(msgspec.Struct, frozen=True):
-    """An ask as the outbox keeps it, to be answered after a restart; see `Inbound`."""
-
-    topic: str
-    payload: str
-    properties: bytes
+        return replace(self, spec=replace(self.spec, wait=max(self.patience, seconds)))
 
 
 class AskReader:
@@ -107,14 +95,16 @@ class AskReader:
 
     Attributes:
         reply: where it is answered, as far as it was read; also where it cannot be.
+        key: mark of its copies; None for one without id and Correlation Data.
     """
 
     def __init__(self, user: str, edge: str) -> None:
         self._user = user
         self._edge = edge
         self.reply = Reply(topic=topics.answer_topic(user, edge))
+        self.key: IdempotencyKey | None = None
 
-    def read(self, inbound: Inbound, *, most: int, lenient: bool = False) -> AskedText | None:
+    def read(self, inbound: Inbound, *, most: int, lenient: bool = False) -> AskRequest | None:
         """Read it; None if it only has the answer cleared that is kept where it would be answered.
 
         Args:
@@ -147,20 +137,16 @@ class AskReader:
         wanted = chat_request(_chat(own, body), lenient)
         if wanted.choices != 1:
             raise bad("n", "an ask is answered by one text", code="unsupported_parameter")
-        wanted = replace(wanted, asked=replace(wanted.asked, trace_context=context_of(dict(user))))
+        spec = replace(wanted.spec, trace_context=context_of(dict(user)))
         if self._user != topics.ANYBODY:  # nobody's remembered answers are drafted from for another
-            named_user = b"\0".join((self._user.encode(), wanted.asked.user))
-            wanted = replace(wanted, asked=replace(wanted.asked, user=named_user))
+            spec = replace(spec, user=b"\0".join((self._user.encode(), spec.user)))
         fields = "messages" if own.prompt is None else "prompt", "schema" if own.schema else wanted.shaped_by
         self.reply = replace(self.reply, fields=fields)
-        named = named or (correlation or b"").hex()
-        key = None
-        if named:
+        if named := named or (correlation or b"").hex():
             digest = blake2b(canonical([body, own.prompt, own.schema])).digest()
-            kept = KeptAsk(inbound.topic, inbound.payload.decode(), inbound.properties)
-            name = f"{ASKED}\0{self._user}\0{named}"
-            key = IdempotencyKey(name, digest, ASKED, msgspec.json.encode(kept))
-        return AskedText(self.reply, wanted, key, own.keep or 0.0)
+            self.key = IdempotencyKey(f"{ASKED}\0{self._user}\0{named}", digest, ASKED)
+        asked = {name: getattr(wanted, name) for name in OpenAIRequest.__struct_fields__} | {"spec": spec}
+        return AskRequest(**asked, user=self._user, reply=self.reply, keep=own.keep or 0.0)
 
     def _answer_on(self, topic: str) -> None:
         if not topics.is_answer_topic(topic, self._user, self._edge):
@@ -172,6 +158,34 @@ class AskReader:
                 hint=f"name {topics.answer_topic(self._user, self._edge)}, or a topic below it",
             )
         self.reply = replace(self.reply, topic=topic)
+
+
+class _OldAsk(msgspec.Struct):
+    topic: str
+    payload: str
+    properties: bytes
+
+
+def from_message(edge: str, entry: Entry) -> bytes:
+    """An ask as the journal has it today, where version 0.2.0 kept its message.
+
+    Args:
+        edge: name of the node.
+        entry: ask in the journal.
+
+    Raises:
+        UnknownRequest: it cannot be read.
+    """
+    try:
+        kept = msgspec.json.decode(entry.body, type=_OldAsk)
+        inbound = Inbound(kept.topic, kept.payload.encode(), 1, properties=kept.properties)
+        reader = AskReader(topics.asker_of(kept.topic, edge) or "", edge)
+        asked = reader.read(inbound, most=len(inbound.payload), lenient=True)
+    except (ValueError, FlexSpecError) as error:
+        raise UnknownRequest(f"this ask of version 0.2.0 cannot be read: {error}") from error
+    if asked is None:
+        raise UnknownRequest("this ask of version 0.2.0 asks for no text")
+    return replace(asked, spec=replace(asked.spec, offline=entry.mode)).pack()
 
 
 def _body(payload: bytes) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.options import CompletionOptions
 from edge_node.config import EdgeConfig, add_arguments, from_arguments
 from edge_node.energy import energy_meter
 from edge_node.settings import EdgeSettings
+from edge_node.text.spec import TextSpec
 from flexspec_mq import waiting
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon import logs
@@ -162,10 +162,7 @@ def _main(argv: Sequence[str]) -> int:
 
         run = partial(_serve, config.api.for_serving(), asks, _journal(config), ready_json=args.ready_json)
     else:
-        options = _options(args)
-        from edge_node.cli.texts import prompt_of
-
-        run = partial(_write, prompt_of(args.prompt), options, as_json=args.events)
+        run = partial(_write, _spec(args), as_json=args.events)
     preflight(link, logs.tell, daemon=args.command == "serve")
     with exporting(config.telemetry, EDGE, config.node.edge) as telemetry:
         with logs.logged_stages() as tell:
@@ -251,10 +248,12 @@ def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
     return load(settings, tell)
 
 
-def _options(args: argparse.Namespace) -> CompletionOptions:
-    from edge_node.completion.options import CompletionOptions
+def _spec(args: argparse.Namespace) -> TextSpec:
+    from edge_node.cli.texts import prompt_of
+    from edge_node.text.spec import TextSpec
 
-    return CompletionOptions(
+    return TextSpec(
+        prompt=prompt_of(args.prompt),
         temperature=args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,
@@ -309,8 +308,7 @@ async def _serve(
 
 
 async def _write(
-    prompt: str,
-    options: CompletionOptions,
+    spec: TextSpec,
     node: EdgeNode,
     text: LoadedText,
     policy: Callable[[], Policy],
@@ -319,7 +317,7 @@ async def _write(
     as_json: bool,
 ) -> None:
     from edge_node.cli.texts import ask
-    from edge_node.completion.generator import CompletionGenerator
+    from edge_node.text.generator import CompletionGenerator
     from flexspec_mq.transport.mqtt import mqtt_link
 
     failed: BaseException | None = None
@@ -340,7 +338,7 @@ async def _write(
         with contextlib.closing(CompletionGenerator(node, text, policy)) as generator:
             async with stoppable(), node.running(connect, link, within):
                 began = True
-                await ask(generator, options, prompt, as_json=as_json)
+                await ask(generator, spec, as_json=as_json)
     except LinkDown as error:
         if began or not isinstance(failed, LinkDown):
             raise

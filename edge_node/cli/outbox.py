@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_node.api.client import ask, find_node, reached_at
-from edge_node.completion.outbox_views import listed, shown
 from edge_node.outbox.journal import Journal
+from edge_node.text.outbox_views import listed, shown
 from flexspec_mq.daemon.printable import printable
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import FlexSpecError, UsageError

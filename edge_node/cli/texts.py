@@ -33,14 +33,14 @@ from flexspec_mq.protocol.effects import FinishReason
 from schemas.plan import LimitReport
 
 if TYPE_CHECKING:
-    from edge_node.completion.generator import CompletionGenerator, Writing
-    from edge_node.completion.options import CompletionOptions, Prompt
-    from edge_node.completion.service import Wait
+    from edge_node.text.generator import CompletionGenerator, Writing
+    from edge_node.text.service import Wait
+    from edge_node.text.spec import TextSpec
 
     Event = dict[str, Any]
 
 
-def prompt_of(given: str | None) -> str:
+def prompt_of(given: str | None) -> tuple[Turn, ...]:
     """The prompt of the command line or, without one there, of standard input.
 
     Raises:
@@ -54,15 +54,15 @@ def prompt_of(given: str | None) -> str:
         prompt = text_from_bytes(sys.stdin.buffer.read(), source="standard input")
     if not prompt.strip():
         raise UsageError("the prompt is empty", hint="say what to write about")
-    return prompt
+    return (Turn("user", prompt),)
 
 
-async def ask(by: CompletionGenerator, options: CompletionOptions, prompt: str, *, as_json: bool) -> None:
+async def ask(by: CompletionGenerator, spec: TextSpec, *, as_json: bool) -> None:
     """Write one answer, and show it as it comes: its text, or its events as JSON lines."""
     answer = Answer(Console(highlight=False))
     waits = _line if as_json else lambda _: None
     with ExitStack() as shown:
-        async with aclosing(events(by, (Turn("user", prompt),), options, waits)) as happens:
+        async with aclosing(events(by, spec, waits)) as happens:
             async for event in happens:
                 if as_json:
                     _line(event)
@@ -72,13 +72,13 @@ async def ask(by: CompletionGenerator, options: CompletionOptions, prompt: str, 
                     answer.text(event["pieces"])
                 elif event["type"] == "finish":  # also of a text that failed: it took its energy all the same
                     shown.close()
-                    tell_finish(event, options)
+                    tell_finish(event, spec)
 
 
-def tell_finish(finish: dict[str, Any], options: CompletionOptions) -> None:
+def tell_finish(finish: dict[str, Any], spec: TextSpec) -> None:
     """Say beside a text where it was cut, what it took out of the device, and which limits were not kept."""
     stats = finish["stats"]
-    if finish["reason"] == FinishReason.LENGTH and not options.ignore_eos:
+    if finish["reason"] == FinishReason.LENGTH and not spec.ignore_eos:
         tell(f"cut at the limit of {len(finish['tokens'])} tokens; --max-tokens N sets another")
     if stats["energy_j"] is not None:
         tell(in_words(stats["energy_j"], stats["energy_j_per_100"], stats["energy_source"]))
@@ -93,17 +93,13 @@ def _line(event: Event) -> None:
 
 
 async def events(
-    generator: CompletionGenerator,
-    prompt: Prompt,
-    options: CompletionOptions,
-    tell: Callable[[Event], None],
+    generator: CompletionGenerator, spec: TextSpec, tell: Callable[[Event], None]
 ) -> AsyncGenerator[Event]:
     """Write a text; yields what happens. Closing the iterator early cancels the text, up to the worker.
 
     Args:
         generator: writes it.
-        prompt: beginning of the text.
-        options: how.
+        spec: the text.
         tell: given `waiting` events, at any time.
 
     Raises:
@@ -115,7 +111,7 @@ async def events(
     def told(wait: Wait) -> None:
         tell({"type": "waiting", "for": wait.what, "seconds": round(wait.left, 1)})
 
-    async with generator.writing(prompt, options, told) as writing:
+    async with generator.writing(spec, told) as writing:
         figures = writing.figures()
         yield {"type": "start", "prompt_tokens": figures.prompt_tokens, "seed": figures.seed}
         text = ""

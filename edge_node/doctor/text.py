@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from edge_node.api.client import RunningNode, ask
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.generator import CompletionGenerator
-from edge_node.completion.options import CompletionOptions
 from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
+from edge_node.text.generator import CompletionGenerator
+from edge_node.text.spec import TextSpec
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.doctor.checks import Report
@@ -52,7 +52,8 @@ async def check_text(
     loaded = draft.loaded
     settings = replace(config.node, wait=waiting.DOCTOR_PATIENCE, reuse=False)
     node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
-    options = CompletionOptions(
+    spec = TextSpec(
+        prompt=(Turn("user", _PROMPT),),
         temperature=0.0,
         seed=0,
         limit=_TOKENS,
@@ -69,7 +70,7 @@ async def check_text(
     try:
         async with (
             node.running(connect, doctor.settings_beside()),
-            generator.writing((Turn("user", _PROMPT),), options) as writing,
+            generator.writing(spec) as writing,
         ):
             # It may end with its first piece, and then no worker holds it any more: it was one of those that serve.
             worker = " or ".join(status.worker for status in workers)

@@ -7,5 +7,5 @@
 | `journal` | the SQLite file, and what it holds at most |
 | `outbox` | its thread, tokens that are written together, and what is to be gone on with |
 
-The meaning of a key, and which texts are written, is decided in `edge_node.completion.store`.
+The meaning of a key, and which texts are written, is decided in `edge_node.text.texts`.
 """

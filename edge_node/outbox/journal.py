@@ -188,6 +188,11 @@ class Journal:
                 entry.body,
             )
 
+    def rewrite(self, name: str, body: bytes) -> None:
+        """Keep a request in another form."""
+        with self._transaction():
+            self._run("UPDATE requests SET body = ? WHERE id = ?", body, name)
+
     def open(self, name: str, opened: Opened, *, promised: bool = True) -> None:
         """Note the session of a text, unless that was dropped meanwhile; tokens of an earlier session go.
 

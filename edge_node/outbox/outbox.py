@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from edge_node.outbox.entries import Entry, NoRoom, Opened, OutboxError
 from flexspec_mq import waiting
-from flexspec_mq.errors import Cancelled
+from flexspec_mq.errors import Cancelled, FlexSpecError
 
 if TYPE_CHECKING:
     from edge_node.outbox.journal import Journal
@@ -29,6 +29,7 @@ class Outbox:
 
     Args:
         journal: begins another life of its unfinished texts here, or by `begin` where its disk is full.
+        convert: given a request of version 0.2.0, that as it is kept today.
 
     Attributes:
         journal: names the calls for `run`.
@@ -38,8 +39,9 @@ class Outbox:
         counts: number of requests in each state; see `Journal.counts`.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, convert: Callable[[Entry], bytes] | None = None) -> None:
         self.journal = journal
+        self._convert = convert
         self.left: asyncio.Queue[str] = asyncio.Queue()
         self.asked: asyncio.Queue[str] = asyncio.Queue()
         self.fresh = set[str]()
@@ -121,6 +123,10 @@ class Outbox:
 
     def _begin(self) -> list[Entry]:
         self.journal.begin()
+        for entry in self.journal.entries():
+            if self._convert is not None and entry.body[:1] == b"{":
+                with suppress(FlexSpecError):  # else it is told when its turn comes
+                    self.journal.rewrite(entry.id, self._convert(entry))
         return self.journal.entries()
 
     def _go_on_with(self, entries: list[Entry]) -> None:

@@ -12,11 +12,11 @@ import pytest
 from edge_node.cli import texts
 from edge_node.cli.main import build_parser
 from edge_node.cli.texts import events
-from edge_node.completion.generator import CompletionGenerator
-from edge_node.completion.options import CompletionOptions
 from edge_node.energy import EnergyMeter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
+from edge_node.text.generator import CompletionGenerator
+from edge_node.text.spec import TextSpec
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerError
@@ -41,10 +41,10 @@ class FakeEvents:
         self._fails = fails or {}
         self._stats = {"energy_j": None, "limits": [], **stats}
 
-    async def __call__(
-        self, _by: object, turns: tuple[Turn, ...], *_options: object
-    ) -> AsyncGenerator[dict[str, Any]]:
-        said = turns[-1].content
+    async def __call__(self, _by: object, spec: TextSpec, *_tell: object) -> AsyncGenerator[dict[str, Any]]:
+        turn = spec.prompt[0]
+        assert isinstance(turn, Turn)
+        said = turn.content
         yield {"type": "start"}
         finish = {"type": "finish", "stats": self._stats}
         if said in self._fails:
@@ -59,7 +59,7 @@ class FakeEvents:
 async def run(monkeypatch: pytest.MonkeyPatch, events: FakeEvents, *arguments: str, **options: Any) -> None:
     monkeypatch.setattr(texts, "events", events)
     args = build_parser().parse_args(arguments)
-    await texts.ask(NOTHING, CompletionOptions(**options), texts.prompt_of(args.prompt), as_json=args.events)
+    await texts.ask(NOTHING, TextSpec(prompt=texts.prompt_of(args.prompt), **options), as_json=args.events)
 
 
 def test_lines_of_prompts_end_where_json_lines_end_and_one_that_json_cannot_read_is_named(
@@ -133,7 +133,7 @@ async def written(
 ) -> list[dict[str, Any]]:
     """All events of a text, also in `found`, where they stay if it fails."""
     found = [] if found is None else found
-    async for one in events(by, prompt, CompletionOptions(**options), found.append):
+    async for one in events(by, TextSpec(prompt=prompt, **options), found.append):
         found.append(one)
     return found
 

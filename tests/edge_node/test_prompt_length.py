@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from edge_node.completion.options import PromptTooLong, encode
+from edge_node.text.encoding import PromptTooLong, encode
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
 from tests.edge_node.api.served import speech, tokenizer

@@ -95,9 +95,9 @@ async def client(broker: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
 def reference(params: SamplingParams, **more: Any) -> tuple[str, list[tuple[str, str]]]:
     """Content and calls of the text that the target alone writes under the mask, with our tools or `more` ones."""
     asked = chat_request({**ASKED, "tools": TOOLS, **more})
-    use, text = asked.asked.tools, draft().loaded
+    use, text = asked.spec.tools, draft().loaded
     assert isinstance(use, ToolUse)
-    turns = [turn for turn in asked.prompt if isinstance(turn, Turn)]
+    turns = [turn for turn in asked.spec.prompt if isinstance(turn, Turn)]
     prompt = encode_turns(text.tokenizer, turns, use, max_context=text.max_context)
     parser = CallParser(HERMES, use)
     tokens = alone(prompt, params, LIMIT, text.eos, use.grammar(HERMES).source)

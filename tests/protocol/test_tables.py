@@ -38,6 +38,8 @@ def test_the_document_shows_the_tables_of_the_code_and_the_command_writes_what_i
     copy = tmp_path / "copy.md"
     text = DOCUMENT.read_text(encoding="utf-8")
     assert rendered(text) == text
+    texts = (ROOT / "docs" / "texts.md").read_text(encoding="utf-8")
+    assert rendered(texts) == texts
     copy.write_text(text.replace("| remember the attempt | tomb |", "| forget it | tomb |"), encoding="utf-8")
     assert main([str(copy), "--check"]) == 1
     assert main([str(copy)]) == 0
@@ -45,7 +47,7 @@ def test_the_document_shows_the_tables_of_the_code_and_the_command_writes_what_i
     assert copy.read_text(encoding="utf-8") == text
     assert text.count("<!-- table: ") == 2
     assert "| `CONNECT` | 5 |" in rendered("<!-- table: waiting -->\n<!-- end -->")
-    with pytest.raises(UsageError, match="no place for a table: edge, worker, waiting, presets"):
+    with pytest.raises(UsageError, match="no place for a table: edge, worker, text, waiting, presets"):
         rendered("# Nothing\n")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client import Counter
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from edge_node.completion.metrics import Metrics
+    from edge_node.text.metrics import Metrics
 
 PROBES = ("/healthz", "/readyz")
 """Paths that are answered however many requests are under way."""

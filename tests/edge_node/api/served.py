@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 import httpx2
 import msgspec
+from msgspec import structs
 from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
@@ -25,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts, Recommended
 from edge_node.api.app import create_app
+from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.server import serve
 from edge_node.api.serving import Api
 from edge_node.api.settings import ApiSettings
@@ -34,6 +37,8 @@ from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
 from edge_node.outbox.journal import Journal
 from edge_node.settings import EdgeSettings
+from edge_node.text.machine import End, Text
+from edge_node.text.spec import IdempotencyKey, TextRequest
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.drafting.load import DraftModel
@@ -301,6 +306,22 @@ async def served(
         await until(lambda: not workers or version in node.directory.versions())
         http = await stack.enter_async_context(httpx2.AsyncClient(timeout=PATIENCE, trust_env=False))
         yield Served(f"http://127.0.0.1:{port.result()}", node, app.state.api, app, daemons, run, http)
+
+
+RESPONSES = ResponseStore(ApiSettings())
+
+
+def text_of(wanted: TextRequest, key: IdempotencyKey | None = None) -> Text:
+    """A request's text, which is being written."""
+    text = Text(structs.replace(wanted.spec, version="base"), key, name=secrets.token_hex(12))
+    text.begin()
+    return text
+
+
+def finish(text: Text, end: End) -> None:
+    """End a text, as the disk lets it."""
+    text.ended(end, 0.0)
+    text.kept()
 
 
 async def taken_slowly(

@@ -10,8 +10,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
-from edge_node.completion.completion import Completion
-from edge_node.completion.options import CompletionOptions
+from edge_node.text.machine import Text
+from edge_node.text.spec import TextSpec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import EdgeCounters, EdgeEvent, EdgeState
 from lab.testbed.link.proxy import proxy_link
@@ -191,7 +191,7 @@ async def test_figures_are_of_few_versions_and_of_none_that_clients_make_up(mosq
             generation = SimpleNamespace(request=SimpleNamespace(prompt=(1,)), machine=machine)
             writing: Any = SimpleNamespace(version=f"v{number}", generation=generation, tokens=1)
             if number == 0:
-                api.api.metrics.began(Completion("text", CompletionOptions()), writing)
+                api.api.metrics.began(Text(TextSpec(prompt="text"), name="text"), writing)
             api.api.metrics.committed(writing, 1, 0.1, first=True)
         page = (await api.get("/metrics")).text
         assert {*re.findall(r'model_name="(v\d+)"', page)} == {f"v{number}" for number in range(12, 20)}

@@ -10,9 +10,19 @@ from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End
+from edge_node.text.machine import End, Text
 from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import Served, events, never, said, served, waiting_engine
+from tests.edge_node.api.served import (
+    RESPONSES,
+    Served,
+    events,
+    finish,
+    never,
+    said,
+    served,
+    text_of,
+    waiting_engine,
+)
 
 LONG: dict[str, Any] = {"max_tokens": 40_000, "ignore_eos": True}
 
@@ -181,8 +191,8 @@ def wanted(**more: Any) -> Any:
     return chat_request({"messages": [{"role": "user", "content": "x"}], "stream": True, **more})
 
 
-def new() -> Completion:
-    return Completion(wanted().prompt, wanted().options("base"))
+def new() -> Text:
+    return text_of(wanted())
 
 
 async def test_a_reader_that_never_reads_is_taken_for_gone() -> None:
@@ -192,9 +202,11 @@ async def test_a_reader_that_never_reads_is_taken_for_gone() -> None:
         if message["type"] == "http.response.body":
             await never()
 
-    text.add([("a", "device")])
+    text.confirmed([("a", "device")])
     with pytest.raises(Exception, match="went away"):
-        await asyncio.wait_for(reply([text], wanted(), ApiSettings(send_timeout=0.05), never, send), 60)
+        await asyncio.wait_for(
+            reply([text], wanted(), RESPONSES, ApiSettings(send_timeout=0.05), never, send), 60
+        )
 
 
 async def test_a_silent_stream_shows_that_it_lives() -> None:
@@ -204,11 +216,13 @@ async def test_a_silent_stream_shows_that_it_lives() -> None:
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
 
-    replying = asyncio.create_task(reply([text], wanted(), ApiSettings(heartbeat=0.02), never, send))
-    text.add([("a", "device")])
+    replying = asyncio.create_task(
+        reply([text], wanted(), RESPONSES, ApiSettings(heartbeat=0.02), never, send)
+    )
+    text.confirmed([("a", "device")])
     await until(lambda: sum(part.startswith(b":") for part in sent) >= 2)
-    text.add([("b", "device")])
-    text.finish(End("length"))
+    text.confirmed([("b", "device")])
+    finish(text, End("length"))
     await asyncio.wait_for(replying, 60)
     assert _text(b"".join(sent).decode()) == "ab"
 

@@ -13,14 +13,25 @@ from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End
-from edge_node.completion.decoding import Origins, PieceDecoder, StopFilter
+from edge_node.text.decoding import Origins, PieceDecoder, StopFilter
+from edge_node.text.machine import End
 from flexspec_mq.models.text import StreamDecoder
 from flexspec_mq.protocol.effects import Commit
 from lab.simulator.world import EOS
 from schemas.openai import Writer
 from tests.daemons import until
-from tests.edge_node.api.served import events, expected, ids_of, never, served, shown, tokenizer
+from tests.edge_node.api.served import (
+    RESPONSES,
+    events,
+    expected,
+    finish,
+    ids_of,
+    never,
+    served,
+    shown,
+    text_of,
+    tokenizer,
+)
 
 ORIGIN: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "include_origin": True}}
 _DRAFTED_BY = st.sampled_from(["lookup", "worker", None])
@@ -115,7 +126,7 @@ def _joined(told: list[list[Any]]) -> list[tuple[str, str]]:
 
 async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:
     wanted = chat_request({"messages": [{"role": "user", "content": "x"}], **ORIGIN})
-    text = Completion(wanted.prompt, wanted.options("base"))
+    text = text_of(wanted)
     sent: list[bytes] = []
     may = asyncio.Semaphore(2)  # the head, and the chunk with the role
 
@@ -123,13 +134,13 @@ async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:
         await may.acquire()
         sent.append(message.get("body", b""))
 
-    replying = asyncio.create_task(reply([text], wanted, ApiSettings(), never, send))
+    replying = asyncio.create_task(reply([text], wanted, RESPONSES, ApiSettings(), never, send))
     writers: tuple[Writer, ...] = "target", "device", "worker"
     for number in range(100):
         piece = f"<{number}>"
-        text.add([(piece, writers[number % 3])])
+        text.confirmed([(piece, writers[number % 3])])
         await asyncio.sleep(0)
-    text.finish(End("stop"))
+    finish(text, End("stop"))
     await until(lambda: len(sent) == 2)
     for _ in range(10):
         may.release()

@@ -17,12 +17,13 @@ from edge_node.api.errors import ApiError
 from edge_node.api.ollama import chat_request, generate_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End, Part
-from edge_node.completion.options import WHOLE_CONTEXT
+from edge_node.text.machine import End
+from edge_node.text.reading import Part
+from edge_node.text.spec import WHOLE_CONTEXT
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
-from tests.edge_node.api.served import Served, alone, never, served, tokenizer
+from tests.edge_node.api.served import RESPONSES, Served, alone, finish, never, served, text_of, tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -189,17 +190,17 @@ TOOLS = [{"type": "function", "function": {"name": name}} for name in "fg"]
 @given(st.lists(st.integers(0, len(CALLS)), max_size=8), st.booleans())
 def test_calls_are_whole_however_the_text_came(cuts: list[int], cut_off: bool) -> None:
     wanted = chat_request({"model": "m", "messages": HELLO, "tools": TOOLS})
-    text, end = Completion(wanted.prompt, wanted.asked), End("length" if cut_off else "stop")
+    text, end = text_of(wanted), End("length" if cut_off else "stop")
     shown = CALLS[: -20 if cut_off else None]
-    text.add([(shown, "device")])
-    sent = wanted.form([text]).whole([end])
+    text.confirmed([(shown, "device")])
+    sent = wanted.form([text], RESPONSES).whole([end])
     first = json.loads(sent)["message"]["tool_calls"][0]
     assert first == {
         "id": first["id"],
         "function": {"index": 0, "name": "f", "arguments": {"a": {"b": '}"'}}},
     }
     whole, *_ = read(sent)
-    form = wanted.form([text])
+    form = wanted.form([text], RESPONSES)
     news = [
         Part(shown[start:stop], "", None)
         for start, stop in pairwise([0, *sorted(cuts), len(CALLS)])
@@ -216,15 +217,15 @@ def test_calls_are_whole_however_the_text_came(cuts: list[int], cut_off: bool) -
 
 async def test_a_silent_stream_has_lines_without_text() -> None:
     wanted = chat_request({"model": "m", "messages": HELLO})
-    text = Completion(wanted.prompt, wanted.asked)
-    text.add([("a", "device")])
-    asyncio.get_running_loop().call_later(0.2, text.finish, End("stop"))
+    text = text_of(wanted)
+    text.confirmed([("a", "device")])
+    asyncio.get_running_loop().call_later(0.2, finish, text, End("stop"))
     sent: list[bytes] = []
 
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
 
-    await asyncio.wait_for(reply([text], wanted, ApiSettings(heartbeat=0.02), never, send), 60)
+    await asyncio.wait_for(reply([text], wanted, RESPONSES, ApiSettings(heartbeat=0.02), never, send), 60)
     assert [line["message"]["content"] for line in read(b"".join(sent))][:3] == ["a", "", ""]
 
 
@@ -266,7 +267,7 @@ def test_requests() -> None:
     wanted = chat_request(
         {"model": "m", "messages": messages, "options": options, "think": False, "format": ""}
     )
-    assert wanted.prompt == (
+    assert wanted.spec.prompt == (
         Turn("system", "s"),
         Turn("user", "u"),
         Turn("assistant", "", (ToolCall("f", '{"a": [1], "b": "é"}', "c1"), ToolCall("g", "{}", "c2"))),
@@ -275,7 +276,7 @@ def test_requests() -> None:
         Turn("assistant", "", (ToolCall("h", "{}"),)),
         Turn("tool", "o", tool="h"),
     )
-    asked = wanted.asked
+    asked = wanted.spec
     assert (asked.temperature, asked.top_k, asked.top_p, asked.seed) == (0, 0, 1, None)
     assert (asked.limit, asked.stops, asked.grammar, asked.tools) == (WHOLE_CONTEXT, ("\n",), None, None)
     assert wanted.stream
@@ -291,13 +292,13 @@ def test_requests() -> None:
 
     # As the client's makers describe a function of Python, with types that no JSON schema has.
     told = ollama._utils.convert_function_to_tool(add).model_dump(exclude_none=True)
-    tools = chat_request({"model": "m", "messages": messages, "tools": [told]}).asked.tools
+    tools = chat_request({"model": "m", "messages": messages, "tools": [told]}).spec.tools
     assert tools is not None
     assert set(tools.tools[0].schema["properties"]["a"]["type"]) == {"integer", "array"}
     assert tools.tools[0].schema["properties"]["b"]["type"] == "integer"
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     for form, source in (("json", '{"type":"object"'), (schema, '"a":{"type":"integer"}')):
-        grammar = generate_request({"model": "m", "prompt": "p", "format": form}).asked.grammar
+        grammar = generate_request({"model": "m", "prompt": "p", "format": form}).spec.grammar
         assert grammar is not None
         assert source in grammar.source
     lenient = chat_request(

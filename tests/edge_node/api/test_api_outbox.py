@@ -16,10 +16,12 @@ from broker.launcher import PrivateBroker
 from edge_node.api.settings import ApiSettings
 from edge_node.cli.main import main
 from edge_node.cli.outbox import run_outbox
-from edge_node.completion.outbox_views import listed, shown
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
+from edge_node.text.outbox_views import listed, shown
+from edge_node.text.spec import Prompt, TextRequest, TextSpec
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.text import Turn
 from tests.daemons import until
 from tests.edge_node.api.served import (
     Served,
@@ -71,7 +73,9 @@ async def test_an_answer_that_nobody_read_is_there_and_told_as_unread(mosquitto:
         view = await _until(node, name, state="done", reason="length")
         assert (view["read"], view["tokens"]) == (False, 12)
         assert view["text"] == alone("hello", 5, 12, ignore_eos=True)
-        assert view["request"]["messages"] == [{"role": "user", "content": "hello"}]
+        assert view["request"]["spec"]["prompt"] == [
+            {"role": "user", "content": "hello", "calls": [], "tool": ""}
+        ]
         body = {"messages": [{"role": "user", "content": "hello"}], **BODY, "stream": True}
         again = await node.post("/v1/chat/completions", body, idempotency_key="mine")
         told = "".join(each["choices"][0]["delta"].get("content", "") for each in events(again.text))
@@ -194,27 +198,33 @@ async def test_the_outbox_asks_for_the_key_of_the_api(mosquitto: PrivateBroker) 
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("prompt", "words"),
     [
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a\n"}, {"type": "x"}]}]}, "a"),
-        ({"prompt": [1, 2, 3]}, "3 tokens"),
-        ({"prompt": "long " * 40}, ("long " * 16).rstrip()),
-        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}]}, "a"),
-        ({"topic": "t", "payload": "why?", "properties": {}}, "why?"),
-        ({"topic": "t", "payload": '{"prompt": "why?"}', "properties": {}}, "why?"),
-        ({"topic": "t", "payload": "12", "properties": {}}, "12"),
-        ({}, ""),
+        ((Turn("user", "a\n"), Turn("assistant", "b")), "a"),
+        ((1, 2, 3), "3 tokens"),
+        ((Turn("system", "s"),), "1 tokens"),
+        ("long " * 40, ("long " * 16).rstrip()),
+        ("", ""),
     ],
 )
-def test_first_words_of_whatever_is_asked(body: dict[str, Any], words: str) -> None:
+def test_first_words_of_whatever_is_asked(prompt: Prompt, words: str) -> None:
     with closing(Journal(None)) as journal:
-        raw = json.dumps(body).encode()
-        journal.accept(Entry(id="a", key="a", digest=b"d", path="mqtt", body=raw, accepted=1e9))
+        body = TextRequest(spec=TextSpec(prompt=prompt)).pack()
+        journal.accept(Entry(id="a", key="a", digest=b"d", path="mqtt", body=body, accepted=1e9))
         (view,) = listed(journal)
         text = shown(journal, "a")
     assert text is not None
     assert (view.prompt, text.prompt, text.text) == (words, words, "")
+
+
+def test_a_request_of_a_newer_program_is_shown_for_what_it_is() -> None:
+    with closing(Journal(None)) as journal:
+        journal.accept(Entry(id="a", key="a", digest=b"d", path="p", body=b"\x02?", accepted=1e9))
+        (view,) = listed(journal)
+        text = shown(journal, "a")
+    assert view.prompt == "(another version of this program wrote this request)"
+    assert text is not None
+    assert text.request == {}
 
 
 def _flags(action: str = "list", name: str | None = None, *, as_json: bool = False) -> argparse.Namespace:
@@ -254,7 +264,7 @@ def test_the_command_reads_the_file_where_no_node_runs(
     flags = ["--edge", "e1", "--state-dir", str(tmp_path), "--api-port", "1"]
     assert main(["outbox", *flags]) == 2
     assert "there is no outbox in" in capsys.readouterr().err
-    body = json.dumps({"messages": [{"role": "user", "content": "are we there yet?"}]}).encode()
+    body = TextRequest(spec=TextSpec(prompt="are we there yet?")).pack()
     with closing(Journal(tmp_path / "outbox" / "e1.sqlite")) as journal:
         for name in ("aaaa", "bbbb"):
             accepted, path = time.time() - 3 * 86_400.0, "/v1/chat/completions"

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from broker.launcher import PrivateBroker
-from edge_node.completion.completion import Answer
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
+from edge_node.text.machine import Answer
 from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import Served, alone, expected, ids_of, served
 from tests.edge_node.outbox.power import (

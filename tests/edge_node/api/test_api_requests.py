@@ -1,16 +1,16 @@
 """Fields of API requests: each is honoured, neutral, or refused by its name."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError
 from edge_node.api.http.bodies import parse_object
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.completion.options import WHOLE_CONTEXT
+from edge_node.text.spec import WHOLE_CONTEXT
 from flexspec_mq.grammar.grammar import GBNF, Grammar
 from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
@@ -31,11 +31,11 @@ def refused(parse: Any, body: dict[str, Any]) -> ApiError:
 
 def test_the_defaults_are_those_of_openai() -> None:
     request = chat()
-    asked = request.asked
+    asked = request.spec
     assert {asked.temperature, asked.top_p, asked.seed, asked.limit} == {None}
     assert asked.stops == ()
-    assert (request.stream, request.model) == (False, None)
-    assert completion_request({"prompt": "x"}).asked.limit == 16
+    assert (request.stream, request.spec.version) == (False, None)
+    assert completion_request({"prompt": "x"}).spec.limit == 16
 
 
 def test_everything_that_is_honoured_arrives() -> None:
@@ -43,13 +43,13 @@ def test_everything_that_is_honoured_arrives() -> None:
         model="m", temperature=0, top_p=0.5, top_k=7, seed=-1, stop="x", max_completion_tokens=9, stream=True,
         stream_options={"include_usage": True, "include_obfuscation": False}, ignore_eos=True, user="me",
     )  # fmt: skip
-    assert request.options(None).seed == 2**64 - 1
-    asked = request.asked
+    assert request.spec.seed == 2**64 - 1
+    asked = request.spec
     assert (asked.temperature, asked.top_p, asked.top_k, asked.stops, asked.limit) == (0.0, 0.5, 7, ("x",), 9)
-    assert (request.model, request.stream, request.include_usage) == ("m", True, True)
-    assert request.asked.ignore_eos
-    assert chat(max_tokens=5, max_completion_tokens=5).asked.limit == 5
-    assert chat(stop=["a", "b", "c", "d"][:4]).asked.stops == ("a", "b", "c", "d")
+    assert (request.spec.version, request.stream, request.include_usage) == ("m", True, True)
+    assert request.spec.ignore_eos
+    assert chat(max_tokens=5, max_completion_tokens=5).spec.limit == 5
+    assert chat(stop=["a", "b", "c", "d"][:4]).spec.stops == ("a", "b", "c", "d")
 
 
 def test_messages_become_turns() -> None:
@@ -60,7 +60,7 @@ def test_messages_become_turns() -> None:
         {"role": "assistant", "content": "yes", "refusal": None, "tool_calls": None, "annotations": []},
         {"role": "user", "content": "go on"},
     ]
-    assert chat_request({"messages": messages}).prompt == (
+    assert chat_request({"messages": messages}).spec.prompt == (
         Turn("system", "be brief"),
         Turn("user", "world"),
         Turn("assistant", "yes"),
@@ -72,7 +72,7 @@ def test_messages_become_turns() -> None:
     ("prompt", "read"), [("ab", "ab"), (["ab"], "ab"), ([1, 2], (1, 2)), ([[1, 2]], (1, 2)), ("", "")]
 )
 def test_prompts_of_completions(prompt: Any, read: Any) -> None:
-    assert completion_request({"prompt": prompt}).prompt == read
+    assert completion_request({"prompt": prompt}).spec.prompt == read
 
 
 @pytest.mark.parametrize(
@@ -149,28 +149,28 @@ def test_requests_of_known_clients() -> None:
         "stop": ["Q:"],
         "seed": 1234,
     }
-    assert completion_request(lm_eval).asked.stops == ("Q:",)
+    assert completion_request(lm_eval).spec.stops == ("Q:",)
     vllm = {
         "model": "m", "prompt": "x", "repetition_penalty": 1.0, "max_tokens": 128, "logprobs": None,
         "stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True,
     }  # fmt: skip
-    assert (completion_request(vllm).asked.limit, completion_request(vllm).include_usage) == (128, True)
+    assert (completion_request(vllm).spec.limit, completion_request(vllm).include_usage) == (128, True)
     options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     assert chat(stream=True, **options).include_usage
 
 
 @pytest.mark.parametrize("limit", [-1, -1.0])
 def test_a_limit_of_minus_one_is_what_the_context_leaves(limit: float) -> None:
-    assert chat(max_tokens=limit).asked.limit == WHOLE_CONTEXT
-    assert chat(max_completion_tokens=limit).asked.limit == WHOLE_CONTEXT
-    assert completion_request({"prompt": "x", "max_tokens": limit}).asked.limit == WHOLE_CONTEXT
+    assert chat(max_tokens=limit).spec.limit == WHOLE_CONTEXT
+    assert chat(max_completion_tokens=limit).spec.limit == WHOLE_CONTEXT
+    assert completion_request({"prompt": "x", "max_tokens": limit}).spec.limit == WHOLE_CONTEXT
     assert refused(chat_request, {**HELLO, "max_tokens": -2}).param == "max_tokens"
 
 
 def test_a_prediction_is_read() -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
     for content in ("a b", parts):
-        assert chat(prediction={"type": "content", "content": content}).asked.prediction == "a b"
+        assert chat(prediction={"type": "content", "content": content}).spec.prediction == "a b"
     wrong: dict[str, Any] = {"type": "content"}
     assert refused(chat_request, {**HELLO, "prediction": wrong}).param == "prediction.content"
     wrong = {"type": "other", "content": "x"}
@@ -296,12 +296,12 @@ def test_tools_and_their_choice_are_read() -> None:
         (named, {"now"}, True, False),
         ({"type": "allowed_tools", "allowed_tools": allowed}, {"now"}, False, True),
     ):
-        asked = chat(**tools, tool_choice=choice).asked.tools
+        asked = chat(**tools, tool_choice=choice).spec.tools
         assert (asked.only, asked.required, asked.parallel) == (only, required, parallel)
         assert [tool.name for tool in asked.tools] == ["now", "other"]
-    asked = chat(**tools, parallel_tool_calls=False).asked.tools
+    asked = chat(**tools, parallel_tool_calls=False).spec.tools
     assert not asked.parallel
-    asked = chat(**tools, parallel_tool_calls=True, tool_choice="required").asked.tools
+    asked = chat(**tools, parallel_tool_calls=True, tool_choice="required").spec.tools
     assert asked.parallel
     assert chat(**tools, tool_choice="none") == chat()
     for wrong, param in (
@@ -326,7 +326,7 @@ def test_results_of_tools_stand_in_the_order_of_their_calls() -> None:
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "one"}]},
     ]
     made = (ToolCall("now", "{}", "c1"), ToolCall("other", '{"a": 1}', "c2"))
-    assert chat_request({"messages": history}).prompt == (
+    assert chat_request({"messages": history}).spec.prompt == (
         Turn("user", "hello"),
         Turn("assistant", "", made),
         Turn("tool", "one", tool="now"),
@@ -363,8 +363,8 @@ def test_the_form_of_an_answer_is_read_from_whichever_field_says_it(
     fields: dict[str, Any], form: Any
 ) -> None:
     expected = Grammar.from_json_schema(form) if isinstance(form, dict) else form
-    assert chat(**fields).asked.grammar == expected
-    assert completion_request({"prompt": "x", **fields}).asked.grammar == expected
+    assert chat(**fields).spec.grammar == expected
+    assert completion_request({"prompt": "x", **fields}).spec.grammar == expected
     if form is not None:
         assert refused(chat_request, {**HELLO, **fields, "ignore_eos": True}).param == "ignore_eos"
         both = refused(chat_request, {**HELLO, "guided_regex": "x", **fields, "guided_choice": ["x"]})

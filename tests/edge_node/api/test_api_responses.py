@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from broker.launcher import PrivateBroker
 from edge_node.api.errors import ApiError
 from edge_node.api.kept_responses import ResponseStore
-from edge_node.api.responses import Output, items_of, responses_request
+from edge_node.api.responses import Output, responses_request
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.grammar.tools import HERMES, CallParser, Tool, ToolUse
 from flexspec_mq.models.text import Turn
@@ -93,7 +93,7 @@ def asked(**more: Any) -> Any:
 
 
 def test_items_become_turns() -> None:
-    turns = asked(input=ITEMS, instructions="first").prompt
+    turns = asked(input=ITEMS, instructions="first").spec.prompt
     assert [(turn.role, turn.content, [call.name for call in turn.calls], turn.tool) for turn in turns] == [
         ("system", "first", [], ""),
         ("system", "be brief", [], ""),
@@ -104,8 +104,7 @@ def test_items_become_turns() -> None:
         ("assistant", "", ["f"], ""),
         ("tool", "three", [], "f"),
     ]
-    assert asked(input=[*items_of(turns[1:])], instructions="first").prompt == turns
-    assert asked().prompt == (Turn("user", "a"),)
+    assert asked().spec.prompt == (Turn("user", "a"),)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +150,7 @@ def test_a_lenient_node_says_what_it_leaves_out() -> None:
         "tools": [{"type": "web_search"}, FUNCTION], "background": True,
     }  # fmt: skip
     request = responses_request(body, True, store=ResponseStore(ApiSettings()), client=b"")
-    assert request.prompt == (Turn("user", "a"),)
+    assert request.spec.prompt == (Turn("user", "a"),)
     assert [tool.name for tool in request.tools] == ["f"]
     assert set(request.ignored) == {"background", "input[0]", "input[1].what", "tools[0]"}
 
@@ -164,11 +163,11 @@ def test_tool_choices() -> None:
         (allowed, {"g"}, True), ({**allowed, "mode": "auto"}, {"g"}, False),
     ):  # fmt: skip
         for parallel in (False, True):
-            use = asked(tools=tools, tool_choice=choice, parallel_tool_calls=parallel).asked.tools
+            use = asked(tools=tools, tool_choice=choice, parallel_tool_calls=parallel).spec.tools
             assert (use.only, use.required) == (only, required)
             assert use.parallel == (parallel and only != {"f"}), "a tool that is named is called once"
-    assert asked(tools=tools).asked.tools.parallel
-    assert asked(tools=[]).asked.tools is None
+    assert asked(tools=tools).spec.tools.parallel
+    assert asked(tools=[]).spec.tools is None
 
 
 def text_of(prompt: str, seed: int, limit: int) -> tuple[str, int, bool]:

@@ -9,7 +9,7 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Recommended
-from edge_node.completion.service import QUEUED, Service, Wait
+from edge_node.text.service import QUEUED, Service, Wait
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import WorkerError
 from flexspec_mq.models.text import decode

@@ -15,10 +15,11 @@ from edge_node.api.chat import DONE, OpenAIForm
 from edge_node.api.requests import chat_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End, EndReason, Part
-from edge_node.completion.decoding import Piece
+from edge_node.text.decoding import Piece
+from edge_node.text.machine import End, EndReason
+from edge_node.text.reading import Part
 from flexspec_mq.grammar.tools import HERMES, ToolCall
-from tests.edge_node.api.served import alone, events, never, said, served
+from tests.edge_node.api.served import RESPONSES, alone, events, finish, never, said, served, text_of
 
 TOOLS = [
     {
@@ -41,17 +42,17 @@ def asked(**more: Any) -> Any:
 async def answered(parts: list[str], reason: EndReason, **more: Any) -> bytes:
     """Bytes that a client gets while a text comes in parts, each of another writer."""
     wanted = asked(**more)
-    text = Completion(wanted.prompt, wanted.options("base"))
+    text = text_of(wanted)
     sent: list[bytes] = []
 
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
 
-    replying = asyncio.create_task(reply([text], wanted, ApiSettings(), never, send))
+    replying = asyncio.create_task(reply([text], wanted, RESPONSES, ApiSettings(), never, send))
     for at, part in enumerate(parts):
-        text.add([(part, "worker" if at % 2 else "device")])
+        text.confirmed([(part, "worker" if at % 2 else "device")])
         await asyncio.sleep(0)
-    text.finish(End(reason))
+    finish(text, End(reason))
     await asyncio.wait_for(replying, 60)
     return b"".join(sent)
 
@@ -123,13 +124,13 @@ async def test_calls_are_the_same_streamed_or_not(
 def test_writers_are_told_of_the_content_alone(cuts: list[int]) -> None:
     text = "I look.\n" + CALLS
     wanted = asked(stream=True, stream_options={"include_origin": True})
-    completion = Completion(wanted.prompt, wanted.options("base"))
+    completion = text_of(wanted)
     form = OpenAIForm([completion], wanted)
     stream = b""
     borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     for at, (a, b) in enumerate(itertools.pairwise(borders)):
         piece: Piece = (text[a:b], "worker" if at % 2 else "device")
-        completion.add([piece])
+        completion.confirmed([piece])
         stream += form.news(0, Part(text[a:b], "", None))
     bodies = events(stream.decode())
     told = [(body["choices"][0]["delta"].get("content"), body.get("flexspec")) for body in bodies]

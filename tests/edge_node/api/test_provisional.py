@@ -11,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node.api import ollama
-from edge_node.api.forms import Form, TextRequest
+from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.responses import responses_request
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End, EndReason, IdempotencyKey, Part
-from edge_node.completion.options import CompletionOptions
+from edge_node.text.machine import End, EndReason, Text
+from edge_node.text.reading import Part, read
+from edge_node.text.spec import IdempotencyKey, TextRequest, TextSpec
 from flexspec_mq.grammar.tools import HERMES, ToolCall
 from schemas.openai import Provisional, unconfirmed
+from tests.edge_node.api.served import RESPONSES, finish, text_of
 
 Step = tuple[str, str]
 """An event of a text: it is confirmed (``add``), drafted (``unverified``), or its reader looks (``read``)."""
@@ -30,23 +32,23 @@ STEPS = st.lists(
 )
 
 
-def new() -> Completion:
-    return Completion("x", CompletionOptions(offline="provisional"))
+def new() -> Text:
+    return text_of(TextRequest(spec=TextSpec(prompt="x", offline="provisional")))
 
 
-def take(text: Completion, step: Step) -> None:
+def take(text: Text, step: Step) -> None:
     """Let a step happen."""
     what, word = step
     if what == "add":
-        text.add([(word, "target")])
+        text.confirmed([(word, "target")])
     elif what == "unverified":
         text.unverified(word)
 
 
-async def followed(steps: Sequence[Step], reason: EndReason) -> tuple[Completion, list[Part]]:
+async def followed(steps: Sequence[Step], reason: EndReason) -> tuple[Text, list[Part]]:
     """A text, and what a reader that looks now and then was told of it."""
     text, parts = new(), list[Part]()
-    reading = text.read(patience=60)
+    reading = read(text, patience=60)
     assert isinstance(reading, AsyncGenerator)
     news = asyncio.ensure_future(anext(reading))
     for step in steps:
@@ -57,7 +59,7 @@ async def followed(steps: Sequence[Step], reason: EndReason) -> tuple[Completion
         if news.done():
             parts.append(news.result())
             news = asyncio.ensure_future(anext(reading))
-    text.finish(End(reason))
+    finish(text, End(reason))
     parts.append(await news)
     parts += [part async for part in reading]
     return text, parts
@@ -85,12 +87,12 @@ def test_a_reader_has_both_strings_of_the_same_moment_whenever_it_looks(
 def test_confirmed_text_eats_what_agrees_and_removes_what_does_not(drafted: str, confirmed: str) -> None:
     text = new()
     text.unverified(drafted)
-    text.add([(confirmed, "target")])
+    text.confirmed([(confirmed, "target")])
     if drafted.startswith(confirmed):
         assert confirmed + text.provisional == drafted
     else:
         assert not text.provisional
-    text.finish(End("stop"))
+    finish(text, End("stop"))
     assert not text.provisional
     text.unverified("late")
     assert not text.provisional
@@ -104,7 +106,7 @@ CALLS = (
     + "\n"
     + HERMES.call(ToolCall("light", '{"room": ""}'))
 )
-TOLD: list[tuple[Callable[..., TextRequest], dict[str, Any]]] = [
+TOLD: list[tuple[Callable[..., ApiRequest], dict[str, Any]]] = [
     (chat_request, {"messages": SAID, "tools": [{"type": "function", "function": each} for each in TOOLS]}),
     (
         lambda body: responses_request(body, store=ResponseStore(ApiSettings()), client=b""),
@@ -180,10 +182,10 @@ def _bodies(stream: str) -> Iterator[dict[str, Any]]:
 )
 @given(steps=STEPS, reason=st.sampled_from(["stop", "provisional"]))
 def test_a_client_that_follows_the_events_has_both_strings(
-    wanted: TextRequest, steps: list[Step], reason: EndReason
+    wanted: ApiRequest, steps: list[Step], reason: EndReason
 ) -> None:
-    text, client = Completion(wanted.prompt, wanted.options("base")), Client()
-    form, confirmed = wanted.form([text]), 0
+    text, client = text_of(wanted), Client()
+    form, confirmed = wanted.form([text], RESPONSES), 0
     client.take(form.first())
     for step in [*steps, ("read", "")]:
         take(text, step)
@@ -191,11 +193,11 @@ def test_a_client_that_follows_the_events_has_both_strings(
             client.take(form.news(0, Part(text.whole[confirmed:], text.provisional, None)))
             confirmed = text.size
             assert (client.content, client.provisional) == (text.whole, text.provisional)
-    text.finish(End(reason))
+    finish(text, End(reason))
     client.take(form.news(0, Part("", text.provisional, None)))
     client.take(form.ended(0, End(reason)) + form.last([End(reason)]))
     assert (client.content, client.provisional) == (text.whole, text.provisional)
-    whole = json.loads(wanted.form([text]).whole([End(reason)]))
+    whole = json.loads(wanted.form([text], RESPONSES).whole([End(reason)]))
     told = whole.get("flexspec") or (whole.get("choices") or [whole])[0].get("flexspec") or whole
     assert ("provisional" in told) == (reason == "provisional")
     assert told.get("provisional", {}).get("text", "") == text.provisional
@@ -204,23 +206,23 @@ def test_a_client_that_follows_the_events_has_both_strings(
 @pytest.mark.parametrize("offline", ["hold", "deliver"])
 def test_who_did_not_ask_for_provisional_text_is_told_of_none(offline: str) -> None:
     wanted = chat_request({"messages": SAID, "offline": offline, "stream": True})
-    form = wanted.form([Completion(wanted.prompt, wanted.options("base"))])
+    form = wanted.form([text_of(wanted)])
     assert b"flexspec" not in form.news(0, Part("a", "b", None)) + form.news(0, Part("", "c", None))
 
 
 @given(st.integers(0, len(CALLS)), st.booleans())
 def test_provisional_calls_are_shown_as_text_before_them_and_no_call(confirmed: int, streamed: bool) -> None:
     wanted = chat_request({**TOLD[0][1], "offline": "provisional", "stream": streamed})
-    text, client = Completion(wanted.prompt, wanted.options("base")), Client()
-    text.add([(CALLS[:confirmed], "target")])
+    text, client = text_of(wanted), Client()
+    text.confirmed([(CALLS[:confirmed], "target")])
     text.unverified(CALLS[confirmed:])
-    text.finish(End("provisional"))
+    finish(text, End("provisional"))
     if streamed:
-        form = wanted.form([text])
+        form = wanted.form([text], RESPONSES)
         client.take(form.news(0, Part(text.whole, text.provisional, None)))
         shown, calls = (client.content, client.provisional), client.calls
     else:
-        (choice,) = json.loads(wanted.form([text]).whole([End("provisional")]))["choices"]
+        (choice,) = json.loads(wanted.form([text], RESPONSES).whole([End("provisional")]))["choices"]
         shown = choice["message"]["content"] or "", choice["flexspec"]["provisional"]["text"]
         calls = choice["message"].get("tool_calls", [])
     assert (shown[0] + shown[1]).rstrip() == "I look."
@@ -249,7 +251,7 @@ def streamed(form: Form, text: str, cuts: Sequence[int], end: End) -> bytes:
     data=st.data(),
 )
 def test_a_stream_goes_on_behind_its_last_event(
-    parse: Callable[..., TextRequest],
+    parse: Callable[..., ApiRequest],
     body: dict[str, Any],
     text: str,
     cuts: list[int],
@@ -257,16 +259,16 @@ def test_a_stream_goes_on_behind_its_last_event(
     data: st.DataObject,
 ) -> None:
     wanted, end = parse({**body, "stream": True}), End("stop")
-    written = Completion(wanted.prompt, wanted.options("base"), IdempotencyKey("k", b""))
-    written.add([(text, "target")])
+    written = text_of(wanted, IdempotencyKey("k", b""))
+    written.confirmed([(text, "target")])
     cuts, again = ([cut for cut in each if cut < len(text)] for each in (cuts, again))
-    whole = streamed(wanted.form([written]), text, cuts, end).decode()
+    whole = streamed(wanted.form([written], RESPONSES), text, cuts, end).decode()
     all_events = whole.split("\n\n")[:-1]
     got = all_events[: data.draw(st.integers(0, len(all_events)))]
     ids = [line[4:] for event in got for line in event.splitlines() if line.startswith("id: ")]
     expected, client = Client(), Client()
     expected.take(whole.encode())
-    form = wanted.form([written])
+    form = wanted.form([written], RESPONSES)
     if ids:
         client.take("\n\n".join(got).encode())
         name, _, position = ids[-1].partition(":")
@@ -286,13 +288,13 @@ def test_a_client_that_has_more_than_its_node_is_told_of_what_stands_behind_that
 ) -> None:
     """A node that was killed may have lost the last half second of its tokens."""
     wanted = chat_request({"messages": SAID, "offline": "provisional", "stream": True})
-    text = Completion(wanted.prompt, wanted.options("base"), IdempotencyKey("k", b""))
-    form, client = wanted.form([text]), Client()
+    text = text_of(wanted, IdempotencyKey("k", b""))
+    form, client = wanted.form([text], RESPONSES), Client()
     client.content = has
     form.followers[0].go_on(len(has))
     for letter, draft in zip(has + "aba", drafts, strict=False):
         text.unverified(draft)
         client.take(form.news(0, Part("", text.provisional, None)))
-        text.add([(letter, "target")])
+        text.confirmed([(letter, "target")])
         client.take(form.news(0, Part(letter, text.provisional, None)))
         assert client.provisional == (text.provisional if text.size >= len(has) else "")

@@ -224,7 +224,7 @@ def test_an_ask_by_mqtt_goes_on_with_the_trace_of_whoever_asks() -> None:
     properties = packed(publish_properties(Outbound("t", b"", user=(("traceparent", TRACEPARENT),))))
     asked = AskReader("anybody", "e").read(Inbound("f1/ask/e", b"hello", properties=properties), most=99)
     assert asked is not None
-    assert asked.wanted.asked.trace_context == (("traceparent", TRACEPARENT),)
+    assert asked.spec.trace_context == (("traceparent", TRACEPARENT),)
 
 
 def test_a_collector_that_does_not_answer_costs_a_line_of_the_log_and_a_moment_at_the_end(

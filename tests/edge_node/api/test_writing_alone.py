@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from broker.launcher import PrivateBroker
-from edge_node.completion.generator import Writing
-from edge_node.completion.options import CompletionOptions
 from edge_node.limits import BatteryGauge
+from edge_node.text.generator import Writing
+from edge_node.text.spec import TextSpec
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.energy.meters import Batteries
 from flexspec_mq.errors import LinkDown
@@ -25,8 +25,9 @@ LIMIT = 120
 CUT_S = 2.5
 
 
-def options(**more: object) -> CompletionOptions:
+def options(**more: object) -> TextSpec:
     asked = {
+        "prompt": "user.hello,assistant.",
         "offline": "provisional",
         "seed": 3,
         "temperature": 0.0,
@@ -34,7 +35,7 @@ def options(**more: object) -> CompletionOptions:
         "ignore_eos": True,
         **more,
     }
-    return CompletionOptions(**asked)  # type: ignore[arg-type]
+    return TextSpec(**asked)  # type: ignore[arg-type]
 
 
 class Reader:
@@ -56,9 +57,8 @@ class Reader:
 
 
 @asynccontextmanager
-async def reading(here: Served, asked: CompletionOptions) -> AsyncIterator[Reader]:
-    prompt = "user.hello,assistant."
-    async with here.api.texts._generator.writing(prompt, asked) as writing:
+async def reading(here: Served, asked: TextSpec) -> AsyncIterator[Reader]:
+    async with here.api.texts._generator.writing(asked) as writing:
         yield Reader(writing)
 
 

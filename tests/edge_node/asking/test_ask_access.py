@@ -107,14 +107,11 @@ async def test_a_node_answers_nowhere_but_to_the_asker(
 @pytest.mark.parametrize("more", [{}, {"user": "hub"}, {"safety_identifier": "hub\0"}])
 def test_no_asker_is_taken_for_another_whatever_it_says(more: dict[str, str]) -> None:
     """By the name of a user a node finds the answers that it remembers, and by id and user those that it keeps."""
-    read = {
-        user: AskReader(user, "alice").read(
-            Inbound("t", msgspec.json.encode({**ASK, "id": "q", **more})), most=999
-        )
-        for user in ("hub", "spy", "hu", topics.ANYBODY)
-    }
-    users = {user: ask.wanted.asked.user for user, ask in read.items() if ask is not None}
-    keys = {ask.key.key for ask in read.values() if ask is not None and ask.key is not None}
+    readers = {user: AskReader(user, "alice") for user in ("hub", "spy", "hu", topics.ANYBODY)}
+    ask = Inbound("t", msgspec.json.encode({**ASK, "id": "q", **more}))
+    read = {user: reader.read(ask, most=999) for user, reader in readers.items()}
+    users = {user: ask.spec.user for user, ask in read.items() if ask is not None}
+    keys = {reader.key.key for reader in readers.values() if reader.key is not None}
     assert len(keys) == len(set(users.values())) == len(read)
     assert users[topics.ANYBODY] == more.get("user", more.get("safety_identifier", "")).encode()
 

@@ -7,13 +7,19 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from hashlib import blake2b, sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from broker.launcher import PrivateBroker
+from edge_node.api.http.bodies import canonical
+from edge_node.api.kept_responses import client_of
+from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Bounds, Journal
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.links import LINKS
@@ -376,7 +382,7 @@ async def test_a_node_that_lost_its_workers_asks_the_user_in_the_end(
     path = tmp_path / "outbox.sqlite"
     async with node(mosquitto, path, outbox_age=2.0) as api:
         said(await api.chat(headers=KEY, **ASK), 503, "no_worker")
-        assert api.api.texts.outbox.counts == {}
+        await until(lambda: api.api.texts.outbox.counts == {})
         asking = asyncio.create_task(api.chat(headers=KEY, wait=0.5, **ASK))
         await until(lambda: api.api.texts.outbox.counts == {"queued": 1})
         asking.cancel()
@@ -487,3 +493,61 @@ async def test_a_response_that_goes_on_from_another_outlives_its_node(
             turns = [{"role": role, "content": words} for role, words in told]
             assert part["text"] == content(await api.chat(messages=turns, **ASK))
             said(await api.post("/v1/responses", body), 400, "previous_response_not_found")
+
+
+async def test_requests_of_version_0_2_0_are_written_found_and_shown(
+    mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """Then the body of a request was kept: here those of 20 pending ones, and of 20 that are done."""
+    path, hello = tmp_path / "outbox.sqlite", [{"role": "user", "content": "hello"}]
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": hello, "seed": 5, "max_tokens": 12, "ignore_eos": True},
+        "/v1/completions": {"prompt": "hello", "seed": 5, "max_tokens": 12, "ignore_eos": True},
+        "/v1/responses": {"input": hello, "seed": 5, "max_output_tokens": 16, "ignore_eos": True},
+        "/api/chat": {"model": VERSION, "messages": hello, "options": {"num_predict": 12}, "stream": False},
+    }
+    async with slow_worker(mosquitto):
+        async with node(mosquitto, tmp_path / "first") as api:
+            for at, body in bodies.items():
+                for number in range(5):
+                    await api.post(at, body, idempotency_key=f"done {number} {at}")
+            answers = {entry.key: await api.api.texts.outbox.run(
+                api.api.texts.outbox.journal.answer, entry.id
+            ) for entry in await known(api)}  # fmt: skip
+        with closing(Journal(path)) as journal:
+            for state, number, (at, body) in product(("done", "left"), range(5), bodies.items()):
+                name = f"{state} {number} {at}"
+                digest = blake2b(canonical([at, body])).digest()
+                entry = Entry(
+                    id=sha256(name.encode()).hexdigest()[:24],
+                    key=name,
+                    digest=digest,
+                    path=at,
+                    body=json.dumps(body).encode(),
+                    client=client_of(Request({"type": "http", "headers": []})),
+                    accepted=journal.now(),
+                )
+                journal.accept(entry)
+                if state == "done":
+                    journal.finish(entry.id, answers[name])
+        async with node(mosquitto, path) as api:
+            await until(lambda: api.api.texts.outbox.counts.get("unread") == 40)
+            entries = {entry.key: entry for entry in await known(api)}
+            assert len(entries) == 40
+            for at, body in bodies.items():
+                told = [
+                    await api.post(at, body, idempotency_key=f"{state} 0 {at}") for state in ("done", "left")
+                ]
+                assert [each.status_code for each in told] == [200, 200]
+                texts = {json.dumps(words(each.json())) for each in told}
+                assert len(texts) == 1 or "seed" not in body
+            assert len(await known(api)) == 40
+            views = (await api.get("/v1/outbox")).json()["data"]
+            assert {view["prompt"] for view in views} == {"hello"}
+
+
+def words(answer: dict[str, Any]) -> Any:
+    """The text of an answer, of any API."""
+    (first,) = answer.get("choices") or answer.get("output") or [answer]
+    message = first.get("message", first)
+    return first.get("text") or message.get("content")

@@ -26,10 +26,10 @@ def test_an_agent_goes_on_from_its_own_calls_that_were_not_cut() -> None:
     for number, (tools, tool) in enumerate(asked.wanted):
         assert tool in tools
         request = chat_request(asked.body(asked.questions[number].text, number + 1))
-        assert request.asked.tools is not None
-        assert request.asked.tools.required
-        assert [each.name for each in request.asked.tools.tools] == [each.name for each in tools]
-        turns = [turn for turn in request.prompt if isinstance(turn, Turn)]
+        assert request.spec.tools is not None
+        assert request.spec.tools.required
+        assert [each.name for each in request.spec.tools.tools] == [each.name for each in tools]
+        turns = [turn for turn in request.spec.prompt if isinstance(turn, Turn)]
         mine = [at for at in (number - 2, number - 1) if at >= 0 and asked.wanted[at][0] is tools and at % 9]
         assert [call.name for turn in turns for call in turn.calls] == [f"f{at}" for at in mine]
         asked.answered.append(answered(number, f'f{number}{{"a": 1' + ("}" if number % 9 else "")))
@@ -46,5 +46,5 @@ def test_answers_that_are_cut_or_free_are_told_apart(kind: str, text: str) -> No
 def test_answers_by_schemas_are_asked_for_without_tools() -> None:
     asked = workload(JSON, [STREAMING], OPTIONS)
     request = chat_request(asked.body(asked.questions[3].text, 4))
-    assert request.asked.tools is None
-    assert request.asked.grammar is not None
+    assert request.spec.tools is None
+    assert request.spec.grammar is not None

@@ -1,17 +1,86 @@
-"""The progress of a client in a text: what of it is new to the client, in which form whatsoever it is told."""
+"""Readers of a text: what comes, and how far a client has it, in which form whatsoever it is told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
-from edge_node.completion.completion import Completion, End
+from edge_node.text.machine import End, Text
 from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEnds, CallEvent, CallParser, Content
 from flexspec_mq.protocol.digest import common_length
 from schemas.openai import Provisional, unconfirmed
 
 if TYPE_CHECKING:
-    from edge_node.completion.service import Wait
+    from edge_node.text.service import Wait
+
+
+class Part(NamedTuple):
+    """News of a text for one reader.
+
+    Attributes:
+        text: confirmed characters behind those that it has, maybe none.
+        provisional: provisional text behind these.
+        waits: whom the text waits for.
+    """
+
+    text: str
+    provisional: str
+    waits: Wait | None
+
+
+async def begun(text: Text) -> None:
+    """Wait until there is something to show or to tell, or the text is over."""
+    with _news(text) as news:
+        while text.end is None and not (text.size or text.provisional) and text.waits is None:
+            await news.wait()
+            news.clear()
+
+
+async def ended(text: Text) -> End:
+    """Wait for the end."""
+    with _news(text) as news:
+        while text.end is None:
+            await news.wait()
+            news.clear()
+    return text.end
+
+
+async def read(text: Text, patience: float) -> AsyncIterator[Part]:
+    """The text as it comes, until its end; a reader that lags behind gets all that it missed at once.
+
+    Args:
+        text: text to read.
+        patience: seconds of silence after which a part without news comes.
+    """
+    at, told = 0, Part("", "", None)
+    with _news(text) as news:
+        while True:
+            news.clear()
+            more, at = text.since(at)
+            part = Part(more, text.provisional, text.waits)
+            if part.text or part[1:] != told[1:]:
+                yield (told := part)
+            elif text.end is not None:
+                return
+            else:
+                try:
+                    async with asyncio.timeout(patience):
+                        await news.wait()
+                except TimeoutError:
+                    yield part
+
+
+@contextmanager
+def _news(text: Text) -> Iterator[asyncio.Event]:
+    """Set at each change of a text."""
+    news = asyncio.Event()
+    text.watchers.add(news.set)
+    try:
+        yield news
+    finally:
+        text.watchers.discard(news.set)
 
 
 class Follower:
@@ -24,7 +93,7 @@ class Follower:
         text: text that it follows.
     """
 
-    def __init__(self, text: Completion) -> None:
+    def __init__(self, text: Text) -> None:
         self._text = text
         self._parser: CallParser | None = None
         self._read = self._since = 0
@@ -45,7 +114,7 @@ class Follower:
     @property
     def sees_provisional(self) -> bool:
         """Whether the client is told of provisional text."""
-        return self._text.options.offline == "provisional"
+        return self._text.spec.offline == "provisional"
 
     def whole(self, end: End) -> list[CallEvent]:
         """All events of a text that is complete."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from edge_node.completion.completion import Completion
-from edge_node.completion.options import WHOLE_CONTEXT
+from edge_node.text.machine import Text
+from edge_node.text.spec import WHOLE_CONTEXT
 from flexspec_mq.catalogue.refusals import Reason
 from flexspec_mq.daemon import instruments
 from flexspec_mq.daemon.instruments import MODEL, Instruments
@@ -23,10 +23,10 @@ from flexspec_mq.protocol.edge.types import EdgeCounters, EdgeState
 from schemas.node import TextFigures
 
 if TYPE_CHECKING:
-    from edge_node.completion.generator import Writing
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
     from edge_node.outbox.outbox import Outbox
+    from edge_node.text.generator import Writing
 
 _REASONS = {
     "stop": "stop",
@@ -113,7 +113,7 @@ class Metrics(Collector):
     def __init__(self, node: EdgeNode, outbox: Outbox) -> None:
         self._node = node
         self._outbox = outbox
-        self._texts: dict[Completion, Writing | None] = {}  # None: without a session yet
+        self._texts: dict[Text, Writing | None] = {}  # None: without a session yet
         self._sums: dict[str, _Sums] = {}
         self._page = page = Instruments("flexspec_edge:")
         counter = page.counter
@@ -133,11 +133,11 @@ class Metrics(Collector):
         page.gauge("link_up", "1 while connected to the broker").set_function(lambda: node.link.is_up)
         page.register(self)
 
-    def started(self, text: Completion) -> None:
+    def started(self, text: Text) -> None:
         """A text is asked for."""
         self._texts[text] = None
 
-    def began(self, text: Completion, writing: Writing) -> None:
+    def began(self, text: Text, writing: Writing) -> None:
         """It has a session."""
         self._texts[text] = writing
 
@@ -152,7 +152,7 @@ class Metrics(Collector):
             self._between.labels(version).observe(seconds)
         self._generation.labels(version).inc(tokens)
 
-    def took(self, text: Completion, figures: TextFigures) -> None:
+    def took(self, text: Text, figures: TextFigures) -> None:
         """Its session is over."""
         self.tokens, self.newest = self.tokens + figures.tokens, figures
         text.version = figures.version
@@ -166,7 +166,7 @@ class Metrics(Collector):
         for limit in figures.limits:
             self._limits.labels(limit.name, limit.state).inc()
 
-    def ended(self, text: Completion, outcome: str) -> None:
+    def ended(self, text: Text, outcome: str) -> None:
         """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""
         self._texts.pop(text, None)
         model = self._model(text.version)
@@ -175,7 +175,7 @@ class Metrics(Collector):
             return
         decode = figures.seconds - figures.first_token
         each = decode / (figures.tokens - 1) if figures.tokens > 1 else None
-        limit = None if text.options.limit == WHOLE_CONTEXT else text.options.limit
+        limit = None if text.spec.limit == WHOLE_CONTEXT else text.spec.limit
         values = (figures.seconds, decode, each, figures.prompt_tokens, figures.tokens, limit)
         for histogram, value in zip(self._complete, values, strict=True):
             if value is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_node.completion.completion import Answer
+from edge_node.text.machine import Answer
+from edge_node.text.spec import FORMAT, TextRequest, UnknownRequest, unpack
+from flexspec_mq.models.text import Turn
 from schemas.node import OutboxText, OutboxView
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def listed(journal: Journal) -> list[OutboxView]:
         if entry.state == "done":
             figures = msgspec.json.decode(journal.answer(entry.id), type=_Figures).figures
             tokens = 0 if figures is None else figures.tokens
-        found.append(OutboxView(**_seen(entry, _read(entry.body)), tokens=tokens))
+        found.append(OutboxView(**_seen(entry), tokens=tokens))
     return found
 
 
@@ -48,8 +48,9 @@ def shown(journal: Journal, name: str) -> OutboxText | None:
     entry = journal.entry(name)
     if entry is None:
         return None
-    body = _read(entry.body)
-    about = {**_seen(entry, body), "tokens": entry.tokens, "request": body}
+    known = entry.body[:1] == bytes([FORMAT])
+    request = msgspec.to_builtins(msgspec.msgpack.decode(entry.body[1:]), str_keys=True) if known else {}
+    about = {**_seen(entry), "tokens": entry.tokens, "request": request}
     if entry.state != "done":
         return OutboxText(**about)
     answer = msgspec.json.decode(journal.answer(name), type=Answer)
@@ -62,34 +63,18 @@ def shown(journal: Journal, name: str) -> OutboxText | None:
     )
 
 
-def _read(body: bytes) -> dict[str, Any]:
-    """The body of a request; of what came by MQTT, its payload, which need be no JSON."""
-    try:
-        asked = json.loads(body)
-    except ValueError:
-        return {"prompt": body.decode("utf-8", "replace")}
-    if isinstance(asked, dict):
-        return _read(asked["payload"].encode()) if isinstance(asked.get("payload"), str) else asked
-    return {"prompt": str(asked)}
-
-
-def _seen(entry: Entry, body: dict[str, Any]) -> dict[str, Any]:
+def _seen(entry: Entry) -> dict[str, Any]:
     names = "id", "path", "mode", "state", "accepted", "finished", "read", "error"
-    return {name: getattr(entry, name) for name in names} | {"prompt": _first_words(body)}
+    return {name: getattr(entry, name) for name in names} | {"prompt": _first_words(entry)}
 
 
-def _first_words(body: dict[str, Any]) -> str:
+def _first_words(entry: Entry) -> str:
     """The beginning of what a request asks, whichever API it came by."""
-    turns = body.get("messages", body.get("input", body.get("prompt", "")))
-    if isinstance(turns, list):
-        asked = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
-        turns = asked[-1].get("content", "") if asked else f"{len(turns)} tokens"
-    return " ".join(" ".join(_texts(turns)).split())[:_FIRST].rstrip()
-
-
-def _texts(content: Any) -> Iterator[str]:
-    """A content's text, or those of its parts."""
-    for part in content if isinstance(content, list) else [content]:
-        text = part.get("text") if isinstance(part, dict) else part
-        if isinstance(text, str):
-            yield text[: 4 * _FIRST]
+    try:
+        prompt = unpack(entry.body, TextRequest).spec.prompt
+    except UnknownRequest as error:
+        return f"({error.message})"
+    if not isinstance(prompt, str):
+        asked = [turn.content for turn in prompt if isinstance(turn, Turn) and turn.role == "user"]
+        prompt = asked[-1] if asked else f"{len(prompt)} tokens"
+    return " ".join(prompt[: 4 * _FIRST].split())[:_FIRST].rstrip()

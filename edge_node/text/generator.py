@@ -7,64 +7,46 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from edge_node.completion.decoding import Piece, PieceDecoder, StopFinder
-from edge_node.completion.options import (
-    SEED_BITS,
-    WHOLE_CONTEXT,
-    CompletionOptions,
-    Prompt,
-    ToolError,
-    conversation_key,
-    encode,
-    encode_prediction,
-)
-from edge_node.completion.service import Service, Wait
-from edge_node.completion.tracing import note_outcome, text_span
+from msgspec.structs import replace
+
 from edge_node.generation import Generation, GenerationRequest, OtherText, Resume, Shown
 from edge_node.outbox.entries import Opened
+from edge_node.text.decoding import Piece, PieceDecoder, StopFinder
+from edge_node.text.encoding import Encoded, Encoder
+from edge_node.text.service import Service, Wait
+from edge_node.text.spec import SEED_BITS, WHOLE_CONTEXT, TextSpec
+from edge_node.text.tracing import note_outcome, text_span
 from flexspec_mq import waiting
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.controller.explain import Planned, in_words
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.controller.policies import name_of
-from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.energy.model import per_hundred
 from flexspec_mq.errors import (
     Cancelled,
     FlexSpecError,
-    GrammarError,
     TimeIsOver,
     WorkerError,
     WorkersBusy,
 )
-from flexspec_mq.grammar.compiled import CompiledGrammars
-from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.place import place_of
-from flexspec_mq.grammar.reader import engine_name, in_lark
-from flexspec_mq.grammar.tools import ToolFormat, ToolUse
-from flexspec_mq.models.text import format_of
+from flexspec_mq.grammar.reader import engine_name
+from flexspec_mq.grammar.tools import ToolFormat
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Provisional
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.telemetry import TextSpan
-from schemas.messages import MAX_POSITION
 from schemas.node import TextFigures
 from schemas.plan import Plan
 
 if TYPE_CHECKING:
     from edge_node.node import EdgeNode
     from edge_node.outbox.outbox import Record
-    from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.models.load import LoadedText
 
-_TEXTS = 8
-"""Tokenizers of targets that are kept ready for grammars, 34 MB each."""
 _LOOK = 0.05
 """Seconds between two looks whether somebody serves a text that has not begun."""
 
@@ -100,30 +82,23 @@ class CompletionGenerator:
         self.closed = False
         self._newest = asyncio.Event()  # whether the newest text has begun
         self._newest.set()
-        self._default_limit = default_limit
-        self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
-        self._grammars: ExpiringMap[object, CompiledGrammars | None] = ExpiringMap(most=_TEXTS)
+        self.encoder = Encoder(default_limit)
 
     def close(self) -> None:
         """Take no more prompts."""
-        self._encoder.shutdown(wait=False, cancel_futures=True)
-        for _, grammars in tuple(self._grammars.items()):
-            if grammars is not None:
-                grammars.close()
+        self.encoder.close()
 
     @asynccontextmanager
     async def writing(
         self,
-        prompt: Prompt,
-        options: CompletionOptions,
+        spec: TextSpec,
         told: Callable[[Wait], None] = lambda _wait: None,
         record: Record | None = None,
     ) -> AsyncIterator[Writing]:
         """Begin a text; it is cancelled at the end of the block, up to the worker.
 
         Args:
-            prompt: beginning of the text.
-            options: how.
+            spec: the text.
             told: told whom the text waits for, each time that it begins to.
             record: page of the text in the outbox; None where it is not kept.
 
@@ -134,20 +109,19 @@ class CompletionGenerator:
             NoCatalogue: there is no catalogue to look it up in.
         """
         began = time.monotonic()
-        delivers = self.deliver if options.offline == "deliver" else 0  # seconds: such a text waits as long
-        options = replace(options, wait=options.wait or delivers or self.node.settings.wait or None)
-        key = options.key or conversation_key(prompt)
-        with text_span(self.node, prompt, options) as span:
+        delivers = self.deliver if spec.offline == "deliver" else 0  # seconds: such a text waits as long
+        spec = replace(spec, wait=spec.wait or delivers or self.node.settings.wait or None)
+        with text_span(self.node, spec) as span:
             tell = told if span is None else partial(_tell_span, span, told)
-            alone = options.offline == "provisional" and self.node.may_write_alone
+            alone = spec.offline == "provisional" and self.node.may_write_alone
             opened = None if record is None else record.opened
             service = Service(
                 self.node,
-                options.version if opened is None else opened.version,
-                key,
-                options.wait,
+                spec.version if opened is None else opened.version,
+                spec.named,
+                spec.wait,
                 tell,
-                options.timeout or inf,
+                spec.timeout or inf,
                 alone=alone,
             )
             before, self._newest = self._newest, (begun := asyncio.Event())
@@ -158,7 +132,7 @@ class CompletionGenerator:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(waiting.UNSERVED):
                             await before.wait()
-                writing = Writing(self, prompt, options, began, service, span, record)
+                writing = Writing(self, spec, began, service, span, record)
                 await writing.begin()
             finally:
                 begun.set()
@@ -171,95 +145,10 @@ class CompletionGenerator:
                     finish = getattr(writing, "finish", None)
                     note_outcome(span, writing.generation, writing.figures(), finish)
 
-    async def encoded(
-        self, text: LoadedText, prompt: Prompt, options: CompletionOptions, engine: str
-    ) -> _Encoded:
-        """A request in the tokens of a target, whose workers read grammars by `engine`.
-
-        Raises:
-            PromptError: the prompt cannot be taken.
-        """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoder, self._encoded, text, prompt, options, engine)
-
-    def _encoded(self, text: LoadedText, prompt: Prompt, options: CompletionOptions, engine: str) -> _Encoded:
-        tools, grammar, form = options.tools, options.grammar, format_of(text.tokenizer)
-        asked = self._default_limit if options.limit is None else options.limit
-        longest = text.max_context // 2
-        answer = longest if asked == WHOLE_CONTEXT else min(asked, longest)
-        if grammar is not None:
-            grammar = in_lark(grammar)
-        if tools is not None:  # before the prompt that describes them: a grammar has a bound of its own
-            grammar = tools.grammar(form, grammar)
-        ids = encode(text, prompt, tools, answer if options.truncate else None)
-        room = min(text.max_context - len(ids), MAX_POSITION)
-        limit = room if asked == WHOLE_CONTEXT else min(asked, room)
-        by_default = options.limit is None and limit == self._default_limit
-        prediction = encode_prediction(text, options.prediction, limit) if options.prediction else ()
-        compiled = None
-        if grammar is not None and engine == engine_name():  # another version may read it otherwise
-            compiled = self._compiled(text, grammar, tools)
-        return _Encoded(text, ids, limit, prediction, by_default, form, grammar, compiled)
-
-    def _compiled(self, text: LoadedText, grammar: Grammar, tools: ToolUse | None) -> CompiledGrammar | None:
-        """Compile a grammar where this device can; without it, its drafts only are worse.
-
-        Raises:
-            GrammarError: it has an error, or is too large.
-            ToolError: so have the parameters of a tool.
-        """
-        kind = text.fingerprint, text.vocab_size, text.eos
-        grammars = self._grammars.get(kind, 0.0)
-        if grammars is None and (grammars := text.grammars()) is not None:
-            self._grammars.put(kind, grammars, 0.0)
-        if grammars is None:
-            return None
-        try:
-            return grammars.compile(grammar)
-        except GrammarError as error:
-            raise _placed(error, grammar, tools, grammars.error_of) from error
-
 
 def _tell_span(span: TextSpan, told: Callable[[Wait], None], wait: Wait) -> None:
     span.event("flexspec.waiting", whom=wait.what)
     told(wait)
-
-
-def _placed(
-    error: GrammarError, grammar: Grammar, tools: ToolUse | None, error_of: Callable[[Grammar], str]
-) -> GrammarError:
-    """An error of a grammar with its place: the tool, and the part of the schema that is to blame."""
-    for tool in () if tools is None else tools.callable:
-        if why := error_of(Grammar.from_json_schema(tool.schema)):
-            return ToolError(
-                f"the parameters of the tool {tool.name}{place_of(tool.schema, why, error_of)}: {why}"
-            )
-    for part in grammar.parts(""):
-        schema = part.get("json_schema")
-        if schema and (why := error_of(Grammar.from_json_schema(schema))):
-            return GrammarError(f"the schema{place_of(schema, why, error_of)}: {why}")
-    return error
-
-
-class _Encoded(NamedTuple):
-    """A request in the terms of a target.
-
-    Attributes:
-        text: the target's.
-        by_default: whether the limit is the node's.
-        form: how calls of tools are written.
-        grammar: texts that are allowed, those with calls among them.
-        compiled: the same, where this device can read it.
-    """
-
-    text: LoadedText
-    prompt: tuple[int, ...]
-    limit: int
-    prediction: tuple[int, ...]
-    by_default: bool
-    form: ToolFormat
-    grammar: Grammar | None
-    compiled: CompiledGrammar | None
 
 
 class Writing:
@@ -274,13 +163,12 @@ class Writing:
 
     generation: Generation
     finish: Finish
-    _encoded: _Encoded
+    _encoded: Encoded
 
     def __init__(
         self,
         by: CompletionGenerator,
-        prompt: Prompt,
-        options: CompletionOptions,
+        spec: TextSpec,
         began: float,
         service: Service,
         span: TextSpan | None = None,
@@ -290,8 +178,7 @@ class Writing:
         self._record = record
         self._resumed = None if record is None else record.opened
         self.tokens = 0 if record is None else len(record.tokens)
-        self._prompt = prompt
-        self._options = options
+        self._spec = spec
         self.span = span
         self._began = began
         self._first: float | None = None  # commit
@@ -407,7 +294,7 @@ class Writing:
             await self._record.commit(commit)
 
     def _decoder(self) -> PieceDecoder:
-        return PieceDecoder(self._encoded.text.tokenizer, self._options.stops)
+        return PieceDecoder(self._encoded.text.tokenizer, self._spec.stops)
 
     async def _events(self) -> AsyncIterator[Shown]:
         """Parts of the session's text and its finish, unless nobody serves its version."""
@@ -449,17 +336,17 @@ class Writing:
                 return
 
     async def _open(self) -> None:
-        options, record, opened = self._options, self._record, self._resumed
+        spec, record, opened = self._spec, self._record, self._resumed
         directory = self._by.node.directory
         text = await self._service.text(self._by.model)
         engine = directory.grammar_engine(self.version) if opened is None else opened.engine
-        encoded = self._encoded = await self._by.encoded(text, self._prompt, options, engine or engine_name())
+        encoded = self._encoded = await self._by.encoder.encoded(text, spec, engine or engine_name())
         if encoded.grammar is not None and not engine:
             raise WorkerError(
                 f"no worker of {self.version} can hold a text to a grammar, as tools and schemas need it",
                 hint="install llguidance where the workers run, and start them again",
             )
-        sampling = partial(options.sampling, self._drawn)
+        sampling = partial(spec.sampling, self._drawn)
         recommended, limit, resume = directory.recommended(self.version), encoded.limit, None
         if record is not None and opened is not None:
             recommended, limit = SamplingParams(opened.temperature, opened.top_k, opened.top_p), opened.limit
@@ -475,15 +362,15 @@ class Writing:
             sampling=sampling(recommended),
             limit=limit,
             policy=self._by.policy(),
-            ignore_eos=options.ignore_eos,
-            finish_at=StopFinder(text.tokenizer, options.stops) if options.stops else None,
+            ignore_eos=spec.ignore_eos,
+            finish_at=StopFinder(text.tokenizer, spec.stops) if spec.stops else None,
             timeout=self._left,
-            wait=options.wait,
+            wait=spec.wait,
             version=self.version,
             digest=self._service.target.digest,
             prediction=encoded.prediction,
-            user=options.user,
-            recommended=sampling if options.leaves_to_target and not (self._misled or self.tokens) else None,
+            user=spec.user,
+            recommended=sampling if spec.leaves_to_target and not (self._misled or self.tokens) else None,
             text=text,
             grammar=encoded.grammar,
             engine=engine,
@@ -492,7 +379,7 @@ class Writing:
             provisional=self._service.alone,
             kept=record is not None,
             resume=resume,
-            deliver=self._by.deliver if options.offline == "deliver" else 0,
+            deliver=self._by.deliver if spec.offline == "deliver" else 0,
         )
         try:
             self.generation = self._by.node.generate(request)
@@ -511,7 +398,7 @@ class Writing:
 
     def _begin_anew(self) -> None:
         """Forget the session of an earlier life: nothing of its text was shown."""
-        self._resumed, self._service.model = None, self._options.version
+        self._resumed, self._service.model = None, self._spec.version
 
     def _opened(self, engine: str) -> Opened:
         """Facts by which another life of the node goes on with the session."""
@@ -531,15 +418,15 @@ class Writing:
     @property
     def _left(self) -> float | None:
         """Seconds until the text's time is over; more than none."""
-        if self._options.timeout is None:
+        if self._spec.timeout is None:
             return None
-        return max(self._began + self._options.timeout - time.monotonic(), 0.001)
+        return max(self._began + self._spec.timeout - time.monotonic(), 0.001)
 
     def _error(self, finish: Finish) -> FlexSpecError | None:
         machine = self.generation.machine
         if finish.reason is FinishReason.DEADLINE:
             return TimeIsOver(
-                f"the text was not complete after {self._options.timeout:g} s",
+                f"the text was not complete after {self._spec.timeout:g} s",
                 hint="allow more time, or ask for fewer tokens",
             )
         if finish.reason is FinishReason.CANCELLED:

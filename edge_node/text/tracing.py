@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from edge_node.completion.options import CompletionOptions, Prompt
+from edge_node.text.spec import TextSpec
 from flexspec_mq.models.text import Turn
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.telemetry import TextSpan
@@ -35,17 +35,15 @@ _FIGURES = {
 """Attributes of a span, and the figures that they are."""
 
 
-def text_span(
-    node: EdgeNode, prompt: Prompt, options: CompletionOptions
-) -> AbstractContextManager[TextSpan | None]:
+def text_span(node: EdgeNode, spec: TextSpec) -> AbstractContextManager[TextSpan | None]:
     """The span of a text, which ends with the block; None where nobody wants it."""
     if node.telemetry is None:
         return nullcontext()
-    chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Turn)
-    model = options.version or node.models.default
+    chat = not isinstance(spec.prompt, str) and bool(spec.prompt) and isinstance(spec.prompt[0], Turn)
+    model = spec.version or node.models.default
     streamed = {"gen_ai.request.stream": True}  # as a worker always answers
     return TextSpan(
-        node.telemetry, "chat" if chat else "text_completion", model, options.trace_context, streamed
+        node.telemetry, "chat" if chat else "text_completion", model, spec.trace_context, streamed
     )
 
 

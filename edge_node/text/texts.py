@@ -1,4 +1,4 @@
-"""All texts of a server: how many at a time, and one session for each idempotency key."""
+"""The texts of a node: how many at a time, one for each idempotency key, and what the journal has of them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from edge_node.completion.completion import Completion, End, EndReason, IdempotencyKey
-from edge_node.completion.options import SEED_BITS, CompletionOptions, Prompt
+from msgspec.structs import replace
+
 from edge_node.outbox.entries import Entry, NoRoom, OutboxError
 from edge_node.outbox.journal import Bounds
 from edge_node.outbox.outbox import ASKED, Outbox, Record
+from edge_node.text.machine import End, EndReason, Text, TextEffect, stopping
+from edge_node.text.spec import SEED_BITS, IdempotencyKey, TextRequest, TextSpec, unpack
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import limit_in_words
-from flexspec_mq.errors import Cancelled, FlexSpecError, LinkError, TimeIsOver, WorkerError
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.settings import Setting
 from schemas.messages import MOST_KEPT
 from schemas.node import TextFigures, TextView
 
 if TYPE_CHECKING:
-    from edge_node.completion.generator import CompletionGenerator
-    from edge_node.completion.metrics import Metrics
+    from edge_node.text.generator import CompletionGenerator
+    from edge_node.text.metrics import Metrics
+    from edge_node.text.service import Wait
     from flexspec_mq.models.load import LoadedText
 
 _REASONS: dict[FinishReason, EndReason] = {
@@ -42,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionLimits:
+class TextLimits:
     """Bounds on the texts of one server. Times are seconds.
 
     Attributes:
@@ -114,19 +117,12 @@ class TooManyTexts(FlexSpecError):
         self.retry_after = retry_after
 
 
-class TextDropped(Cancelled):
-    """A text was dropped from the outbox while others read it."""
-
-
 class KeyReused(FlexSpecError):
     """An idempotency key was used for another request."""
 
 
-class CompletionStore:
-    """Starts texts, and ends those that nobody wants.
-
-    A text without a key is its readers': when the last one leaves it is cancelled. A text with a key is the node's: it
-    is in the outbox before anybody is told of it, goes on without readers and through restarts, and its answer is kept.
+class Texts:
+    """The texts of a node: how many at a time, one for each idempotency key, and the journal's part in them.
 
     Args:
         generator: writes them.
@@ -140,15 +136,14 @@ class CompletionStore:
     """
 
     def __init__(
-        self, generator: CompletionGenerator, limits: CompletionLimits, metrics: Metrics, outbox: Outbox
+        self, generator: CompletionGenerator, limits: TextLimits, metrics: Metrics, outbox: Outbox
     ) -> None:
         self._generator = generator
         self._limits = limits
         self._metrics = metrics
         self.outbox = outbox
-        self._active: dict[Completion, asyncio.Task[tuple[End, str]] | None] = {}  # None: only read
-        self._keyed: dict[str, Completion] = {}  # those of the active ones that have a key
-        self._again: set[Completion] = set()  # to wait for longer than their readers did
+        self._active: dict[Text, asyncio.Task[None] | None] = {}  # None: only read
+        self._keyed: dict[str, Text] = {}  # those of the active ones that have a key
         self._admission = asyncio.Lock()  # requests with a key are taken one after the other
         self._pace = 1.0  # seconds that a text takes, smoothed
         self._stood: dict[str, str] = {}  # the state of each limit that was logged last
@@ -174,116 +169,50 @@ class CompletionStore:
         waits = sum(text.waits is not None for text in self._active if text.end is None)
         return waits + self.outbox.counts.get("stale", 0)
 
+    @property
+    def goes_on_later(self) -> bool:
+        """Whether texts with a key are left for the node's next start."""
+        return self.closed and self.outbox.journal.path is not None
+
+    def text(self, name: str) -> Text | None:
+        """The text with a key that has this id, while it is written or read."""
+        return next((text for text in self._keyed.values() if text.id == name), None)
+
     @asynccontextmanager
-    async def reading(
-        self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey | None
-    ) -> AsyncIterator[Completion]:
+    async def reading(self, wanted: TextRequest, key: IdempotencyKey | None) -> AsyncIterator[Text]:
         """A new text, or the one that has the same key, for as long as the block reads it.
 
         Raises:
             TooManyTexts: no room for another.
             KeyReused: the key was used for another request.
             OutboxError: the outbox or its disk is full, or cannot be written.
-            Cancelled: the store is closed.
+            Cancelled: the node ends.
         """
-        text = self._begin(prompt, options) if key is None else await self._asked(prompt, options, key)
+        text = self._begin(wanted.spec) if key is None else await self._asked(wanted, key)
         try:
             yield text
-            if text.key is not None and text.settled and not self.closed:
-                self.outbox.later(self.outbox.journal.set_read, text.id)
+            if not self.closed:
+                self._perform(text, text.was_read())
         finally:
             self._leave(text)
 
-    async def go_on(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey) -> None:
+    async def go_on(self, entry: Entry) -> None:
         """Write a text that the outbox has, with nobody reading it; it waits for a link and a worker for long.
 
         Raises:
             TooManyTexts: no room for another.
             OutboxError: the outbox cannot be written.
+            UnknownRequest: the request cannot be read.
         """
-        kept = self._limits.deliver if options.offline == "deliver" else 0
-        patience = max(options.wait or 0.0, self._limits.outbox_age, kept)
-        text = await self._admit(prompt, replace(options, wait=patience), key, readers=0)
-        if text.settled and not text.readers:
+        wanted = unpack(entry.body, TextRequest)
+        kept = self._limits.deliver if entry.mode == "deliver" else 0
+        patience = max(wanted.spec.wait or 0.0, self._limits.outbox_age, kept)
+        wanted = replace(wanted, spec=replace(wanted.spec, wait=patience))
+        text = await self._admit(wanted, key_of(entry), readers=0)
+        if text.settled:
             self._release(text)
 
-    @property
-    def goes_on_later(self) -> bool:
-        """Whether texts with a key are left for the node's next start."""
-        return self.closed and self.outbox.journal.path is not None
-
-    def text(self, name: str) -> Completion | None:
-        """The text with a key that has this id, while it is written or read."""
-        return next((text for text in self._keyed.values() if text.id == name), None)
-
-    async def drop(self, name: str) -> None:
-        """Cancel a text by its id, and forget it."""
-        async with self._admission:  # or one that is just being taken would be written all the same
-            text = self.text(name)
-        if text is not None and (task := self._active[text]) is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        await self.outbox.run(self.outbox.journal.forget, name)
-
-    async def close(self) -> None:
-        """Take no more; end those that are being written with an error that says why: texts with a key go on later."""
-        self.closed = self._generator.closed = True
-        for text in self._active:
-            text.finish(End(None, error=_stopping()))
-        tasks = [task for task in self._active.values() if task is not None and not task.done()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._limits.grace)
-        self._generator.close()
-        await self.outbox.close()
-
-    async def _asked(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey) -> Completion:
-        """The text of a key, for one more reader; that one may go away meanwhile."""
-        admission = asyncio.create_task(self._admit(prompt, options, key, readers=1), name="admission")
-        try:
-            return await asyncio.shield(admission)
-        except asyncio.CancelledError:
-            admission.add_done_callback(self._asked_in_vain)
-            raise
-
-    def _asked_in_vain(self, admission: asyncio.Task[Completion]) -> None:
-        if not admission.cancelled() and admission.exception() is None:
-            self._leave(admission.result())
-
-    async def _admit(
-        self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey, *, readers: int
-    ) -> Completion:
-        async with self._admission:
-            text = self._keyed.get(key.key)
-            if text is None or (text.end is not None and not text.settled):
-                text = await self._found(Completion(prompt, options, key), key)
-            elif text.key != key:
-                raise KeyReused("this idempotency key was used for another request")
-            if text.readers >= self._limits.max_readers:
-                raise self._too_many("too many requests with this idempotency key read its text")
-            text.readers += readers
-            return text
-
-    async def _found(self, text: Completion, key: IdempotencyKey) -> Completion:
-        """A text of a key that is neither written nor read: new, or as the outbox has it."""
-        self._make_room()
-        outbox, journal = self.outbox, self.outbox.journal
-        outbox.write()
-        entry = await self._kept(text.options, key)
-        text.id, text.created = entry.id, int(entry.accepted)
-        if entry.unfinished:
-            if entry.id not in outbox.fresh:
-                entry = await outbox.run(journal.unpark, entry.id)
-            outbox.fresh.discard(entry.id)
-            self._write(text, Record(outbox, entry, await outbox.run(journal.committed, entry.id)))
-        else:
-            text.recall(await outbox.run(journal.answer, entry.id))
-            self._active[text] = None
-        self._keyed[key.key] = text
-        return text
-
-    async def keep(self, options: CompletionOptions, key: IdempotencyKey) -> str:
+    async def keep(self, wanted: TextRequest, key: IdempotencyKey) -> str:
         """Have the outbox hold a request whose turn comes later; the id of its text, unless that is over.
 
         Raises:
@@ -291,15 +220,87 @@ class CompletionStore:
             OutboxError: the outbox is full, or cannot be written.
         """
         async with self._admission:
-            entry = await self._kept(options, key)
+            entry = await self._kept(wanted, key)
             return entry.id if entry.unfinished else ""
 
-    async def _kept(self, options: CompletionOptions, key: IdempotencyKey) -> Entry:
+    async def drop(self, name: str) -> None:
+        """Cancel a text by its id, and forget it."""
+        async with self._admission:  # or one that is just being taken would be written all the same
+            text = self.text(name)
+        if text is not None:
+            task = self._active.get(text)
+            self._perform(text, [each for each in text.dropped() if each is not TextEffect.FORGET])
+            if task is not None:
+                await asyncio.wait([task])
+        await self.outbox.run(self.outbox.journal.forget, name)
+
+    async def close(self) -> None:
+        """Take no more; end those that are being written with an error that says why: texts with a key go on later."""
+        self.closed = self._generator.closed = True
+        tasks = [task for task in self._active.values() if task is not None and not task.done()]
+        for text in tuple(self._active):
+            self._perform(text, text.node_stops())
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._limits.grace)
+        self._generator.close()
+        await self.outbox.close()
+
+    # Which text
+
+    async def _asked(self, wanted: TextRequest, key: IdempotencyKey) -> Text:
+        """The text of a key, for one more reader; that one may go away meanwhile."""
+        admission = asyncio.create_task(self._admit(wanted, key, readers=1), name="admission")
+        try:
+            return await asyncio.shield(admission)
+        except asyncio.CancelledError:
+            admission.add_done_callback(self._asked_in_vain)
+            raise
+
+    def _asked_in_vain(self, admission: asyncio.Task[Text]) -> None:
+        if not admission.cancelled() and admission.exception() is None:
+            self._leave(admission.result())
+
+    async def _admit(self, wanted: TextRequest, key: IdempotencyKey, *, readers: int) -> Text:
+        async with self._admission:
+            text = self._keyed.get(key.key)
+            if text is None or (text.end is not None and not text.settled):
+                text = await self._found(wanted, key)
+            elif text.key is None or not key.marks(text.key):
+                raise KeyReused("this idempotency key was used for another request")
+            if text.readers >= self._limits.max_readers:
+                raise self._too_many("too many requests with this idempotency key read its text")
+            for _ in range(readers):
+                self._perform(text, text.read())
+            return text
+
+    async def _found(self, wanted: TextRequest, key: IdempotencyKey) -> Text:
+        """A text of a key that is neither written nor read: new, or as the outbox has it."""
+        self._make_room()
+        outbox, journal = self.outbox, self.outbox.journal
+        outbox.write()
+        entry = await self._kept(wanted, key)
+        about: dict[str, Any] = {"name": entry.id, "created": int(entry.accepted), "now": time.monotonic()}
+        if entry.unfinished:
+            if entry.id not in outbox.fresh:
+                entry = await outbox.run(journal.unpark, entry.id)
+            outbox.fresh.discard(entry.id)
+            record = Record(outbox, entry, await outbox.run(journal.committed, entry.id))
+            promised = entry.life > 0 and entry.path != ASKED
+            text = Text(wanted.spec, key, age=self._limits.outbox_age, new=not promised, **about)
+            self._write(text, record)
+        else:
+            answer = await outbox.run(journal.answer, entry.id)
+            text = Text.recalled(wanted.spec, key, answer, **about)
+            self._active[text] = None
+        self._keyed[key.key] = text
+        return text
+
+    async def _kept(self, wanted: TextRequest, key: IdempotencyKey) -> Entry:
         """A request as the outbox has it, from now on or already."""
         outbox, journal = self.outbox, self.outbox.journal
         entry = await outbox.run(journal.under, key.key)
         if entry is None or entry.state == "failed":
-            entry = _entry(options, key, journal.now())
+            entry = _entry(wanted, key, journal.now())
             await outbox.run(journal.accept, entry)
         elif entry.digest != key.digest:
             raise KeyReused("this idempotency key was used for another request")
@@ -310,27 +311,16 @@ class CompletionStore:
         outbox.fresh.add(entry.id)
         return entry
 
-    def _begin(self, prompt: Prompt, options: CompletionOptions) -> Completion:
+    def _begin(self, spec: TextSpec) -> Text:
         self._make_room()
-        text = Completion(prompt, options)
-        text.readers = 1
+        text = Text(spec, name=secrets.token_hex(12), created=int(time.time()), now=time.monotonic())
+        self._perform(text, text.read())
         self._write(text, None)
         return text
 
-    def _write(self, text: Completion, record: Record | None) -> None:
-        if text.options.seed is None:
-            seed = secrets.randbits(SEED_BITS) if text.key is None else text.key.seed
-            text.options = replace(text.options, seed=seed)
-        self._metrics.started(text)
-        task = self._active[text] = asyncio.create_task(self._outcome(text, record), name=f"text {text.id}")
-        task.add_done_callback(partial(self._ended, text))
-        if record is not None:
-            aged = asyncio.get_running_loop().call_later(self._limits.outbox_age, self._aged, text)
-            task.add_done_callback(lambda _task: aged.cancel())  # or it would hold the text for as long
-
     def _make_room(self) -> None:
         if self.closed:
-            raise _stopping()
+            raise stopping()
         if len(self._active) >= self._limits.api_texts:
             raise self._too_many(f"{len(self._active)} texts are being written or read, as many as may be")
 
@@ -339,61 +329,41 @@ class CompletionStore:
         wait = min(30, max(1, math.ceil(self._pace / self._limits.api_texts)))
         return TooManyTexts(message, wait)
 
-    async def _outcome(self, text: Completion, record: Record | None) -> tuple[End, str]:
-        """Write a text; returns its end, and the outcome for the metrics."""
+    # How it is written
+
+    def _write(self, text: Text, record: Record | None) -> None:
+        if text.spec.seed is None:
+            seed = secrets.randbits(SEED_BITS) if text.key is None else text.key.seed
+            text.spec = replace(text.spec, seed=seed)
+        self._metrics.started(text)
+        self._perform(text, text.begin())
+        task = self._active[text] = asyncio.create_task(self._run(text, record), name=f"text {text.id}")
+        task.add_done_callback(partial(self._ended, text))
+        if record is not None:
+            loop = asyncio.get_running_loop()
+            aged = loop.call_later(self._limits.outbox_age, lambda: self._perform(text, text.aged()))
+            task.add_done_callback(lambda _task: aged.cancel())  # or it would hold the text for as long
+
+    async def _run(self, text: Text, record: Record | None) -> None:
+        """Write a text, and have the journal know of its end before anybody else does."""
         try:
             end = await self._written(text, record)
-            outcome: str = end.reason or "failed"
         except FlexSpecError as error:
-            end, outcome = End(None, error=error), "deadline" if isinstance(error, TimeIsOver) else "failed"
+            end = End(None, error=error)
         except Exception:  # noqa: BLE001  the top of a text's task; logged with its traceback
             _log.exception("text %s failed", text.id)
-            end, outcome = End(None, error=FlexSpecError("the edge node failed; its log says how")), "failed"
-        if record is not None:
-            await self._keep(text, end, new=record.life == 0 or record.path == ASKED)
-        return end, outcome
-
-    async def _keep(self, text: Completion, end: End, *, new: bool) -> None:
-        """Have the outbox know of an end before anybody else does."""
-        journal, error, age = self.outbox.journal, end.error, time.monotonic() - text.began
-        unreached = end.reason == "provisional" or isinstance(error, LinkError | WorkerError)
-        call: Callable[[], object]
-        if error is None and not unreached:
-            call = partial(journal.finish, text.id, text.answer(end))
-        elif self.closed or self._generator.node.failure is not None:
-            return  # it goes on when the node is started again
-        elif text.readers and (new or not unreached):  # they are told, and may ask again
-            call = partial(journal.forget, text.id)
-        elif error is not None and not unreached:
-            call = partial(journal.finish, text.id, b"", error.message)
-        elif max(text.options.wait or 0.0, age) < self._limits.outbox_age:
-            self._again.add(text)  # the patience of its readers is over, and not its own
+            end = End(None, error=FlexSpecError("the edge node failed; its log says how"))
+        broken = self._generator.node.failure is not None
+        effects = text.ended(end, time.monotonic(), goes_on=broken)
+        if text.end is not None:
+            self._perform(text, effects)
             return
-        else:
-            self.outbox.write()
-            call = partial(
-                journal.park, text.id, "nobody could be reached" if error is None else error.message
-            )
-        await self._noted(text, call)
+        for call in filter(None, (self._disk(text, effect) for effect in effects)):
+            await self._noted(text, call)
+        text.kept()
 
-    async def _noted(self, text: Completion, call: Callable[[], object]) -> None:
-        """Have the outbox note an end; where its disk is full and nobody reads the text, as soon as there is room."""
-        told = False
-        while True:
-            try:
-                await self.outbox.run(call)
-            except OutboxError as lost:
-                if not told:
-                    _log.error("text %s: its end is not kept: %s", text.id, lost)
-                if text.readers or not isinstance(lost, NoRoom):
-                    return
-                told = True
-                await asyncio.sleep(waiting.OUTBOX_ROOM)
-            else:
-                return
-
-    async def _written(self, text: Completion, record: Record | None) -> End:
-        async with self._generator.writing(text.prompt, text.options, text.wait, record) as writing:
+    async def _written(self, text: Text, record: Record | None) -> End:
+        async with self._generator.writing(text.spec, partial(self._waits, text), record) as writing:
             last, tokens = text.began, writing.tokens
             _log.info("text %s is session %d", text.id, writing.generation.session)
             text.figures = writing.figures
@@ -410,14 +380,17 @@ class CompletionStore:
                     if isinstance(pieces, str):
                         text.unverified(pieces)
                     else:
-                        text.add(pieces)
+                        text.confirmed(pieces)
             finally:
                 figures = writing.figures()
                 text.figures = lambda: figures
                 self._took(text, figures)
             return End(_REASONS[writing.finish.reason], figures)
 
-    def _took(self, text: Completion, figures: TextFigures) -> None:
+    def _waits(self, text: Text, wait: Wait) -> None:
+        self._perform(text, text.wait(wait))
+
+    def _took(self, text: Text, figures: TextFigures) -> None:
         """Count a session that is over, and log each limit that stands otherwise than it was last said to."""
         self._metrics.took(text, figures)
         for limit in figures.limits:
@@ -425,66 +398,91 @@ class CompletionStore:
                 self._stood[limit.name] = limit.state
                 _log.warning("%s", limit_in_words(limit))
 
-    def _ended(self, text: Completion, task: asyncio.Task[tuple[End, str]]) -> None:
+    async def _noted(self, text: Text, call: Callable[[], object]) -> None:
+        """Have the outbox note an end; where its disk is full and nobody reads the text, as soon as there is room."""
+        told = False
+        while True:
+            try:
+                await self.outbox.run(call)
+            except OutboxError as lost:
+                if not told:
+                    _log.error("text %s: its end is not kept: %s", text.id, lost)
+                if text.readers or not isinstance(lost, NoRoom):
+                    return
+                told = True
+                await asyncio.sleep(waiting.OUTBOX_ROOM)
+            else:
+                return
+
+    # What follows
+
+    def _disk(self, text: Text, effect: TextEffect) -> Callable[[], object] | None:
+        """The call of the journal for an effect; None where it has no part in it."""
+        journal, name = self.outbox.journal, text.id
+        match effect:
+            case TextEffect.ANSWER:
+                return partial(journal.finish, name, text.answer())
+            case TextEffect.FAILURE:
+                return partial(journal.finish, name, b"", text.why)
+            case TextEffect.FORGET:
+                return partial(journal.forget, name)
+            case TextEffect.PARK:
+                self.outbox.write()
+                return partial(journal.park, name, text.why)
+            case TextEffect.NOTE_READ:
+                return partial(journal.set_read, name)
+            case _:
+                return None
+
+    def _perform(self, text: Text, effects: Sequence[TextEffect]) -> None:
+        for effect in effects:
+            if effect is TextEffect.STOP:
+                if (task := self._active.get(text)) is not None:
+                    task.cancel()
+            elif effect is TextEffect.QUEUE:
+                assert text.key is not None  # noqa: S101  only such texts are queued again
+                self.outbox.go_on(text.id, text.key.path)
+            elif (call := self._disk(text, effect)) is not None:
+                self.outbox.later(call)
+
+    def _ended(self, text: Text, task: asyncio.Task[None]) -> None:
         """A text's task is over, or was cancelled, maybe before it began."""
-        if task.cancelled():
-            outcome = "stopped" if self.closed else "cancelled"
-            why = Cancelled("whoever asked for it is gone")
-            if text.readers:
-                why = _stopping() if self.closed else TextDropped("the text was dropped from the outbox")
-            end = End(None, error=why)
-        else:
-            end, outcome = task.result()
-        text.finish(end)
+        if not task.cancelled():
+            task.result()
         self._over.append(text.view())
-        self._metrics.ended(text, outcome)
+        self._metrics.ended(text, text.outcome)
         self._pace += (time.monotonic() - text.began - self._pace) / 8
         if not text.readers:
             self._release(text)
-        if text in self._again and text.key is not None:
-            self._again.discard(text)
-            self.outbox.go_on(text.id, text.key.path)
 
-    def _leave(self, text: Completion) -> None:
+    def _leave(self, text: Text) -> None:
         """A reader leaves a text."""
-        text.readers -= 1
-        if text.readers:
-            return
-        task = self._active[text]
-        if task is None or task.done():
+        self._perform(text, text.left(time.monotonic()))
+        task = self._active.get(text)
+        if not text.readers and (task is None or task.done()):
             self._release(text)
-        elif text.key is None:
-            task.cancel()
-        elif time.monotonic() - text.began > self._limits.outbox_age:
-            self._aged(text)
 
-    def _aged(self, text: Completion) -> None:
-        """Have a text that waits for so long, and that nobody reads, wait for its user."""
-        task, promised = self._active.get(text), text.figures is not None and text.figures().delivers
-        if task is not None and not task.done() and not (text.readers or text.size or promised):
-            task.cancel()
-            self.outbox.write()
-            self.outbox.later(self.outbox.journal.park, text.id, "it waited for too long")
-
-    def _release(self, text: Completion) -> None:
-        self._active.pop(text, None)
-        if text.key is not None and self._keyed.get(text.key.key) is text:
+    def _release(self, text: Text) -> None:
+        if not text.readers:
+            self._active.pop(text, None)
+        if text.key is not None and self._keyed.get(text.key.key) is text and not text.readers:
             del self._keyed[text.key.key]
 
 
-def _entry(options: CompletionOptions, key: IdempotencyKey, now: float) -> Entry:
+def key_of(entry: Entry) -> IdempotencyKey:
+    """The key of a request in the outbox."""
+    return IdempotencyKey(entry.key, entry.digest, entry.path, entry.client, entry.choice)
+
+
+def _entry(wanted: TextRequest, key: IdempotencyKey, now: float) -> Entry:
     return Entry(
         id=secrets.token_hex(12),
         key=key.key,
         digest=key.digest,
         path=key.path,
-        body=key.body,
+        body=wanted.pack(),
         client=key.client,
         choice=key.choice,
-        mode=options.offline or "hold",
+        mode=wanted.spec.offline or "hold",
         accepted=now,
     )
-
-
-def _stopping() -> Cancelled:
-    return Cancelled("the edge node is stopping")

@@ -1,0 +1,56 @@
+"""Readers of bodies that ask for texts, by path; what the journal keeps of them, and what version 0.2.0 kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from edge_node.api import ollama
+from edge_node.api.chat import OpenAIRequest
+from edge_node.api.forms import ApiRequest
+from edge_node.api.kept_responses import ResponseStore
+from edge_node.api.requests import chat_request, completion_request
+from edge_node.api.responses import ResponsesTextRequest, responses_request
+from edge_node.text.spec import UnknownRequest
+from flexspec_mq.errors import FlexSpecError
+
+if TYPE_CHECKING:
+    from edge_node.outbox.entries import Entry
+
+Parser = Callable[[dict[str, Any], bool, bytes, ResponseStore], ApiRequest]
+"""Reads a body, leniently or not, of a client, who may go on from a response."""
+KEPT = OpenAIRequest | ollama.OllamaRequest | ResponsesTextRequest
+PARSERS: dict[str, Parser] = {
+    "/v1/chat/completions": lambda body, lenient, _client, _store: chat_request(body, lenient),
+    "/v1/completions": lambda body, lenient, _client, _store: completion_request(body, lenient),
+    "/v1/responses": lambda body, lenient, client, store: responses_request(
+        body, lenient, store=store, client=client
+    ),
+    "/api/chat": lambda body, lenient, _client, _store: ollama.chat_request(body, lenient),
+    "/api/generate": lambda body, lenient, _client, _store: ollama.generate_request(body, lenient),
+}
+
+
+def from_body(responses: ResponseStore, entry: Entry) -> bytes:
+    """A request as the journal has it today, where version 0.2.0 kept the body by which it came.
+
+    Args:
+        responses: is not asked: a conversation was kept whole.
+        entry: request.
+
+    Raises:
+        UnknownRequest: it cannot be read.
+    """
+    try:
+        parse = partial(PARSERS[entry.path], json.loads(entry.body), True, entry.client)
+        wanted = parse(responses)
+    except (ValueError, KeyError, FlexSpecError) as error:
+        raise UnknownRequest(f"this request of version 0.2.0 cannot be read: {error}") from error
+    spec = wanted.spec
+    if wanted.choices > 1 and spec.seed is not None:
+        spec = replace(spec, seed=(spec.seed + entry.choice) % 2**64)
+    return replace(wanted, spec=replace(spec, offline=entry.mode)).pack()

@@ -1,0 +1,246 @@
+"""From a request to token ids of a target, and to what its grammar allows there. On a thread, as it takes a while."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from edge_node.text.spec import WHOLE_CONTEXT, Prompt, TextSpec
+from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.errors import GrammarError, UsageError
+from flexspec_mq.grammar.compiled import CompiledGrammars
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.place import place_of
+from flexspec_mq.grammar.reader import engine_name, in_lark
+from flexspec_mq.grammar.tools import ToolFormat, ToolUse
+from flexspec_mq.models.text import Turn, encode_turns, format_of, render_turns
+from schemas.messages import MAX_POSITION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flexspec_mq.grammar.matcher import CompiledGrammar
+    from flexspec_mq.models.load import LoadedText
+
+_TEXTS = 8
+"""Tokenizers of targets that are kept ready for grammars, 34 MB each."""
+_CHARACTERS = 8
+"""Characters of a prediction's token at most, on average; a part of more is not read."""
+_FIRST = 16
+"""Characters of a prompt for each position of the context that are tokenised first: few texts have longer tokens."""
+_UNSETTLED = 256
+"""Tokens at the end of a part that what follows may change."""
+
+
+class PromptError(UsageError):
+    """The prompt cannot be taken."""
+
+
+class ToolError(GrammarError):
+    """The parameters of a tool are a schema that cannot be followed."""
+
+
+class PromptTooLong(PromptError):
+    """The prompt leaves no room in the context."""
+
+
+def encode(
+    model: LoadedText, prompt: Prompt, tools: ToolUse | None = None, room: int | None = None
+) -> tuple[int, ...]:
+    """The token ids of a prompt, at least one, with room for one more in the context. May take a while.
+
+    Args:
+        model: whose tokenizer to use.
+        prompt: beginning of the text.
+        tools: tools that the prompt of a conversation describes.
+        room: positions for the answer where the prompt is too long without its oldest turns; None leaves out none.
+
+    Raises:
+        PromptError: it is empty, too long, names what is no token, or the chat template refuses it.
+    """
+    if isinstance(prompt, str):
+        _check_length(model, prompt)
+        ids = tuple(model.tokenizer.encode(prompt))
+    elif prompt and isinstance(prompt[0], int):
+        ids = tuple(token for token in prompt if isinstance(token, int))
+        if max(ids) >= model.vocab_size:
+            raise PromptError(
+                f"token id {max(ids)} is not below {model.vocab_size}, the size of the vocabulary"
+            )
+    else:
+        turns = [turn for turn in prompt if isinstance(turn, Turn)]
+        ids = _turns(model, turns, tools) if room is None else _newest(model, turns, tools, room)
+    if not ids:
+        raise PromptError("the prompt is empty")
+    if len(ids) >= model.max_context:
+        raise _too_long(model, f"{len(ids)}")
+    return ids
+
+
+def encode_prediction(model: LoadedText, prediction: str, most: int) -> tuple[int, ...]:
+    """The token ids of the first part of a predicted text. May take a while.
+
+    Args:
+        model: whose tokenizer to use.
+        prediction: text of any length.
+        most: tokens that are of use.
+    """
+    text = prediction[: most * _CHARACTERS]
+    return tuple(model.tokenizer.encode(text, add_special_tokens=False)[:most])
+
+
+def _check_length(model: LoadedText, text: str) -> None:
+    """Refuse a text whose first part alone does not fit: to tokenise megabytes takes seconds."""
+    first = text[: _FIRST * model.max_context]
+    if len(first) < len(text):
+        least = len(model.tokenizer.encode(first)) - _UNSETTLED
+        if least >= model.max_context:
+            raise _too_long(model, f"at least {least}")
+
+
+def _too_long(model: LoadedText, count: str) -> PromptTooLong:
+    return PromptTooLong(
+        f"the prompt has {count} tokens and the model's context {model.max_context}, new tokens included",
+        hint="shorten the prompt or drop the oldest turns",
+    )
+
+
+def _turns(model: LoadedText, turns: list[Turn], tools: ToolUse | None) -> tuple[int, ...]:
+    try:
+        _check_length(model, render_turns(model.tokenizer, turns, tools))
+        # The length in tokens is checked by the caller, for all kinds of prompts.
+        return encode_turns(model.tokenizer, turns, tools, max_context=2**62)
+    except PromptTooLong:
+        raise
+    except UsageError as error:
+        raise PromptError(error.message, hint=error.hint) from error
+
+
+def _newest(model: LoadedText, turns: list[Turn], tools: ToolUse | None, room: int) -> tuple[int, ...]:
+    """The token ids of a conversation, without its oldest turns if it is too long.
+
+    The rest begins with a question, and with all that the system said before, and leaves room for an answer.
+    """
+    most, left, starts = _FIRST * model.max_context, 0, list[int]()
+    for at in reversed(range(len(turns))):  # to render megabytes again and again takes seconds, too
+        left += len(turns[at].content)
+        if turns[at].role == "user" and (left <= most or not starts):
+            starts.insert(0, at)
+
+    def since(start: int) -> tuple[int, ...]:
+        return _turns(model, [turn for turn in turns[:start] if turn.role == "system"] + turns[start:], tools)
+
+    def fits(start: int, room: int = room) -> bool:
+        try:
+            return len(since(start)) < model.max_context - room
+        except PromptTooLong:
+            return False
+
+    if not starts or (left <= most and fits(0, 0)):
+        return since(0)
+    return since(starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)])
+
+
+class Encoded(NamedTuple):
+    """A request in the terms of a target.
+
+    Attributes:
+        text: the target's.
+        by_default: whether the limit is the node's.
+        form: how calls of tools are written.
+        grammar: texts that are allowed, those with calls among them.
+        compiled: the same, where this device can read it.
+    """
+
+    text: LoadedText
+    prompt: tuple[int, ...]
+    limit: int
+    prediction: tuple[int, ...]
+    by_default: bool
+    form: ToolFormat
+    grammar: Grammar | None
+    compiled: CompiledGrammar | None
+
+
+class Encoder:
+    """Encodes requests on a thread of its own, as a long prompt must not hold up the event loop.
+
+    Args:
+        default_limit: tokens of a text whose request names no limit.
+    """
+
+    def __init__(self, default_limit: int) -> None:
+        self._default_limit = default_limit
+        self._thread = ThreadPoolExecutor(1, "encoder")
+        self._grammars: ExpiringMap[object, CompiledGrammars | None] = ExpiringMap(most=_TEXTS)
+
+    def close(self) -> None:
+        """Take no more prompts."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        for _, grammars in tuple(self._grammars.items()):
+            if grammars is not None:
+                grammars.close()
+
+    async def encoded(self, text: LoadedText, spec: TextSpec, engine: str) -> Encoded:
+        """A request in the tokens of a target, whose workers read grammars by `engine`.
+
+        Raises:
+            PromptError: the prompt cannot be taken.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._encoded, text, spec, engine)
+
+    def _encoded(self, text: LoadedText, spec: TextSpec, engine: str) -> Encoded:
+        tools, grammar, form = spec.tools, spec.grammar, format_of(text.tokenizer)
+        asked = self._default_limit if spec.limit is None else spec.limit
+        longest = text.max_context // 2
+        answer = longest if asked == WHOLE_CONTEXT else min(asked, longest)
+        if grammar is not None:
+            grammar = in_lark(grammar)
+        if tools is not None:  # before the prompt that describes them: a grammar has a bound of its own
+            grammar = tools.grammar(form, grammar)
+        ids = encode(text, spec.prompt, tools, answer if spec.truncate else None)
+        room = min(text.max_context - len(ids), MAX_POSITION)
+        limit = room if asked == WHOLE_CONTEXT else min(asked, room)
+        by_default = spec.limit is None and limit == self._default_limit
+        prediction = encode_prediction(text, spec.prediction, limit) if spec.prediction else ()
+        compiled = None
+        if grammar is not None and engine == engine_name():  # another version may read it otherwise
+            compiled = self._compiled(text, grammar, tools)
+        return Encoded(text, ids, limit, prediction, by_default, form, grammar, compiled)
+
+    def _compiled(self, text: LoadedText, grammar: Grammar, tools: ToolUse | None) -> CompiledGrammar | None:
+        """Compile a grammar where this device can; without it, its drafts only are worse.
+
+        Raises:
+            GrammarError: it has an error, or is too large.
+            ToolError: so have the parameters of a tool.
+        """
+        kind = text.fingerprint, text.vocab_size, text.eos
+        grammars = self._grammars.get(kind, 0.0)
+        if grammars is None and (grammars := text.grammars()) is not None:
+            self._grammars.put(kind, grammars, 0.0)
+        if grammars is None:
+            return None
+        try:
+            return grammars.compile(grammar)
+        except GrammarError as error:
+            raise _placed(error, grammar, tools, grammars.error_of) from error
+
+
+def _placed(
+    error: GrammarError, grammar: Grammar, tools: ToolUse | None, error_of: Callable[[Grammar], str]
+) -> GrammarError:
+    """An error of a grammar with its place: the tool, and the part of the schema that is to blame."""
+    for tool in () if tools is None else tools.callable:
+        if why := error_of(Grammar.from_json_schema(tool.schema)):
+            return ToolError(
+                f"the parameters of the tool {tool.name}{place_of(tool.schema, why, error_of)}: {why}"
+            )
+    for part in grammar.parts(""):
+        schema = part.get("json_schema")
+        if schema and (why := error_of(Grammar.from_json_schema(schema))):
+            return GrammarError(f"the schema{place_of(schema, why, error_of)}: {why}")
+    return error

@@ -1,0 +1,258 @@
+"""The promises of a node to whoever asks, on a real journal: any order of readers, ends, drops and restarts.
+
+Only the writer of the texts is a script here; everything that decides, and the file, is the node's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_node.outbox.journal import Bounds, Journal
+from edge_node.outbox.outbox import Outbox, Record
+from edge_node.text.decoding import Piece
+from edge_node.text.machine import Text, TextState
+from edge_node.text.reading import ended
+from edge_node.text.spec import IdempotencyKey, TextRequest, TextSpec
+from edge_node.text.texts import KeyReused, TextLimits, Texts, TooManyTexts
+from flexspec_mq.errors import FlexSpecError, LinkDown
+from flexspec_mq.grammar.tools import HERMES
+from flexspec_mq.protocol.effects import Finish, FinishReason
+from schemas.node import TextFigures
+
+HOUR = 3600.0
+FIGURES = TextFigures(
+    prompt_tokens=1, tokens=1, seconds=0.0, first_token=None, rtt_ms=None, polls=0, reopens=0, worker=None
+)
+
+
+class Script:
+    """Writes as it is told: each text waits for its end, by the text's prompt."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.failure: FlexSpecError | None = None
+        self.node = self
+        self.written: list[str] = []
+        self._ends: dict[str, asyncio.Future[FinishReason | FlexSpecError]] = {}
+
+    def end(self, prompt: str, how: FinishReason | FlexSpecError) -> None:
+        """End a text that is written, or is about to be."""
+        future = self._future(prompt)
+        if not future.done():
+            future.set_result(how)
+
+    def _future(self, prompt: str) -> asyncio.Future[FinishReason | FlexSpecError]:
+        return self._ends.setdefault(prompt, asyncio.get_running_loop().create_future())
+
+    @asynccontextmanager
+    async def writing(
+        self, spec: TextSpec, told: Callable[..., None], record: Record | None
+    ) -> AsyncIterator[Any]:
+        del told, record
+        assert isinstance(spec.prompt, str)
+        self.written.append(spec.prompt)
+        try:
+            yield _Writing(self._future(spec.prompt), spec.prompt)
+        finally:
+            del self._ends[spec.prompt]
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+class _Writing:
+    """A text that is written."""
+
+    span, version, form, session, tokens = None, "v", HERMES, 1, 0
+
+    def __init__(self, end: asyncio.Future[FinishReason | FlexSpecError], prompt: str) -> None:
+        self.generation = self
+        self.finish: Finish | None = None
+        self._end, self._prompt = end, prompt
+
+    def figures(self) -> TextFigures:
+        return FIGURES
+
+    async def pieces(self) -> AsyncGenerator[list[Piece]]:
+        how = await self._end
+        if isinstance(how, FlexSpecError):
+            raise how
+        self.finish = Finish(how)
+        yield [(f"answer to {self._prompt}", "target")]
+
+
+class NoFigures:
+    """Whoever counts."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_args, **_more: None
+
+
+def node(path: Path | None, script: Script, **limits: Any) -> Texts:
+    """A node's texts, with what its outbox holds."""
+    outbox = Outbox(Journal(path, Bounds(texts=50)))
+    return Texts(cast("Any", script), TextLimits(**limits), cast("Any", NoFigures()), outbox)
+
+
+def asked(prompt: str, key: str | None = None, **more: Any) -> tuple[TextRequest, IdempotencyKey | None]:
+    named = None if key is None else IdempotencyKey(key, prompt.encode(), "/v1/completions")
+    return TextRequest(spec=TextSpec(prompt=prompt, **more)), named
+
+
+async def settle() -> None:
+    """Let tasks and the outbox's thread do what is due."""
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+
+
+async def read(texts: Texts, prompt: str, key: str | None = None, **more: Any) -> Text:
+    """Read a text to its end."""
+    async with texts.reading(*asked(prompt, key, **more)) as text:
+        await ended(text)
+        return text
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 60))
+
+
+async def test_one_text_is_written_for_all_who_have_its_key(tmp_path: Path) -> None:
+    script = Script()
+    texts = node(tmp_path / "outbox", script, max_readers=3)
+    readers = [asyncio.create_task(read(texts, "q", "k")) for _ in range(3)]
+    await settle()
+    with pytest.raises(TooManyTexts, match="read its text"):
+        await read(texts, "q", "k")
+    with pytest.raises(KeyReused):
+        await read(texts, "other", "k")
+    script.end("q", FinishReason.STOP)
+    assert {text.whole for text in await asyncio.gather(*readers)} == {"answer to q"}
+    assert (await read(texts, "q", "k")).whole == "answer to q"
+    with pytest.raises(KeyReused):
+        await read(texts, "other", "k")
+    assert script.written == ["q"]
+    await texts.close()
+
+
+async def test_a_text_without_a_key_ends_with_its_last_reader() -> None:
+    script = Script()
+    texts = node(None, script, api_texts=1)
+    async with texts.reading(*asked("q")) as text:
+        with pytest.raises(TooManyTexts, match="as many as may be"):
+            await read(texts, "another")
+    assert text.state is TextState.OVER
+    await settle()
+    assert len(texts) == 0
+    await texts.close()
+
+
+async def test_a_failed_text_is_forgotten_where_its_reader_is_told_and_kept_where_nobody_is(
+    tmp_path: Path,
+) -> None:
+    script = Script()
+    texts = node(tmp_path / "outbox", script)
+    for number, (reads, states) in enumerate([(True, {}), (False, {"failed": 1})]):
+        async with AsyncExitStack() as reading:
+            text = await reading.enter_async_context(texts.reading(*asked("q", f"k{number}")))
+            if not reads:
+                await reading.aclose()
+            script.end("q", FlexSpecError("broken"))
+            await ended(text)
+        await settle()
+        assert texts.outbox.counts == states
+    await texts.close()
+
+
+HOW: dict[str, FinishReason | FlexSpecError] = {
+    "stop": FinishReason.STOP, "away": LinkDown("away"), "fail": FlexSpecError("no"),
+}  # fmt: skip
+Step = tuple[str, int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "ask", "leave", "stop", "away", "fail", "drop", "restart", "power"]),
+        st.integers(0, 2),
+    ),
+    max_size=14,
+)
+
+
+@settings(max_examples=60)
+@given(STEPS)
+def test_what_was_acknowledged_is_answered_once_or_told(steps: list[Step]) -> None:
+    """A reader who has been let in finds its text again by its key, until an error or a drop was told it."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(_schedule(steps, Path(folder) / "outbox"))
+
+
+async def _schedule(steps: list[Step], path: Path) -> None:
+    script = Script()
+    texts = node(path, script, outbox_age=HOUR)
+    acknowledged, answers = set[int](), dict[int, str]()
+    readers: dict[int, AsyncExitStack] = {}
+    reads: dict[int, Text] = {}
+
+    def look() -> None:
+        for at, text in list(reads.items()):
+            if text.end is None:
+                continue
+            if text.settled:
+                answers[at] = text.whole
+            elif not texts.closed:
+                acknowledged.discard(at)  # whoever asked was told, and asks again
+
+    async def leave(at: int) -> None:
+        look()
+        reads.pop(at, None)
+        if (stack := readers.pop(at, None)) is not None:
+            await stack.aclose()
+
+    for what, at in [*steps, ("restart", 0)]:
+        name = f"q{at}"
+        if what == "ask" and at not in readers:
+            stack = AsyncExitStack()
+            reads[at] = await stack.enter_async_context(texts.reading(*asked(name, f"k{at}")))
+            readers[at] = stack
+            acknowledged.add(at)
+        elif what == "leave":
+            await leave(at)
+        elif what == "drop" and at in acknowledged:
+            for entry in [each for each in texts.outbox.journal.entries() if each.key == f"k{at}"]:
+                await texts.drop(entry.id)
+                acknowledged.discard(at)
+                answers.pop(at, None)
+        elif what in ("stop", "away", "fail"):
+            script.end(name, HOW[what])
+        elif what in ("restart", "power"):
+            look()
+            await texts.close()
+            for each in list(readers):
+                reads.pop(each, None)
+                await readers.pop(each).aclose()
+            script = Script()
+            texts = node(path, script, outbox_age=HOUR)
+            known = {entry.key for entry in texts.outbox.journal.entries()}
+            assert known >= {f"k{each}" for each in acknowledged}, "an acknowledged request is lost"
+            while not texts.outbox.left.empty():
+                left = texts.outbox.journal.entry(texts.outbox.left.get_nowait())
+                if left is not None and left.state in ("queued", "writing"):
+                    await texts.go_on(left)
+        await settle()
+        look()
+    for at in acknowledged:
+        script.end(f"q{at}", FinishReason.STOP)
+        text = await read(texts, f"q{at}", f"k{at}")
+        if not text.complete:  # it was about to fail, and its reader is told; it may ask again
+            script.end(f"q{at}", FinishReason.STOP)
+            text = await read(texts, f"q{at}", f"k{at}")
+        assert text.whole == f"answer to q{at}"
+        assert answers.get(at, text.whole) == text.whole
+    await texts.close()
