@@ -104,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from flexspec_mq.doctor.qualities import broker_checks  # it loads the MQTT client
+    from flexspec_mq.doctor.broker import broker_probes  # it loads the MQTT client
     from flexspec_mq.transport.sockets import tls_context
 
     began = time.monotonic()
@@ -120,7 +120,7 @@ def _check(options: argparse.Namespace) -> int:
     # Topics that our access rules let any user write and read, and on which nobody lives.
     own = "f1/check" if options.username is None else f"f1/r/{options.username}"
     topic = (options.topic or own).strip("/")
-    findings = asyncio.run(run_checks(broker_checks(link, topic)))
+    findings = asyncio.run(run_checks("broker", broker_probes(link, topic)))
     return min(1, print_findings(findings, time.monotonic() - began, as_json=options.json))
 
 

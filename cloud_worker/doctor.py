@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import http.client
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
-from flexspec_mq.doctor.checks import Check, Report
+from flexspec_mq.doctor import checks
+from flexspec_mq.doctor.broker import Forbidden
+from flexspec_mq.doctor.checks import Fault, Said
 from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
-from flexspec_mq.doctor.machine import check_port, load_model
-from flexspec_mq.doctor.statuses import check_clock
-from flexspec_mq.errors import LinkError, LinkRefused
+from flexspec_mq.doctor.machine import check_packages, check_port, load_model
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NOT_AUTHORIZED
 from schemas.status import WorkerStatus
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 class WorkerDoctor(DaemonDoctor):
     """The doctor of a worker.
 
-    Attributes:
-        target: The target, once it is loaded.
-
     Raises:
         UsageError: the settings cannot be used: a file that cannot be read.
     """
+
+    program = "cloud"
+    _target: LoadedText
 
     def __init__(
         self, config: CloudConfig, load: Load | None = None, listening: float = waiting.DOCTOR_LISTENS
@@ -44,37 +43,30 @@ class WorkerDoctor(DaemonDoctor):
         self._wire = WorkerWire(worker, 0)
         topic = topics.worker_status_topic(worker.worker)
         super().__init__(worker.worker, settings, topic, worker.version, config.family, listening)
-        self.config = config
-        self.target: LoadedText | None = None
+        self._config = config
         self._load = load
         self.keys, self.secrets = worker.keys, (link.password_file, link.tls_key, worker.share_groups)
         if (keys := self._wire.keys) is not None:
             self.trust = keys.trust
         self.public_group = worker.share_groups is None
 
-    def table(self) -> Sequence[Check]:
-        """The checks of a worker."""
-        useful = {} if self.config.metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
-        wanted = {"heads": self.family.family, "few-bits": self.config.worker.weights != "native"}
-        models = "servers" if self.config.worker.engine == "vllm" else "models"
+    def probes(self) -> dict[str, checks.Probe]:
+        """Probes of a worker, by the names of their checks."""
+        metrics, worker = self._config.metrics, self._config.worker
+        useful = {} if metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
+        wanted = {"heads": self.family.family, "few-bits": worker.weights != "native"}
+        models = "servers" if worker.engine == "vllm" else "models"
         extras = (models, *(extra for extra, needed in wanted.items() if needed))
-        port = Check("metrics", self._check_metrics)
-        model = Check("model", self._load_target, (), "the target cannot be loaded", "loading the target")
-        return (
-            *self.shared_rows(extras, useful, port, model),
-            Check("access", self._check_access, ("login",), doing="trying the access rules"),
-            Check("exposure", self.check_exposure, ("login",)),
-            Check("tokenizer", self._check_tokenizers, ("model", "login", "catalogue")),
-            Check("clock", lambda report: check_clock(report, self.watch), ("login",)),
-        )
+        return super().probes() | {
+            "packages": partial(check_packages, extras, useful),
+            "metrics": self._check_metrics,
+            "model": self._load_target,
+            "access": self._check_access,
+            "tokenizer": self._check_tokenizers,
+        }
 
-    async def _load_target(self, report: Report) -> None:
-        settings = self.config.worker
-
-        def describe(loaded: LoadedText) -> str:
-            if settings.engine_url is not None:
-                return f"target {loaded.name} at {settings.engine_url}, with the same tokenizer"
-            return f"target {loaded.name} on {settings.device}, {settings.dtype}; its proof runs at the start"
+    async def _load_target(self) -> str:
+        settings = self._config.worker
 
         def load() -> LoadedText:
             if self._load is not None:
@@ -84,61 +76,60 @@ class WorkerDoctor(DaemonDoctor):
             return try_models(settings)
 
         what, default = f"the target {settings.target}", settings.target == "default"
-        self.target = await load_model(report, what, load, describe, default=default)
+        self._target = await load_model(what, load, default=default)
+        if settings.engine_url is not None:
+            return f"target {self._target.name} at {settings.engine_url}, with the same tokenizer"
+        return (
+            f"target {self._target.name} on {settings.device}, {settings.dtype}; its proof runs at the start"
+        )
 
-    async def _check_metrics(self, report: Report) -> None:
-        host, port = self.config.metrics.metrics_host, self.config.metrics.metrics_port
+    async def _check_metrics(self) -> str:
+        host, port = self._config.metrics.metrics_host, self._config.metrics.metrics_port
 
         def ours() -> str:
             if port and _serves_figures(host, port):
                 self.here = f"a worker serves its figures at {host}:{port} here"
             return self.here
 
-        await check_port(report, host, port, "figures and probes", "--metrics-port", ours)
+        return await check_port(host, port, "figures and probes", "--metrics-port", ours)
 
-    async def _check_access(self, report: Report) -> None:
+    async def _check_access(self) -> list[Said]:
         """Try to publish where a worker does, and to read what it reads by sending it something ourselves."""
         watch, user = self.watch, self.settings.username
         gone = WorkerStatus(state="gone", epoch=0, at=0, worker=self.name)
         status = self._wire.status(gone) if watch.newest is None else watch.newest.payload
+        found: list[Said] = []
         if await self.may_publish(watch.topic, status) == NOT_AUTHORIZED:
             loss = "the worker could not tell its status, and would refuse to start"
-            self.forbidden(report, f"publish on {watch.topic}", loss)
+            found.append(self.forbidden(f"publish on {watch.topic}", loss))
         if await self.may_publish(topics.verdict_topic(topics.NOBODY), b"") == NOT_AUTHORIZED:
-            self.forbidden(report, "publish on f1/v/+", "no edge would get an answer")
-        for topic in watch.blind:
-            self.forbidden(report, f"read {topic}", "we cannot see who is there")
+            found.append(self.forbidden("publish on f1/v/+", "no edge would get an answer"))
+        found += self.blind()
         # A name of its own, or else that of the MQTT user: with access rules one may write to one's own topics only.
         sender = user if user is not None else topics.NOBODY
         for topic in (topics.open_topic(self.version, sender), topics.draft_topic(self.name, sender)):
             if not await self._reaches_us(topic):
                 what = f"read {topic.rpartition('/')[0]}/+"
-                self.forbidden(report, what, "nothing from edges would arrive")
-        if not report.failed:
-            reads = f"f1/o/{self.version}/+ and f1/d/{self.name}/+"
-            report.ok(f"may publish on {watch.topic} and f1/v/+, and read {reads}")
+                found.append(self.forbidden(what, "nothing from edges would arrive"))
+        reads = f"f1/o/{self.version}/+ and f1/d/{self.name}/+"
+        return found or [f"may publish on {watch.topic} and f1/v/+, and read {reads}"]
 
     async def _reaches_us(self, topic: str) -> bool:
         """Whether what is sent on a topic is delivered to us, or we may not send there."""
         try:
-            await self.link.subscribe(topic)
-        except LinkRefused:
+            await self.link.listen(topic)
+        except Forbidden:
             return False
         try:
-            if await self.may_publish(topic, NOT_A_SESSION) != NOT_AUTHORIZED:
-                async with asyncio.timeout(waiting.RETAINED):
-                    await self.watch.next_of(topic)
-        except TimeoutError:
-            return False
+            if await self.may_publish(topic, NOT_A_SESSION) == NOT_AUTHORIZED:
+                return True
+            return await self.link.next(topic, within=waiting.RETAINED) is not None
         finally:
-            with contextlib.suppress(LinkError):
-                await self.link.unsubscribe(topic)
-        return True
+            await self.link.unsubscribe_from(topic)
 
-    def _check_tokenizers(self, report: Report) -> None:
+    def _check_tokenizers(self) -> str:
         """Workers that share a version must share a tokenizer, or sessions could not move between them."""
-        assert self.target is not None  # noqa: S101  this check needs it
-        ours = self.target.fingerprint.hex()
+        ours = self._target.fingerprint.hex()
         others = [
             status
             for status, _ in self.watch.workers()
@@ -146,16 +137,13 @@ class WorkerDoctor(DaemonDoctor):
             and status.worker != self.name
             and status.fingerprint
         ]
-        odd = [
-            f"{status.worker} ({status.fingerprint[:12]}…)" for status in others if status.fingerprint != ours
-        ]
+        odd = [f"{each.worker} ({each.fingerprint[:12]}…)" for each in others if each.fingerprint != ours]
         if odd:
             detail = f"our target's tokenizer is {ours[:12]}…, and workers of the version {self.version!r} have another"
             advice = "one version is one model: give this target a --version of its own"
-            report.fail("wrong tokenizer", f"{detail}: {', '.join(odd)}", advice)
-            return
+            raise Fault("wrong tokenizer", f"{detail}: {', '.join(odd)}", advice)
         with_us = f", as have {len(others)} other workers of it" if others else ""
-        report.ok(f"version {self.version!r} has tokenizer {ours[:12]}…{with_us}")
+        return f"version {self.version!r} has tokenizer {ours[:12]}…{with_us}"
 
 
 def _serves_figures(host: str, port: int) -> bool:

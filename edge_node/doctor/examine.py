@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.api.client import RunningNode, find_node, reached_at
 from edge_node.wire import wire_of
 from flexspec_mq import topics, waiting
-from flexspec_mq.doctor.checks import Check, Report
+from flexspec_mq.doctor import checks
+from flexspec_mq.doctor.checks import Fault, Said, Skipped, Warned
 from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
-from flexspec_mq.doctor.machine import check_port, load_model
-from flexspec_mq.doctor.statuses import check_clock, check_workers
+from flexspec_mq.doctor.machine import check_packages, check_port, load_model
+from flexspec_mq.doctor.statuses import living_workers
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.onnx.folder import default_graphs_folder, has_graphs
 from flexspec_mq.transport.arguments import link_settings
@@ -26,20 +28,23 @@ if TYPE_CHECKING:
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
-_ABOVE = "it could not come to anything before the faults above are mended"
 _NO_SERVER = {"serve": "`flexspec-edge serve` will not start, `ask` will"}
 
 
 class EdgeDoctor(DaemonDoctor):
     """The doctor of an edge node.
 
-    Attributes:
-        node: The edge node of this machine that serves an API.
-        draft: The draft, once it is loaded.
-
     Raises:
         UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
     """
+
+    program = "edge"
+    _node: RunningNode | None = None
+    """The edge node of this machine that serves an API."""
+    _draft: DraftModel
+    _listening: bool | None = None
+    """Whether somebody subscribes to our opens, once that was tried."""
+    _workers: Sequence[WorkerStatus] = ()
 
     def __init__(self, config: EdgeConfig, load: Load, listening: float = waiting.DOCTOR_LISTENS) -> None:
         link, edge = config.link, config.node
@@ -48,97 +53,86 @@ class EdgeDoctor(DaemonDoctor):
         config.api.for_serving()
         topic = topics.edge_status_topic(edge.edge)
         super().__init__(edge.edge, settings, topic, edge.version, config.family, listening)
-        self.config = config
-        self.node: RunningNode | None = None
-        self.draft: DraftModel | None = None
         self.keys, self.secrets = edge.keys, (link.password_file, link.tls_key)
+        self._config = config
         self._load = load
-        self._listening: bool | None = None
-        self._workers: list[WorkerStatus] = []
 
-    def table(self) -> Sequence[Check]:
-        """The checks of an edge node."""
-        port = Check("api", self._check_api, doing="looking at the API's port")
-        model = Check("model", self._load_draft, (), "the draft cannot be loaded", "loading the draft")
-        return (
-            *self.shared_rows(("edge",), _NO_SERVER, port, model),
-            Check("access", self._check_access, ("login", "catalogue"), _ABOVE, "trying the access rules"),
-            Check("exposure", self.check_exposure, ("login",)),
-            Check("worker", self._check_workers, ("login", "catalogue"), "no worker serves the version"),
-            Check("tokenizer", self._check_tokenizer, ("model", "worker"), _ABOVE),
-            Check("clock", lambda report: check_clock(report, self.watch), ("login",)),
-            Check("text", self._check_text, ("tokenizer", "access"), doing="writing a text"),
-        )
+    def probes(self) -> dict[str, checks.Probe]:
+        """Probes of an edge node, by the names of their checks."""
+        return super().probes() | {
+            "packages": partial(check_packages, ("edge",), _NO_SERVER),
+            "api": self._check_api,
+            "model": self._load_draft,
+            "access": self._check_access,
+            "worker": self._check_worker,
+            "tokenizer": self._check_tokenizer,
+            "text": self._check_text,
+        }
 
-    async def _load_draft(self, report: Report) -> None:
-        node = self.config.node
-
-        def describe(draft: DraftModel) -> str:
-            if node.draft == "none":
-                return f"no draft; tokenizer of {draft.loaded.name}"
-            return f"draft {draft.loaded.name}, {draft.engine}"
-
-        def load() -> DraftModel:
-            return self._load(node, lambda _text: None)
-
+    async def _load_draft(self) -> str:
+        node = self._config.node
         default = node.tokenizer is None and node.draft in ("default", "none") and not _has_default_graphs()
-        self.draft = await load_model(report, f"the draft {node.draft}", load, describe, default=default)
+        load = partial(self._load, node, lambda _text: None)
+        draft = self._draft = await load_model(f"the draft {node.draft}", load, default=default)
+        if node.draft == "none":
+            return f"no draft; tokenizer of {draft.loaded.name}"
+        return f"draft {draft.loaded.name}, {draft.engine}"
 
-    async def _check_api(self, report: Report) -> None:
-        host, port = self.config.api.api_host, self.config.api.api_port
+    async def _check_api(self) -> str:
+        host, port = self._config.api.api_host, self._config.api.api_port
 
         def ours() -> str:
-            self.node = find_node(reached_at(host), port)
-            if self.node is None:
+            self._node = find_node(reached_at(host), port)
+            if self._node is None:
                 return ""
-            serves = ", ".join(filter(None, (f"an edge node serves {self.node.url}", self.node.state)))
-            if self.node.not_ready:
-                detail = f"{serves}, and is not ready: {self.node.not_ready}"
-                report.warn(detail, "what is wrong is among the other findings")
-                return ""
-            self.here = f"it is the one that serves {self.node.url} here"
+            serves = ", ".join(filter(None, (f"an edge node serves {self._node.url}", self._node.state)))
+            if self._node.not_ready:
+                detail = f"{serves}, and is not ready: {self._node.not_ready}"
+                raise Warned(detail, "what is wrong is among the other findings")
+            self.here = f"it is the one that serves {self._node.url} here"
             return serves
 
-        await check_port(report, host, port, "the API", "--api-port", ours)
+        return await check_port(host, port, "the API", "--api-port", ours)
 
-    async def _check_access(self, report: Report) -> None:
+    async def _check_access(self) -> list[Said]:
         """Try to publish where the edge does."""
         watch = self.watch
+        # Without one of ours: true, and of an epoch that nobody takes for news.
+        gone = watch.codec.encode_status(EdgeStatus(state="gone", epoch=0, at=0, edge=self.name))
         opens = topics.open_topic(self.version, self.name)
-        if watch.newest is None:  # true, and of an epoch that nobody takes for news
-            gone = EdgeStatus(state="gone", epoch=0, at=0, edge=self.name)
-            status = watch.codec.encode_status(gone)
-        else:
-            status = watch.newest.payload
         tries = {opens: (NOT_A_SESSION, "no text could begin")}
         # The rules may spell out the workers: one that is there is tried.
         for worker, _ in watch.workers()[:1]:
             tries[topics.draft_topic(worker.worker, self.name)] = (NOT_A_SESSION, "drafts could not be sent")
+        status = gone if watch.newest is None else watch.newest.payload
         tries[watch.topic] = (status, "the edge node could not tell its status, and would refuse to start")
         codes = {topic: await self.may_publish(topic, payload) for topic, (payload, _) in tries.items()}
-        for topic, (_, loss) in tries.items():
-            if codes[topic] == NOT_AUTHORIZED:
-                self.forbidden(report, f"publish on {topic}", loss)
-        for topic in watch.blind:
-            self.forbidden(report, f"read {topic}", "we cannot see who is there")
+        found = [
+            self.forbidden(f"publish on {topic}", loss)
+            for topic, (_, loss) in tries.items()
+            if codes[topic] == NOT_AUTHORIZED
+        ] + self.blind()
         if codes[opens] == 0 and not watch.workers() and not watch.blind:
             loss = "a worker is there, and its status does not reach us"
-            self.forbidden(report, f"read {topics.worker_status_topic('+')}", loss)
-        if not report.failed:
-            report.ok(f"may publish on {', '.join(tries)}")
+            found.append(self.forbidden(f"read {topics.worker_status_topic('+')}", loss))
         if codes[opens] != NOT_AUTHORIZED:
             self._listening = codes[opens] != NO_SUBSCRIBERS
+        return [*found] or [f"may publish on {', '.join(tries)}"]
 
-    def _check_workers(self, report: Report) -> None:
-        self._workers = check_workers(report, self.watch, self.version, self._listening)
+    def _check_worker(self) -> str:
+        self._workers = living_workers(self.watch, self.version, self._listening)
+        return "; ".join(
+            f"{status.worker} serves {self.version!r}, {status.load} of {status.capacity} sessions, verification "
+            f"{status.exactness}"
+            for status in self._workers
+        )
 
-    def _check_tokenizer(self, report: Report) -> None:
+    def _check_tokenizer(self) -> str:
         # It imports numpy, without which all else can be checked; here the draft is loaded already.
         from edge_node.fleet.target_texts import OTHER_VOCABULARY, TargetTexts
 
-        assert self.draft is not None  # noqa: S101  this check needs it
-        texts = TargetTexts(self.draft)
-        short = self.draft.loaded.fingerprint.hex()[:12]
+        texts = TargetTexts(self._draft)
+        short = self._draft.loaded.fingerprint.hex()[:12]
         stated = [status for status in self._workers if status.fingerprint]
         fatal, harmless = [], []
         for status in stated:
@@ -150,29 +144,25 @@ class EdgeDoctor(DaemonDoctor):
             if how.harmless:
                 harmless.append(f"worker {status.worker}: {how.harmless}")
         if not stated:
-            report.skip("no worker says which tokenizer its target has")
-        elif fatal:
-            report.fail("wrong tokenizer", f"ours is {short}…, and {', '.join(fatal)}", OTHER_VOCABULARY)
-        elif harmless:
-            report.warn(
-                f"token ids are the target's; {', '.join(harmless)}", "texts are the target's all the same"
-            )
-        else:
-            report.ok(f"that of the target ({short}…)")
+            raise Skipped("no worker says which tokenizer its target has")
+        if fatal:
+            raise Fault("wrong tokenizer", f"ours is {short}…, and {', '.join(fatal)}", OTHER_VOCABULARY)
+        if harmless:
+            detail = f"token ids are the target's; {', '.join(harmless)}"
+            raise Warned(detail, "texts are the target's all the same")
+        return f"that of the target ({short}…)"
 
-    async def _check_text(self, report: Report) -> None:
+    async def _check_text(self) -> str:
         # It imports what runs models, without which all else can be checked; here the draft is loaded already.
-        from edge_node.doctor.text import check_text, check_text_over_api
+        from edge_node.doctor.text import text_over_api, text_over_broker
 
-        assert self.draft is not None  # noqa: S101  this check needs it
         if not self.watch.online:
-            settings = replace(self.config.node, version=self.version)
-            await check_text(report, self, replace(self.config, node=settings), self.draft, self._workers)
-        elif self.node is None:
-            report.skip("answers would go to the edge node of this name that is online")
-        else:  # it would take our verdicts for strays, and close our session: so it is asked itself
-            asked = self.family.family or self.version
-            await check_text_over_api(report, self.node, self.config.api, asked)
+            config = replace(self._config, node=replace(self._config.node, version=self.version))
+            return await text_over_broker(self.settings, config, self._draft, self._workers)
+        if self._node is None:
+            raise Skipped("answers would go to the edge node of this name that is online")
+        # It would take our verdicts for strays, and close our session: so it is asked itself.
+        return await text_over_api(self._node, self._config.api, self.family.family or self.version)
 
 
 def _has_default_graphs() -> bool:

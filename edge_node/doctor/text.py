@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.api.client import RunningNode, ask
@@ -19,35 +19,37 @@ from edge_node.text.generator import CompletionGenerator
 from edge_node.text.spec import TextSpec
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.tasks import on_thread
-from flexspec_mq.doctor.checks import Report
+from flexspec_mq.doctor.broker import beside
+from flexspec_mq.doctor.checks import Fault
 from flexspec_mq.errors import FlexSpecError, LinkError, PublishRefused, TimeIsOver, WorkerError
 from flexspec_mq.models.text import Turn
 from flexspec_mq.transport.base import NOT_AUTHORIZED, LinkSettings, no_birth
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.node import TextFigures
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
     from edge_node.config import EdgeConfig
-    from flexspec_mq.doctor.daemon import DaemonDoctor
     from flexspec_mq.drafting.load import DraftModel
 
 _PROMPT = "Say hello."
 _TOKENS = 4
 
 
-async def check_text(
-    report: Report,
-    doctor: DaemonDoctor,
-    config: EdgeConfig,
-    draft: DraftModel,
-    workers: Sequence[WorkerStatus],
-) -> None:
+def _connect(given: LinkSettings) -> AbstractAsyncContextManager[Link]:
+    """A link without a status of ours."""
+    bare = replace(given, will=None, birth=no_birth, session_expiry=0)
+    return mqtt_link(bare, on_wait=lambda _waiting: None)
+
+
+async def text_over_broker(
+    link: LinkSettings, config: EdgeConfig, draft: DraftModel, workers: Sequence[WorkerStatus]
+) -> str:
     """Write a few tokens through the broker, with a link that is not the daemon's own.
 
     Raises:
         UsageError: the file with its keys cannot be used.
+        Fault: no text came.
     """
     loaded = draft.loaded
     settings = replace(config.node, wait=waiting.DOCTOR_PATIENCE, reuse=False)
@@ -62,14 +64,9 @@ async def check_text(
         version=settings.version,
     )
     generator = CompletionGenerator(node, loaded, config.plan.new_policy)
-
-    def connect(given: LinkSettings) -> AbstractAsyncContextManager[Link]:  # without a status of ours
-        bare = replace(given, will=None, birth=no_birth, session_expiry=0)
-        return mqtt_link(bare, on_wait=lambda _waiting: None)
-
     try:
         async with (
-            node.running(connect, doctor.settings_beside()),
+            node.running(_connect, replace(beside(link), give_up_after=waiting.DOCTOR_BROKER)),
             generator.writing(spec) as writing,
         ):
             # It may end with its first piece, and then no worker holds it any more: it was one of those that serve.
@@ -77,70 +74,61 @@ async def check_text(
             with contextlib.suppress(TimeIsOver):  # the figures say how far it came
                 async for _ in writing.pieces():
                     worker = writing.figures().worker or worker
-            _report(report, writing.figures(), worker)
+            figures = writing.figures()
+        if figures.first_token is None or figures.tokens < _TOKENS:
+            raise WorkerError(
+                f"only {figures.tokens} of {_TOKENS} tokens came within {waiting.DOCTOR_TEXT:g} s",
+                hint="the worker is very slow, or its answers get lost: look into its log",
+            )
     except FlexSpecError as error:
-        _explain(report, doctor, error)
+        raise _explained(error, link, config.node.edge) from error
     finally:
         generator.close()
-
-
-def _report(report: Report, figures: TextFigures, worker: str) -> None:
-    if figures.first_token is None or figures.tokens < _TOKENS:
-        raise WorkerError(
-            f"only {figures.tokens} of {_TOKENS} tokens came within {waiting.DOCTOR_TEXT:g} s",
-            hint="the worker is very slow, or its answers get lost: look into its log",
-        )
     rtt = "" if figures.rtt_ms is None else f", round trip {figures.rtt_ms:.0f} ms"
-    report.ok(
+    return (
         f"{figures.tokens} tokens by worker {worker}, first after {1000 * figures.first_token:.0f} ms{rtt}, "
         f"verification {figures.exactness or 'of unknown exactness'}"
     )
 
 
-def _explain(report: Report, doctor: DaemonDoctor, error: FlexSpecError) -> None:
-    user = doctor.settings.username or "anonymous"
+def _explained(error: FlexSpecError, link: LinkSettings, name: str) -> Fault:
+    user = link.username or "anonymous"
     if isinstance(error, PublishRefused) and error.reason_code == NOT_AUTHORIZED:
-        report.fail("ACL refusal", error.message, f"{error.hint} {user}")
-        return
+        return Fault("ACL refusal", error.message, f"{error.hint} {user}")
     advice = error.hint or "look into the worker's log"
     if isinstance(error, WorkerError):
-        verdicts = topics.verdict_topic(doctor.name)
         advice += (
-            f"; if no worker said a word, let user {user!r} read {verdicts}, and the worker's user write it"
+            f"; if no worker said a word, let user {user!r} read {topics.verdict_topic(name)}, and the worker's user "
+            "write it"
         )
-    report.fail(
-        "link lost" if isinstance(error, LinkError) else "no text", f"no text came: {error.message}", advice
-    )
+    fault = "link lost" if isinstance(error, LinkError) else "no text"
+    return Fault(fault, f"no text came: {error.message}", advice)
 
 
-async def check_text_over_api(report: Report, node: RunningNode, api: ApiSettings, model: str) -> None:
-    """Ask the edge node that runs for a few tokens."""
+async def text_over_api(node: RunningNode, api: ApiSettings, model: str) -> str:
+    """Ask the edge node that runs for a few tokens.
+
+    Raises:
+        Fault: no text came.
+    """
     message = {"role": "user", "content": _PROMPT}
     body = {"model": model, "messages": [message], "max_tokens": _TOKENS, "temperature": 0}
-    key = api.for_serving().api_key
+    request = partial(ask, node.host, node.port, "/v1/chat/completions", body, key=api.for_serving().api_key)
     began = time.monotonic()
     try:
-        async with asyncio.timeout(waiting.DOCTOR_TEXT):
-            status, answer = await on_thread(
-                lambda: ask(
-                    node.host, node.port, "/v1/chat/completions", body, key=key, timeout=waiting.DOCTOR_TEXT
-                )
-            )
+        status, answer = await on_thread(partial(request, timeout=waiting.DOCTOR_TEXT))
     except (OSError, http.client.HTTPException, ValueError) as error:
         detail = (
             f"the running edge node at {node.url} did not answer within {waiting.DOCTOR_TEXT:g} s: {error}"
         )
-        report.fail("no text", detail, "look into its log, and start it again")
-        return
-    milliseconds = 1000 * (time.monotonic() - began)
+        raise Fault("no text", detail, "look into its log, and start it again") from error
     if status == 200:
         tokens = answer.get("usage", {}).get("completion_tokens", "?")
-        report.ok(f"{tokens} tokens in {milliseconds:.0f} ms from the running edge node at {node.url}")
-        return
+        milliseconds = 1000 * (time.monotonic() - began)
+        return f"{tokens} tokens in {milliseconds:.0f} ms from the running edge node at {node.url}"
     why = answer.get("error", {})
     hint = "give the doctor the API key that the daemon has: api_key_file, or FLEXSPEC_EDGE_API_KEY"
-    report.fail(
-        "no text",
-        f"the running edge node at {node.url} refused a text ({status}): {why.get('message', 'no reason')}",
-        hint if status == 401 else str(why.get("hint") or "look into its log"),
+    detail = (
+        f"the running edge node at {node.url} refused a text ({status}): {why.get('message', 'no reason')}"
     )
+    raise Fault("no text", detail, hint if status == 401 else str(why.get("hint") or "look into its log"))

@@ -1,13 +1,18 @@
-"""The table of checks: each row has a name, a probe and what it needs; a run of it comes to findings with advice."""
+"""The table of all checks, of daemons and of brokers, and the runner that comes to findings with advice.
+
+A row says what a check needs, what is lost without it, and what it means if its probe raises. The probe of a row is
+the doctor's; a row for which a doctor has none is left out.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
 
-from flexspec_mq.errors import LinkError, ModelError, UsageError, WorkerError
+from flexspec_mq.errors import FlexSpecError, LinkError, ModelError, UsageError, WorkerError
 
-_CODES = {
+_FAULTS: Final = {
     UsageError.exit_code: ("settings", "port taken"),
     ModelError.exit_code: ("model missing", "wrong tokenizer"),
     LinkError.exit_code: (
@@ -16,10 +21,62 @@ _CODES = {
     ),
     WorkerError.exit_code: ("no worker", "no text", "expired"),
 }
-_CODE_OF = {fault: code for code, faults in _CODES.items() for fault in faults}
+_CODE_OF: Final = {fault: code for code, faults in _FAULTS.items() for fault in faults}
 
 
-class State(Enum):
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A row of the table.
+
+    Attributes:
+        name: Name for people and programs.
+        of: Programs that make it: ``edge``, ``cloud`` and ``broker``.
+        needs: Names of the checks that it cannot do without.
+        without: Reason for which the checks that need this one are skipped if it fails.
+        doing: Progress message while it runs; ``{at}`` is the address of the broker.
+        fault: Kind of fault of an error that its probe raises, other than of the link.
+    """
+
+    name: str
+    of: str
+    needs: tuple[str, ...] = ()
+    without: str = ""
+    doing: str = ""
+    fault: str = "settings"
+
+
+_ABOVE: Final = "it could not come to anything before the faults above are mended"
+_LOGIN: Final = ("login",)
+TABLE: Final = (
+    Check("packages", "edge cloud"),
+    Check("cache", "edge cloud", fault="disk full"),
+    Check("api", "edge", doing="looking at the API's port"),
+    Check("metrics", "cloud"),
+    Check("broker", "edge cloud broker", (), "the broker cannot be used", "looking for the broker at {at}"),
+    Check("login", "edge cloud broker", ("broker",), "the broker does not let us in", "logging in"),
+    Check("model", "edge", (), "the draft cannot be loaded", "loading the draft", "model missing"),
+    Check("model", "cloud", (), "the target cannot be loaded", "loading the target", "model missing"),
+    Check("keys", "edge cloud", _LOGIN),
+    Check("name", "edge cloud", _LOGIN, doing="listening for other daemons"),
+    Check("catalogue", "edge cloud", _LOGIN, "no version of the family is known"),
+    Check("access", "edge", ("login", "catalogue"), _ABOVE, "trying the access rules"),
+    Check("access", "cloud", _LOGIN, doing="trying the access rules"),
+    Check("exposure", "edge cloud", _LOGIN),
+    Check("worker", "edge", ("login", "catalogue"), "no worker serves the version"),
+    Check("tokenizer", "edge", ("model", "worker"), _ABOVE),
+    Check("tokenizer", "cloud", ("model", "login", "catalogue")),
+    Check("clock", "edge cloud", _LOGIN),
+    Check("text", "edge", ("tokenizer", "access"), doing="writing a text", fault="no text"),
+    Check("retained messages", "broker", _LOGIN, fault="broker lacking"),
+    Check("shared subscriptions", "broker", _LOGIN, fault="broker lacking"),
+    Check("reason codes", "broker", _LOGIN, fault="broker lacking"),
+    Check("round trip", "broker", _LOGIN, fault="broker lacking"),
+    Check("workers", "broker", _LOGIN),
+)
+"""All checks, in the order in which they are made."""
+
+
+class State(StrEnum):
     """Outcome of a check."""
 
     OK = "ok"
@@ -52,101 +109,105 @@ class Finding:
         return _CODE_OF.get(self.fault, 1) if self.state is State.FAILED else 0
 
 
-@dataclass
-class Report:
-    """Findings of one check, which its probe writes."""
+class Fault(FlexSpecError):
+    """A fault: its kind, the observation, and how to mend it. A probe raises or returns it."""
 
-    name: str
-    findings: list[Finding] = field(default_factory=list)
+    state = State.FAILED
 
-    def ok(self, detail: str) -> None:
-        """All is well."""
-        self._add(State.OK, detail)
-
-    def warn(self, detail: str, advice: str, fault: str = "") -> None:
-        """It works, but."""
-        self._add(State.WARNING, detail, advice, fault)
-
-    def fail(self, fault: str, detail: str, advice: str) -> None:
-        """It does not work."""
-        self._add(State.FAILED, detail, advice, fault)
-
-    def skip(self, why: str) -> None:
-        """It could not be checked."""
-        self._add(State.SKIPPED, why)
-
-    @property
-    def failed(self) -> bool:
-        """Whether a fault was found."""
-        return any(finding.state is State.FAILED for finding in self.findings)
-
-    def _add(self, state: State, detail: str, advice: str = "", fault: str = "") -> None:
-        self.findings.append(Finding(self.name, state, detail, advice, fault))
+    def __init__(self, fault: str, detail: str, advice: str) -> None:
+        super().__init__(detail, hint=advice)
+        self.fault = fault
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A row of the table.
+class Warned(Fault):
+    """It works, but."""
 
-    Attributes:
-        name: Name for people and programs.
-        probe: Looks, and writes what it finds into the report.
-        needs: Names of the checks that it cannot do without.
-        without: Why the checks that need this one could not be done, if this one fails.
-        doing: Progress message while it runs.
-    """
+    state = State.WARNING
 
-    name: str
-    probe: Callable[[Report], Awaitable[None] | None]
-    needs: tuple[str, ...] = ()
-    without: str = ""
-    doing: str = ""
+    def __init__(self, detail: str, advice: str, fault: str = "") -> None:
+        super().__init__(fault, detail, advice)
+
+
+class Skipped(Fault):
+    """It could not be checked."""
+
+    state = State.SKIPPED
+
+    def __init__(self, why: str) -> None:
+        super().__init__("", why, "")
+
+
+Said = str | Fault
+"""Word of a probe: that all is well, with an observation, or what is wrong."""
+Told = Said | Sequence[Said]
+"""All that a probe says."""
+Probe = Callable[[], Told | Awaitable[Told]]
 
 
 async def run_checks(
-    checks: Sequence[Check], tell: Callable[[str], None] = lambda _text: None, timeout: float | None = None
+    program: str,
+    probes: Mapping[str, Probe],
+    tell: Callable[[str], None] = lambda _text: None,
+    timeout: float | None = None,
+    broker: str = "",
 ) -> list[Finding]:
-    """Run the checks one after the other and return all findings."""
-    reports = {check.name: Report(check.name) for check in checks}
+    """Make the checks of a program one after the other and return all findings.
+
+    Args:
+        program: ``edge``, ``cloud`` or ``broker``.
+        probes: Probe of each check by name.
+        tell: Told what is being done.
+        timeout: Seconds for all of them.
+        broker: Address of the broker.
+    """
+    findings: list[Finding] = []
+    checks = [check for check in TABLE if program in check.of.split() and check.name in probes]
     lost: dict[str, str] = {}
     doing = "beginning"
     bound = asyncio.timeout(timeout)
     try:
         async with bound:
             for check in checks:
-                if check.doing and not _why_not(check, lost):
-                    doing = check.doing
-                    tell(doing)
-                await _try(check, reports[check.name], lost)
+                if why := next((lost[need] for need in check.needs if need in lost), ""):
+                    lost[check.name] = why
+                    findings.append(Finding(check.name, State.SKIPPED, why))
+                    continue
+                if check.doing:
+                    tell(doing := check.doing.format(at=broker))
+                findings += await _made(check, probes[check.name], lost)
     except TimeoutError:
         if not bound.expired():
             raise
-        over = reports["time"] = Report("time")
+        made = {finding.name for finding in findings}
+        findings += [
+            Finding(check.name, State.SKIPPED, "not reached") for check in checks if check.name not in made
+        ]
         detail = f"not finished within {timeout:g} s; it was still {doing}"
-        over.fail("time over", detail, "give more with --within on a slow machine or link")
-    for report in reports.values():
-        if not report.findings:
-            report.skip("not reached")
-    return [finding for report in reports.values() for finding in report.findings]
+        advice = "give more with --within on a slow machine or link"
+        findings.append(Finding("time", State.FAILED, detail, advice, "time over"))
+    return findings
 
 
-def _why_not(check: Check, lost: dict[str, str]) -> str:
-    return next((lost[need] for need in check.needs if need in lost), "")
-
-
-async def _try(check: Check, report: Report, lost: dict[str, str]) -> None:
+async def _made(check: Check, probe: Probe, lost: dict[str, str]) -> list[Finding]:
     """Make a check; note in `lost` why those that need it, or what it needs, cannot be made."""
-    if why := _why_not(check, lost):
-        lost[check.name] = why
-        report.skip(why)
-        return
     try:
-        if (probing := check.probe(report)) is not None:
-            await probing
+        said = probe()
+        told = await said if isinstance(said, Awaitable) else said
+    except Fault as fault:
+        told = fault
     except LinkError as error:
-        report.fail(
+        told = Fault(
             "link lost", error.message, error.hint or "try again; look into the broker's log meanwhile"
         )
         lost |= dict.fromkeys(check.needs, "the broker stopped answering")
-    if report.failed and check.without:
+    except FlexSpecError as error:
+        told = Fault(check.fault, error.message, error.hint)
+    findings = [
+        Finding(check.name, State.OK, one)
+        if isinstance(one, str)
+        else Finding(check.name, one.state, one.message, one.hint, one.fault)
+        for one in ((told,) if isinstance(told, str | Fault) else told)
+    ]
+    if check.without and any(finding.state is State.FAILED for finding in findings):
         lost[check.name] = check.without
+    return findings

@@ -38,12 +38,6 @@ def add_doctor_command(
         help="check everything that the daemon needs, and say what is wrong and how to mend it",
         allow_abbrev=False,
     )
-    add_doctor_flags(parser)
-    return parser
-
-
-def add_doctor_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what each doctor takes beside the settings."""
     # Not --timeout: that is among the flags of texts in other commands, and would be taken for theirs.
     parser.add_argument(
         "--within",
@@ -53,6 +47,7 @@ def add_doctor_flags(parser: argparse.ArgumentParser) -> None:
         help=f"seconds for all checks of one daemon (default: {waiting.DOCTOR:g})",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a list")
+    return parser
 
 
 def run(args: argparse.Namespace, prepare: Callable[[], Examine]) -> int:
@@ -71,7 +66,7 @@ def print_findings(findings: Sequence[Finding], seconds: float, *, as_json: bool
     """Print findings and return the exit code that they come to: that of the first failure, 0 without any."""
     code = next((finding.exit_code for finding in findings if finding.exit_code), 0)
     if as_json:
-        rows = [asdict(finding) | {"state": finding.state.value} for finding in findings]
+        rows = [asdict(finding) for finding in findings]
         document = {"ok": code == 0, "seconds": round(seconds, 1), "findings": rows}
         sys.stdout.write(json.dumps(document) + "\n")
     else:

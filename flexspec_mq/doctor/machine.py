@@ -1,4 +1,4 @@
-"""Checks of this machine: packages, the cache, the model, ports and, as far as /proc lets us see, processes."""
+"""Checks of this machine: packages, the cache, the model and ports."""
 
 import errno
 import os
@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from flexspec_mq.daemon.tasks import on_thread
-from flexspec_mq.doctor.checks import Report
-from flexspec_mq.errors import FingerprintError, FlexSpecError, ModelError, how_to_install
+from flexspec_mq.doctor.checks import Fault, Said, Warned
+from flexspec_mq.errors import FingerprintError, FlexSpecError, how_to_install
 from flexspec_mq.models.cache import models_cache
 from flexspec_mq.models.default import default_model_folder
 
@@ -42,8 +42,7 @@ def complaints(asked: list[Requirement], extra: str) -> list[str]:
     wrong = []
     for requirement in asked:
         markers = requirement.marker
-        mine = markers is None if not extra else markers is not None and markers.evaluate({"extra": extra})
-        if not mine:
+        if not (markers is None if not extra else markers is not None and markers.evaluate({"extra": extra})):
             continue
         try:
             version = metadata.version(requirement.name)
@@ -56,8 +55,8 @@ def complaints(asked: list[Requirement], extra: str) -> list[str]:
     return wrong
 
 
-def check_packages(report: Report, needed: tuple[str, ...], useful: dict[str, str]) -> None:
-    """Check Python and the packages."""
+def check_packages(needed: tuple[str, ...], useful: dict[str, str]) -> list[Said]:
+    """Check Python and the packages of extras that are needed, and of those without which something is lost."""
     asked = requirements()
     wrong = [complaint for extra in ("", *needed) for complaint in complaints(asked, extra)]
     python = platform.python_version()
@@ -65,29 +64,26 @@ def check_packages(report: Report, needed: tuple[str, ...], useful: dict[str, st
     if not SpecifierSet(oldest).contains(python, prereleases=True):
         wrong.insert(0, f"Python is {python}, asked for is {oldest}")
     if wrong:
-        report.fail("packages", "; ".join(wrong), f"install them, {how_to_install(','.join(needed))}")
+        advice = f"install them, {how_to_install(','.join(needed))}"
+        said: list[Said] = [Fault("packages", "; ".join(wrong), advice)]
     elif not asked:
         detail = f"Python {python}; flexspec-mq is not installed as a package"
-        report.warn(detail, "its packages could not be compared: pip install it")
+        said = [Warned(detail, "its packages could not be compared: pip install it")]
     else:
-        report.ok(f"Python {python}, {len(asked)} packages asked for")
+        said = [f"Python {python}, {len(asked)} packages asked for"]
     for extra, loss in useful.items():
         if lacking := complaints(asked, extra):
-            report.warn(f"{'; '.join(lacking)}: {loss}", f"if you want it, {how_to_install(extra)}")
+            said.append(Warned(f"{'; '.join(lacking)}: {loss}", f"if you want it, {how_to_install(extra)}"))
+    return said
 
 
-def check_cache(report: Report) -> None:
+def check_cache() -> str:
     """Check space and permission of the models' cache by writing; where it is not there yet, above it."""
     advice = "free some space there, or set XDG_CACHE_HOME to a folder on another disk"
-    try:
-        cache = models_cache()
-    except ModelError as error:
-        report.fail("disk full", error.message, error.hint)
-        return
+    cache = models_cache()
     folder = next(parent for parent in (cache, *cache.parents) if parent.exists())
     if not folder.is_dir():
-        report.fail("disk full", f"{folder} is a file, and should be a folder", advice)
-        return
+        raise Fault("disk full", f"{folder} is a file, and should be a folder", advice)
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=".flexspec-doctor-") as probe:
             probe.write(b"\xa5" * _PROBE_BYTES)  # quotas show only when something is written
@@ -95,36 +91,30 @@ def check_cache(report: Report) -> None:
             os.fsync(probe.fileno())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            report.fail("disk full", f"{folder} takes no further megabyte: {error.strerror}", advice)
-        else:
-            detail = f"{folder} cannot be written to: {error.strerror}"
-            report.fail("not writable", detail, f"let this user write there ({advice})")
-        return
+            detail = f"{folder} takes no further megabyte: {error.strerror}"
+            raise Fault("disk full", detail, advice) from error
+        detail = f"{folder} cannot be written to: {error.strerror}"
+        raise Fault("not writable", detail, f"let this user write there ({advice})") from error
     free = shutil.disk_usage(folder).free
     if free < _ROOM_BYTES:
-        report.warn(f"{folder} has only {free / 1e6:.0f} MB left", advice, "disk nearly full")
-    else:
-        report.ok(f"{folder}: writable, {free / 1e9:.1f} GB left")
+        raise Warned(f"{folder} has only {free / 1e6:.0f} MB left", advice, "disk nearly full")
+    return f"{folder}: writable, {free / 1e9:.1f} GB left"
 
 
-async def check_port(
-    report: Report, host: str, port: int | None, what: str, flag: str, ours: Callable[[], str]
-) -> None:
+async def check_port(host: str, port: int | None, what: str, flag: str, ours: Callable[[], str]) -> str:
     """Check whether a server can listen at an address of this machine, or a daemon of `ours` does so already."""
     if not port:
-        report.ok(f"no port is asked for {what}" if port is None else f"{what} takes any free port")
-        return
+        return f"no port is asked for {what}" if port is None else f"{what} takes any free port"
     why = _bind(host, port)
     if not why:
-        report.ok(f"{host}:{port} is free for {what}")
-    elif why != _TAKEN:
+        return f"{host}:{port} is free for {what}"
+    if why != _TAKEN:
         advice = "give an address and a port that this user may have"
-        report.fail("port taken", f"{what} cannot be served at {host}:{port}: {why}", advice)
-    elif running := await on_thread(ours):
-        report.ok(f"already running: {running}")
-    elif not report.findings:
-        detail = f"{host}:{port}, where {what} is to be served, is taken"
-        report.fail("port taken", detail, f"stop what has it (`ss -ltnp`), or give another port: {flag} N")
+        raise Fault("port taken", f"{what} cannot be served at {host}:{port}: {why}", advice)
+    if running := await on_thread(ours):
+        return f"already running: {running}"
+    detail = f"{host}:{port}, where {what} is to be served, is taken"
+    raise Fault("port taken", detail, f"stop what has it (`ss -ltnp`), or give another port: {flag} N")
 
 
 def _bind(host: str, port: int) -> str:
@@ -141,28 +131,24 @@ def _bind(host: str, port: int) -> str:
     return ""
 
 
-async def load_model(
-    report: Report, what: str, load: Callable[[], T], describe: Callable[[T], str], *, default: bool
-) -> T | None:
-    """Load a model on a thread as the daemon would; None if that failed, which is then reported."""
+async def load_model(what: str, load: Callable[[], T], *, default: bool) -> T:
+    """Load a model on a thread as the daemon would.
+
+    Raises:
+        Fault: it cannot be loaded.
+    """
+    if default and not (folder := default_model_folder()).is_dir():
+        raise Fault(
+            "model missing",
+            f"{what}: the default model is not prepared yet: there is no {folder}",
+            "run `flexspec model prepare` (once, some 20 s; the daemon would do it at its first start); is "
+            "XDG_CACHE_HOME that of the daemon's user?",
+        )
     try:
-        if default and not (folder := default_model_folder()).is_dir():
-            report.fail(
-                "model missing",
-                f"{what}: the default model is not prepared yet: there is no {folder}",
-                "run `flexspec model prepare` (once, some 20 s; the daemon would do it at its first start); is "
-                "XDG_CACHE_HOME that of the daemon's user?",
-            )
-            return None
-        model = await on_thread(load)
-    except FingerprintError as error:
-        report.fail("wrong tokenizer", f"{what}: {error.message}", error.hint)
+        return await on_thread(load)
     except FlexSpecError as error:
-        report.fail("model missing", f"{what}: {error.message}", error.hint)
-    except Exception as error:  # noqa: BLE001  whatever torch has to say; the other checks go on
+        fault = "wrong tokenizer" if isinstance(error, FingerprintError) else "model missing"
+        raise Fault(fault, f"{what}: {error.message}", error.hint) from error
+    except Exception as error:  # whatever torch has to say; the other checks go on
         detail = f"{what} cannot be loaded: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        report.fail("model missing", detail, "see `flexspec pair FOLDER FOLDER` for all of it")
-    else:
-        report.ok(describe(model))
-        return model
-    return None
+        raise Fault("model missing", detail, "see `flexspec pair FOLDER FOLDER` for all of it") from error

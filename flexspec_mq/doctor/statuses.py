@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flexspec_mq import topics
-from flexspec_mq.doctor.checks import Report
+from flexspec_mq.doctor.checks import Fault, Skipped, Warned
 
 if TYPE_CHECKING:
     from flexspec_mq.doctor.watch import Seen, Watch
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 CLOCK_WARNING, CLOCK_FAILURE = 5.0, 60.0
 """Seconds between two clocks."""
-_SET_CLOCK = (
+_SET_CLOCK: Final = (
     "set it right, best by NTP (`timedatectl set-ntp true`): certificates are valid by the clock, and the times in "
     "statuses and logs are compared across machines"
 )
 
 
-def check_clock(report: Report, watch: Watch) -> None:
+def check_clock(watch: Watch) -> str:
     """Compare this machine's clock with those of the other workers whose fresh statuses were seen."""
     ahead = {
         status.worker: seen.ahead
@@ -30,47 +30,39 @@ def check_clock(report: Report, watch: Watch) -> None:
         and topics.worker_status_topic(status.worker) != watch.topic
     }
     if not ahead:
-        report.skip("no other worker renewed its status meanwhile: no clock to compare with")
-        return
+        raise Skipped("no other worker renewed its status meanwhile: no clock to compare with")
     worst = max(ahead, key=lambda name: abs(ahead[name]))
     off = ahead[worst]
     if abs(off) < CLOCK_WARNING:
-        report.ok(f"within {max(abs(off), 0.1):.1f} s of {_named(list(ahead))}")
-        return
+        return f"within {max(abs(off), 0.1):.1f} s of {_named(list(ahead))}"
     direction = "ahead of" if off > 0 else "behind"
     detail = f"this machine's clock is {duration(abs(off))} {direction} that of worker {worst}"
-    right = [name for name, offset in ahead.items() if abs(offset) < CLOCK_WARNING]
-    if right:
+    if right := [name for name, offset in ahead.items() if abs(offset) < CLOCK_WARNING]:
         advice = f"it agrees with {_named(right)}, so the clock of {worst}'s machine is the wrong one: {_SET_CLOCK}"
     else:
         advice = f"one of the two is wrong; compare both with `date -u`, then {_SET_CLOCK}"
     if abs(off) < CLOCK_FAILURE:
-        report.warn(detail, advice, "clock off")
-    else:
-        report.fail("clock off", detail, advice)
+        raise Warned(detail, advice, "clock off")
+    raise Fault("clock off", detail, advice)
 
 
-def check_workers(report: Report, watch: Watch, version: str, listening: bool | None) -> list[WorkerStatus]:
-    """Check whether a worker of a version takes sessions; return the statuses of those that do."""
+def living_workers(watch: Watch, version: str, listening: bool | None) -> list[WorkerStatus]:
+    """Statuses of the workers of a version that take sessions; `listening` where somebody is known to take opens.
+
+    Raises:
+        Fault: there is none.
+    """
     workers = watch.workers()
     serving = [(status, seen) for status, seen in workers if version in _versions(status)]
     living = [status for status, seen in serving if status.state == "online" and seen.lives]
     if living and listening is not False:
-        report.ok(
-            "; ".join(
-                f"{status.worker} serves {version!r}, {status.load} of {status.capacity} sessions, verification "
-                f"{status.exactness}"
-                for status in living
-            )
-        )
         return living
     if listening and not workers:
-        report.warn(
+        raise Warned(
             f"somebody subscribes to opens of version {version!r}, but no status of any worker can be read",
             "let this user read f1/w/+; its worker may also be starting just now",
             "ACL refusal",
         )
-        return []
     others = {name for status, seen in workers if seen.lives for name in _versions(status)} - {version}
     detail = f"no worker serves version {version!r}"
     if serving:
@@ -81,8 +73,7 @@ def check_workers(report: Report, watch: Watch, version: str, listening: bool | 
         advice = f"ask for a version that is served (--version {min(others)}), or {advice}"
     if any(status.state == "draining" for status, _ in serving):
         advice = f"it takes no new sessions and ends soon; {advice}"
-    report.fail("no worker", detail, advice)
-    return []
+    raise Fault("no worker", detail, advice)
 
 
 def _versions(status: WorkerStatus) -> list[str]:
@@ -98,30 +89,29 @@ def _why_not(status: WorkerStatus, seen: Seen) -> str:
     return f"{status.worker} says 'online', but does not subscribe to what edges send"
 
 
-def check_name(report: Report, watch: Watch, here: str) -> None:
-    """Check whether the name is ours alone."""
+def check_name(watch: Watch, here: str) -> str:
+    """Check whether the name is ours alone; `here` describes the daemon of this machine."""
     name, fault = watch.topic.rpartition("/")[2], "two daemons with one id"
     worker = topics.worker_of_status(watch.topic) is not None
     kind, flag = ("worker", "--worker") if worker else ("edge node", "--edge")
     apart = f"give each its own name ({flag} NAME) and its own user; stop the one that is too many"
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(watch.born))
     if watch.takeovers:
         detail = (
             f"two daemons that are both named {name!r} throw each other out: within {watch.seconds:.0f} s another "
             "process took the name over from one that had not ended"
         )
-        report.fail(fault, detail, apart)
-    elif not watch.online:
-        report.ok(f"no other {kind} is named {name!r} now")
-    elif here:
-        report.ok(f"{name!r} is online since {since}; {here}")
-    else:
-        report.warn(
-            f"{kind} {name!r} is online already since {since}: if that is not the one of this machine, one more with "
-            "this name throws it out, and is thrown out by it",
-            f"{apart}; if none runs anywhere, the broker has missed its end: start ours, which renews the status",
-            fault,
-        )
+        raise Fault(fault, detail, apart)
+    if not watch.online or watch.newest is None:
+        return f"no other {kind} is named {name!r} now"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(watch.newest.status.epoch / 1000))
+    if here:
+        return f"{name!r} is online since {since}; {here}"
+    raise Warned(
+        f"{kind} {name!r} is online already since {since}: if that is not the one of this machine, one more with "
+        "this name throws it out, and is thrown out by it",
+        f"{apart}; if none runs anywhere, the broker has missed its end: start ours, which renews the status",
+        fault,
+    )
 
 
 def _named(workers: list[str]) -> str:

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.errors import LinkError, LinkRefused, RemoteProtocolError
+from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.protocol.lives import life_of
-from flexspec_mq.transport.base import Inbound
 from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
-    from flexspec_mq.transport.link import Link
+    from flexspec_mq.transport.base import Inbound
 
-_RENEWED = 30.0
+_RENEWED: Final = 30.0
 """Seconds within which a retained status counts as that of a living worker."""
-_TAKEOVER = 1.0
+_TAKEOVER: Final = 1.0
 """Seconds between the end of one process and the birth of another under the same name, below which the second one was
 up before the first one ended: a daemon that is started again needs longer to load its model."""
-_MOST = 10_000
+_MOST: Final = 10_000
 """Statuses that are kept."""
-_WAITING = 64
-"""Other messages that are kept until somebody wants them, the newest."""
 
 
 class Seen(NamedTuple):
@@ -71,66 +68,46 @@ class Watch:
         self.takeovers = 0
         self.blind: list[str] = []
         self.texts: dict[str, bytes] = {}
-        self._others = asyncio.Queue[Inbound](_WAITING)
         self.seconds = seconds
-        self._began = time.monotonic()
+        self.began = time.monotonic()
 
-    async def run(self, link: Link) -> None:
-        """Watch until cancelled, or until the link fails, which other checks then tell of."""
-        self._began = time.monotonic()
-        try:
-            every = (topics.target_text_topic("+"), topics.worker_status_topic("+"), self.topic)
-            for topic in dict.fromkeys(every):
-                if topics.worker_of_status(topic) not in (None, "+"):
-                    continue  # it is among all workers'
-                try:
-                    await link.subscribe(topic)
-                except LinkRefused:
-                    self.blind.append(topic)
-            async for event in link.events():
-                if isinstance(event, Inbound):
-                    self._take(event)
-        except LinkError:
-            return
+    @property
+    def filters(self) -> list[str]:
+        """Topics to subscribe to; a worker's own status is among those of all."""
+        own = () if topics.worker_of_status(self.topic) else (self.topic,)
+        return [topics.target_text_topic("+"), topics.worker_status_topic("+"), *own]
 
-    def _take(self, inbound: Inbound) -> None:
-        """Note a status; what is none, or is under another's name, is left to others to complain about."""
-        status: WorkerStatus | EdgeStatus
+    def take(self, inbound: Inbound) -> bool:
+        """Note a status, and tell whether it is one; a bad one, or one under another's name, is left to others."""
         if (worker := topics.worker_of_status(inbound.topic, "t")) is not None:
             self.texts[worker] = inbound.payload
-            return
+            return True
+        of_worker, decode = topics.worker_of_status(inbound.topic), self.codec.decode_status
+        if of_worker is None and inbound.topic != self.topic:
+            return False
+        status: WorkerStatus | EdgeStatus
         try:
-            if topics.worker_of_status(inbound.topic) is not None:
-                status = self.codec.decode_status(inbound.payload, WorkerStatus)
-                name = status.worker
-            elif inbound.topic == self.topic:
-                status = self.codec.decode_status(inbound.payload, EdgeStatus)
-                name = status.edge
+            if of_worker is not None:
+                status = decode(inbound.payload, WorkerStatus)
             else:
-                if self._others.full():
-                    self._others.get_nowait()
-                self._others.put_nowait(inbound)
-                return
+                status = decode(inbound.payload, EdgeStatus)
         except RemoteProtocolError:
-            return
+            return True
+        name = status.worker if isinstance(status, WorkerStatus) else status.edge
         before = self.seen.get(inbound.topic)
         if inbound.topic.rpartition("/")[2] != name or (before is None and len(self.seen) >= _MOST):
-            return
-        if before is not None and before.payload == inbound.payload:
-            return  # sent once more by a doctor who tries the access rules
-        ahead = None if inbound.retain else time.time() - status.at
-        after = self.seen[inbound.topic] = Seen(time.monotonic(), status, inbound.payload, ahead)
-        self.takeovers += inbound.topic == self.topic and _took_over(before, after)
-
-    async def next_of(self, *wanted: str) -> Inbound:
-        """The next message on one of these topics, which are none of statuses; what came on others is dropped."""
-        while (inbound := await self._others.get()).topic not in wanted:
-            pass
-        return inbound
+            return True
+        if (
+            before is None or before.payload != inbound.payload
+        ):  # else sent once more by a doctor who tries the rules
+            ahead = None if inbound.retain else time.time() - status.at
+            after = self.seen[inbound.topic] = Seen(time.monotonic(), status, inbound.payload, ahead)
+            self.takeovers += inbound.topic == self.topic and _took_over(before, after)
+        return True
 
     async def listen(self) -> None:
         """Wait until there was time enough for fresh statuses, and for a fight for the name."""
-        await asyncio.sleep(max(0.0, self._began + self.seconds - time.monotonic()))
+        await asyncio.sleep(max(0.0, self.began + self.seconds - time.monotonic()))
 
     @property
     def newest(self) -> Seen | None:
@@ -138,17 +115,12 @@ class Watch:
         return self.seen.get(self.topic)
 
     @property
-    def born(self) -> float:
-        """When the daemon of the name came up, in seconds since the Unix epoch; 0 without one."""
-        return 0.0 if self.newest is None else self.newest.status.epoch / 1000
-
-    @property
     def online(self) -> bool:
-        """Whether the broker knows a daemon of the name to be online now."""
-        if self.newest is None or self.newest.status.state == "gone":
+        """Whether the broker knows a daemon of the name to be online now; edges say it once, workers renew it."""
+        newest = self.newest
+        if newest is None or newest.status.state == "gone":
             return False
-        # Edges say it once, workers renew it.
-        return isinstance(self.newest.status, EdgeStatus) or self.newest.lives
+        return isinstance(newest.status, EdgeStatus) or newest.lives
 
     def workers(self) -> list[tuple[WorkerStatus, Seen]]:
         """Last status of each worker that has one."""

@@ -76,9 +76,46 @@ def diagnose(settings: LinkSettings) -> Cause | None:
     except OSError as error:
         unknown = isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
         return Cause("broker down", *why_unreachable(settings, error), reached=False, final=unknown)
-    # Used for all that is said first: a connection that says nothing is an error in the log of a broker with TLS.
-    with sock:
-        return _plain(settings, sock) if settings.tls is None else _secured(settings, settings.tls, sock)
+    tls, context = settings.tls, None
+    try:
+        with (
+            sock
+        ):  # used for all that is said first: a connection that says nothing is an error in a broker's log
+            if tls is not None:
+                context = tls_context(tls)
+                sock = context.wrap_socket(sock, server_hostname=settings.host)
+            with sock:
+                said, answer = _greet(sock, login(settings))
+    except LinkRefused as error:  # our files
+        return Cause("TLS mismatch", error.message, error.hint, final=True)
+    except (OSError, ValueError) as error:
+        if tls is None:
+            said, answer = _Said.HUNG_UP, b""
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            return Cause("TLS mismatch", *complaint_about(settings, tls, error), final=True)
+        else:
+            return _broken_handshake(settings, tls, error)
+    if said is _Said.HUNG_UP and _ask(settings, CONNECT_311, context)[0] is _Said.OLDER:
+        said = _Said.OLDER
+    return _judged(settings, said, answer)
+
+
+def _judged(settings: LinkSettings, said: _Said, answer: bytes) -> Cause | None:
+    """The meaning of the reaction to our CONNECT."""
+    if said is _Said.MQTT5:
+        return _unfit(settings, answer)
+    if said is _Said.OLDER:
+        refusal = no_mqtt5(settings)
+        return Cause("3.1.1 only", refusal.message, refusal.hint, final=True)
+    if settings.tls is not None and said is _Said.HUNG_UP:
+        return _wants_certificate(settings, settings.tls, "it hung up after the handshake")
+    if settings.tls is None and said is not _Said.OTHER and _speaks_tls(settings):
+        return Cause(
+            "TLS mismatch",
+            f"{settings.address} speaks TLS, and we were told to connect without",
+            "give --tls-ca CA.crt, the certificate authority of the broker; or a port without TLS, usually 1883",
+        )
+    return _no_broker(settings, said, answer)
 
 
 def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bool) -> None:
@@ -142,29 +179,6 @@ def _connect(settings: LinkSettings) -> socket.socket:
         raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
 
 
-def _plain(settings: LinkSettings, sock: socket.socket) -> Cause | None:
-    try:
-        said, answer = _greet(sock, login(settings))
-    except OSError:
-        said, answer = _Said.HUNG_UP, b""
-    if said is _Said.MQTT5:
-        return _unfit(settings, answer)
-    if said is _Said.OLDER or (said is _Said.HUNG_UP and _ask(settings, CONNECT_311)[0] is _Said.OLDER):
-        return _too_old(settings)
-    if said is not _Said.OTHER and _speaks_tls(settings):
-        return Cause(
-            "TLS mismatch",
-            f"{settings.address} speaks TLS, and we were told to connect without",
-            "give --tls-ca CA.crt, the certificate authority of the broker; or a port without TLS, usually 1883",
-        )
-    return _no_broker(settings, said, answer)
-
-
-def _too_old(settings: LinkSettings) -> Cause:
-    refusal = no_mqtt5(settings)
-    return Cause("3.1.1 only", refusal.message, refusal.hint, final=True)
-
-
 def _unfit(settings: LinkSettings, connack: bytes) -> Cause | None:
     """Whether the broker lets us in, and what it lacks of `settings.needs`."""
     if (code := reason_in(connack)) and isinstance(no := connect_refusal(settings, code), LinkRefused):
@@ -193,27 +207,6 @@ def _named(answer: bytes) -> str:
     if answer.startswith(b"SSH-"):
         return "as an SSH server does"
     return f"something else ({answer[:8]!r})"
-
-
-def _secured(settings: LinkSettings, tls: TlsSettings, sock: socket.socket) -> Cause | None:
-    try:
-        context = tls_context(tls)
-        with context.wrap_socket(sock, server_hostname=settings.host) as secured:
-            said, answer = _greet(secured, login(settings))
-    except LinkRefused as error:  # our files
-        return Cause("TLS mismatch", error.message, error.hint, final=True)
-    except ssl.SSLCertVerificationError as error:
-        message, advice = complaint_about(settings, tls, error)
-        return Cause("TLS mismatch", message, advice, final=True)
-    except (OSError, ValueError) as error:
-        return _broken_handshake(settings, tls, error)
-    if said is _Said.HUNG_UP:
-        said, answer = _ask(settings, CONNECT_311, context)
-    if said in (_Said.MQTT5, _Said.OLDER):
-        return _unfit(settings, answer) if said is _Said.MQTT5 else _too_old(settings)
-    if said is _Said.HUNG_UP:
-        return _wants_certificate(settings, tls, "it hung up after the handshake")
-    return _no_broker(settings, said, answer)
 
 
 def _broken_handshake(settings: LinkSettings, tls: TlsSettings, error: Exception) -> Cause:

@@ -10,8 +10,8 @@ import pytest
 from broker.config import config_text
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
+from flexspec_mq.doctor.broker import broker_probes
 from flexspec_mq.doctor.checks import Finding, State, run_checks
-from flexspec_mq.doctor.qualities import broker_checks
 from flexspec_mq.transport.base import LinkSettings
 from tests.broker.deployments import good, made, run, run_apart, running
 from tests.broker.test_launcher import answers
@@ -133,7 +133,7 @@ async def checked(
         password=password,
         publish_timeout=5.0,
     )
-    findings = await run_checks(broker_checks(settings, topic))
+    findings = await run_checks("broker", broker_probes(settings, topic))
     return {finding.name: finding for finding in findings if finding.state is not State.SKIPPED}
 
 

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from msgspec.structs import replace as replace_field
@@ -21,10 +19,9 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
 from schemas.status import WorkerStatus
-from tests.daemons import edge_at, until, worker_at
+from tests.daemons import edge_at, until
 from tests.doctor.setups import (
     EDGE,
-    QUICK,
     USERS,
     WORKER,
     at,
@@ -41,13 +38,8 @@ from tests.edge_node.api.served import another, links_to, speech
 from tests.integration.processes import PATIENCE
 from tests.keys.deployments_of_keys import KeyedDeployment
 
-CODEC = Codec()
-
 
 async def test_nothing_is_wrong(own_mosquitto: PrivateBroker) -> None:
-    """Statuses that are none, and one under another's name, change nothing."""
-    await publish(own_mosquitto, "w7", b"{")
-    await publish(own_mosquitto, "w8", at=1.0, worker="w1")
     async with worker(own_mosquitto) as daemon:
         findings = await look(at(own_mosquitto))
         assert faults(findings) == []
@@ -144,9 +136,8 @@ async def test_a_wrong_password(tmp_path: Path) -> None:
         (None, State.WARNING, "no statement of the deployment came from the broker"),
     ],
 )
-@pytest.mark.parametrize("part", [look, look_at_worker])
 async def test_how_long_the_deployments_statement_holds(
-    tmp_path: Path, own_mosquitto: PrivateBroker, days: int | None, state: State, words: str, part: Any
+    tmp_path: Path, own_mosquitto: PrivateBroker, days: int | None, state: State, words: str
 ) -> None:
     keys = KeyedDeployment(tmp_path, expires=time.time() + DAY * (days or 0))
     if days is not None:
@@ -155,46 +146,11 @@ async def test_how_long_the_deployments_statement_holds(
             await link.publish(topics.statement_topic(), keys.statement(), qos=1, retain=True)
     else:
         keys.expires = time.time() + 100 * DAY
-    file = keys.edge_file(EDGE) if part is look else keys.worker_file(WORKER)
-    found = named(await part(at(own_mosquitto), "--keys", str(file)), "keys")
+    found = named(await look(at(own_mosquitto), "--keys", str(keys.edge_file(EDGE))), "keys")
     assert found.state is state
     assert words in found.detail
     assert found.exit_code == (5 if state is State.FAILED else 0)
     assert bool(found.advice) == (state is not State.OK)
-
-
-# Workers
-
-
-async def test_no_worker(mosquitto: PrivateBroker) -> None:
-    findings = await look(at(mosquitto), "--version", "nobody-has-it")
-    start = "flexspec-cloud --version nobody-has-it"
-    the_fault(findings, "no worker", "no worker serves version 'nobody-has-it'", advice=[start])
-    assert named(findings, "text").state is State.SKIPPED
-
-
-async def test_no_worker_but_another_version_or_an_old_status_or_one_that_ends(
-    own_mosquitto: PrivateBroker,
-) -> None:
-    async with worker(own_mosquitto, version="v2"):
-        findings = await look(at(own_mosquitto))
-    the_fault(findings, "no worker", "workers that are there serve v2", advice=["--version v2"])
-    await publish(own_mosquitto, at=time.time() - 7300)
-    dead = "w9 said 'online' 2 h 1 min ago and has not renewed it"
-    the_fault(await look(at(own_mosquitto)), "no worker", dead)
-    await publish(own_mosquitto, state="draining")
-    findings = await look(at(own_mosquitto))
-    the_fault(findings, "no worker", "w9 is draining", advice=["takes no new sessions"])
-
-
-async def publish(where: PrivateBroker, name: str = "w9", payload: bytes = b"", **fields: Any) -> None:
-    """Retain a payload as a worker's status, or else one of `base` with these fields."""
-    known = {"state": "online", "epoch": 1, "at": time.time(), "worker": name, "version": "base"}
-    payload = payload or CODEC.encode_status(WorkerStatus(**{**known, **fields}))
-    settings = LinkSettings(port=where.port, client_id="plants")
-    async with asyncio.timeout(PATIENCE), mqtt_link(settings) as link:
-        await link.wait_up()
-        await link.publish(topics.worker_status_topic(name), payload, qos=1, retain=True)
 
 
 # Tokenizer
@@ -224,35 +180,15 @@ async def test_a_tokenizer_with_another_chat_template_is_a_warning(own_mosquitto
 
 
 async def test_wrong_tokenizer_among_workers_of_a_version(own_mosquitto: PrivateBroker) -> None:
-    await publish(own_mosquitto, fingerprint=bytes(16).hex())
+    odd = WorkerStatus(
+        state="online", epoch=1, at=time.time(), worker="w9", version="base", fingerprint=bytes(16).hex()
+    )
+    async with mqtt_link(LinkSettings(port=own_mosquitto.port, client_id="plants")) as link:
+        await link.wait_up()
+        payload = Codec().encode_status(odd)
+        await link.publish(topics.worker_status_topic("w9"), payload, qos=1, retain=True)
     findings = await look_at_worker(at(own_mosquitto))
     the_fault(findings, "wrong tokenizer", "w9 (000000000000…)", advice=["--version"])
-
-
-# Clock
-
-
-@pytest.mark.parametrize(
-    ("seconds", "state", "words"),
-    [
-        (7200.0, State.FAILED, "2 h 0 min ahead of that of worker w1"),
-        (-86_400.0 * 40, State.FAILED, "40 days behind that of worker w1"),
-        (-20.0, State.WARNING, "20 s behind that of worker w1"),
-    ],
-)
-async def test_clock_off(
-    own_mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch, seconds: float, state: State, words: str
-) -> None:
-    ours = SimpleNamespace(time=lambda: time.time() + seconds, monotonic=time.monotonic)
-    monkeypatch.setattr("flexspec_mq.doctor.watch.time", ours)
-    async with worker(own_mosquitto):
-        findings = await look(at(own_mosquitto))
-    assert faults(findings) == ["clock off"]
-    clock = named(findings, "clock")
-    assert clock.state is state
-    assert words in clock.detail
-    assert "NTP" in clock.advice
-    assert named(findings, "text").state is State.OK  # it works, for now
 
 
 # Two daemons with one id
@@ -287,23 +223,3 @@ async def test_two_daemons_with_one_id_if_ours_were_started_too(own_mosquitto: P
     assert "edge node 'truck' is online already" in name.detail
     assert "stop the one that is too many" in name.advice
     assert named(findings, "text").state is State.SKIPPED
-
-
-async def test_two_workers_with_one_id(own_mosquitto: PrivateBroker) -> None:
-    """With ids of their own at the broker, as two passwords make them, neither throws the other out."""
-
-    second = links_to(own_mosquitto, client_id="w-w1-other")
-    async with worker(own_mosquitto), worker_at(second, WORKER):
-        findings = await look_at_worker(at(own_mosquitto))
-    the_fault(findings, "two daemons with one id", "both named 'w1'", advice=["--worker NAME"])
-
-
-async def test_an_edge_node_that_was_started_again_is_not_two(own_mosquitto: PrivateBroker) -> None:
-    async with worker(own_mosquitto):
-        async with edge_at(links_to(own_mosquitto), EDGE):
-            await asyncio.sleep(0.3)
-        looking = asyncio.create_task(look(at(own_mosquitto)))
-        await asyncio.sleep(QUICK / 2)
-        async with edge_at(links_to(own_mosquitto), EDGE):
-            await asyncio.sleep(0.3)
-        assert faults(await looking) == []
