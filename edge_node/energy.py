@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from flexspec_mq.energy.meters import DrawFit, Meter, find_meter
+from flexspec_mq.energy.meters import Batteries, DrawFit, find_meter
 from flexspec_mq.energy.model import ModelledEnergy, ModelledText, Spent
 from flexspec_mq.energy.presets import built_in
 from flexspec_mq.errors import UsageError
@@ -23,10 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 class MeasuredEnergy:
-    """By a real meter: all that the device draws while a text is written, whatever draws it."""
+    """By the battery: all that the device draws while a text is written, whatever draws it."""
 
-    def __init__(self, meter: Meter) -> None:
-        self.source = f"measured: {meter.name}"
+    source = "measured: battery"
+
+    def __init__(self, meter: Batteries) -> None:
         self._meter = meter
         self._at: float | None = None
         self._joules: float | None = None

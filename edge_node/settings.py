@@ -85,8 +85,8 @@ class EdgeSettings(DraftSettings):
     energy: Annotated[
         str,
         Setting(
-            help="what a text takes out of the device: modelled by a preset (docs/energy.md), 'measured' by a meter "
-            "of the processor or a battery, or 'none' to leave it",
+            help="what a text takes out of the device: modelled by a preset (docs/energy.md), 'measured' by the "
+            "battery, or 'none' to leave it",
             choices=("none", "measured", *DEVICES),
         ),
     ] = "none"

@@ -1,85 +1,23 @@
-"""The real meter of this device, if it has one, and the powers that its readings tell: idle, and what drafting adds.
+"""The batteries of this device as a meter, and the powers that its readings tell: idle, and what drafting adds.
 
-Energy counters of Intel and AMD processors (RAPL) and batteries are as Linux shows them in ``/sys/class``.
+Batteries are as Linux shows them in ``/sys/class``.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 
 from flexspec_mq.errors import UsageError
 
-POWERCAP = Path("/sys/class/powercap")
 POWER_SUPPLY = Path("/sys/class/power_supply")
 _HOUR = 3600.0
 _MICRO = 1e-6
-_ZONE, _PART = r"intel-rapl:\d+", r"intel-rapl:\d+:\d+"
 _MEMORY = 600.0
 """Seconds after which a reading counts for little (1/e)."""
 _PRIOR = 0.1
 """Square seconds that the first guess weighs: that a drafter doubles what the device draws."""
-
-
-@dataclass(slots=True)
-class _Counter:
-    """A counter. It starts again from 0 above `most` microjoules."""
-
-    path: Path
-    most: int
-    last: int
-
-    def since(self) -> int:
-        """Microjoules since the last call. It must come before the counter has started again twice."""
-        now = _number(self.path)
-        grown = now - self.last
-        self.last = now
-        return grown if grown >= 0 else grown + self.most
-
-
-class Rapl:
-    """Meter of what processors and memory have drawn since it was made.
-
-    It counts the platform where there is a counter of it, else all packages and their memory. Cores and graphics are
-    parts of a package, and not counted again.
-
-    Args:
-        root: folder of the counters.
-
-    Raises:
-        UsageError: there is none, or none may be read.
-    """
-
-    name = "rapl"
-
-    def __init__(self, root: Path = POWERCAP) -> None:
-        zones = {zone: _text(zone / "name") for zone in _folders(root, _ZONE)}
-        if platform := [zone for zone, name in zones.items() if name == "psys"]:
-            chosen = platform[:1]
-        else:
-            parts = _folders(root, _PART)
-            parts += [
-                part for zone in zones for part in _folders(zone, _PART) if not (root / part.name).exists()
-            ]
-            chosen = [*zones, *(part for part in parts if _text(part / "name") == "dram")]
-        if not chosen:
-            raise UsageError(f"there are no energy counters of a processor (RAPL) in {root}")
-        self._counters = [
-            _Counter(zone / "energy_uj", _number(zone / "max_energy_range_uj"), _number(zone / "energy_uj"))
-            for zone in chosen
-        ]
-        self._microjoules = 0
-
-    def joules(self) -> float:
-        """Since this was made; to be asked for often enough: at 200 W a counter may start again in 20 minutes.
-
-        Raises:
-            UsageError: a counter cannot be read any more.
-        """
-        self._microjoules += sum(counter.since() for counter in self._counters)
-        return self._microjoules / 1e6
 
 
 class Batteries:
@@ -88,8 +26,6 @@ class Batteries:
     Args:
         root: folder of the supplies.
     """
-
-    name = "battery"
 
     def __init__(self, root: Path = POWER_SUPPLY) -> None:
         self._root = root
@@ -150,31 +86,18 @@ class _Charge:
         return (self.coulombs - later.coulombs) * (self.volts + later.volts) / 2
 
 
-Meter = Rapl | Batteries
-"""Measures the processors, or the whole device, by joules drawn since some moment; None while it cannot tell."""
-
-
-def find_meter(powercap: Path = POWERCAP, power_supply: Path = POWER_SUPPLY) -> Meter:
-    """The processors' counters where they may be read, for they are fine and never charged; else the batteries.
-
-    Args:
-        powercap: folder of the counters.
-        power_supply: folder of the batteries.
+def find_meter(root: Path = POWER_SUPPLY) -> Batteries:
+    """The batteries of the device, as a meter of what it draws.
 
     Raises:
-        UsageError: there is neither; says why.
+        UsageError: none of them tells its charge.
     """
-    try:
-        return Rapl(powercap)
-    except UsageError as error:
-        batteries = Batteries(power_supply)
-        if batteries:
-            return batteries
-        hint = error.hint or "name a preset to have it modelled, or 'none'"
-        raise UsageError(
-            f"no energy can be measured: {error.message}, and no battery in {power_supply} tells its charge",
-            hint=hint,
-        ) from None
+    if batteries := Batteries(root):
+        return batteries
+    raise UsageError(
+        f"no energy can be measured: no battery in {root} tells its charge",
+        hint="name a preset to have it modelled, or 'none'",
+    )
 
 
 class DrawFit:
@@ -208,31 +131,11 @@ class DrawFit:
         return max(0.0, idle), max(0.0, drafting)
 
 
-def _folders(root: Path, name: str = ".*") -> list[Path]:
+def _folders(root: Path) -> list[Path]:
     try:
-        return sorted(folder for folder in root.iterdir() if re.fullmatch(name, folder.name))
+        return sorted(root.iterdir())
     except OSError:
         return []
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except PermissionError:
-        raise UsageError(
-            f"{path} may not be read by this user",
-            hint="kernels since 2020 let only root read RAPL: run as root, or give the user the right to read it",
-        ) from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _number(path: Path) -> int:
-    text = _text(path)
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{path} holds no number: {text[:20]!r}") from None
 
 
 def _charge(path: Path) -> _Charge | None:

@@ -18,7 +18,7 @@ from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.rl import network_of
 from flexspec_mq.drafting.interface import Drafted, DraftRequest
-from flexspec_mq.energy.meters import Batteries, Rapl, find_meter
+from flexspec_mq.energy.meters import Batteries, find_meter
 from flexspec_mq.energy.model import DevicePower, ModelledEnergy, RadioPower, Spent
 from flexspec_mq.errors import ModelError, UsageError
 from lab.policy_training.learner import network_text
@@ -68,38 +68,34 @@ def test_settings_refuse_what_is_no_preset() -> None:
 
 
 def test_to_measure_without_a_meter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_energy, "find_meter", lambda: find_meter(tmp_path, tmp_path))
+    monkeypatch.setattr(edge_energy, "find_meter", lambda: find_meter(tmp_path))
     with pytest.raises(UsageError, match="no energy can be measured"):
         energy_meter(EdgeSettings(energy="measured"))
 
 
-def counted(root: Path, joules: float) -> None:
-    """Have a processor's counter tell so much energy."""
-    zone = root / "intel-rapl:0"
-    zone.mkdir(exist_ok=True)
-    told = {"name": "package-0", "max_energy_range_uj": 10**12, "energy_uj": int(1e6 * joules)}
-    for name, value in told.items():
-        (zone / name).write_text(f"{value}\n")
+def drawn(root: Path, joules: float) -> Batteries:
+    """Batteries of which so much energy was drawn since they were full."""
+    left = round(1e6 * (1e5 - joules / 3600))
+    supply(root, "BAT0", type="Battery", status="Discharging", energy_now=left)
+    return Batteries(root)
 
 
 def test_a_measured_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    counted(tmp_path, 0)
-    meter = MeasuredEnergy(Rapl(tmp_path))
-    counted(tmp_path, 1)
+    meter = MeasuredEnergy(drawn(tmp_path, 0))
+    drawn(tmp_path, 3600)
     text = meter.text(1.0)
     text.drafted(5.0)
-    counted(tmp_path, 4.5)
-    assert text.spent(1.01) == Spent(0.0, "measured: rapl")  # that reading is fresh
-    assert text.spent(2.0) == Spent(3.5, "measured: rapl")
-    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    drawn(tmp_path, 7200)
+    assert text.spent(1.01) == Spent(0.0, "measured: battery")  # that reading is fresh
+    assert text.spent(2.0).joules == pytest.approx(3600.0)
+    (tmp_path / "BAT0" / "energy_now").unlink()
     with caplog.at_level(logging.WARNING):
-        assert text.spent(3.0) == text.spent(4.0) == Spent(None, "measured: rapl")
+        assert text.spent(3.0) == text.spent(4.0) == Spent(None, "measured: battery")
     assert len(caplog.records) == 1
 
 
 def test_what_was_measured_tells_what_plans_take(tmp_path: Path) -> None:
-    counted(tmp_path, 0)
-    meter = MeasuredEnergy(Rapl(tmp_path))
+    meter = MeasuredEnergy(drawn(tmp_path, 0))
     expected = partial(meter.expected, messages=1.0, bytes_up=0.0, bytes_down=0.0)
     assert expected(seconds=0.1, drafting_s=0.0) is None
     text, joules = meter.text(0.0), 0.0
@@ -107,7 +103,7 @@ def test_what_was_measured_tells_what_plans_take(tmp_path: Path) -> None:
         busy = 0.5 * (number % 2)
         text.drafted(busy)
         joules += 4.0 + 6.0 * busy
-        counted(tmp_path, joules)
+        drawn(tmp_path, joules)
         text.spent(float(number))
     assert expected(seconds=0.1, drafting_s=0.0) == pytest.approx(0.4, rel=0.05)
     assert expected(seconds=0.1, drafting_s=0.05) == pytest.approx(0.7, rel=0.05)
