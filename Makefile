@@ -47,7 +47,7 @@ demo-evolution: setup ## publish a new version of the target while an answer str
 	@$(BIN)/python -m lab.demo.evolution
 
 # Linters beside the tests, which wait for half of their time: mypy takes half a minute where it has no cache.
-test: setup ## ruff, mypy, import arrows, prose and the product's tests
+test: setup ## all of lint, and the product's tests
 	@$(MAKE) --no-print-directory -j2 check-lint check-tests TESTS="tests --ignore=tests/lab --ignore=tests/training --ignore=tests/page"
 
 test-lab: setup ## tests of the laboratory and of training
@@ -64,7 +64,7 @@ docs: setup ## these documents as a site: build/docs/index.html
 	$(BIN)/sphinx-build -qEW --keep-going -c docs -d build/doctrees . \
 		$(SITE)/$$($(BIN)/python -c 'import flexspec_mq; print(flexspec_mq.__version__)')
 
-lint: setup ## ruff, mypy, import arrows and prose only
+lint: setup ## ruff, mypy, import arrows, prose, budgets of lines and commit subjects only
 	@$(MAKE) --no-print-directory check-lint
 
 check-lint:
@@ -73,6 +73,8 @@ check-lint:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/prose_lint.py $(PROSE)
+	$(BIN)/python scripts/size_budgets.py
+	$(BIN)/python scripts/commit_subjects.py
 
 # Many processes run the same sources, so these are compiled once even where Python is told not to keep what it compiled.
 # Five processes share two cores, as most tests wait for daemons and links for more than half of their time (at most five:

@@ -86,3 +86,60 @@ def lint(path: Path) -> list[str]:
 def test_faults_have_lines(tmp_path: Path, name: str, text: str, lines: list[str]) -> None:
     (tmp_path / name).write_text(text)
     assert sorted(lint(tmp_path)) == sorted(lines)
+
+
+# Budgets of folders and subjects of commits
+
+
+def run_script(name: str, *arguments: object, where: Path = ROOT) -> tuple[int, str]:
+    """Exit code and output of one of our scripts."""
+    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=60, check=False)
+    assert not done.stderr
+    return done.returncode, done.stdout
+
+
+def git(where: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
+    subprocess.run(["git", "-C", where, *identity, *arguments], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("tracked", [True, False], ids=["checkout", "archive"])
+def test_a_folder_above_its_budget_is_named_with_its_lines(tmp_path: Path, tracked: bool) -> None:
+    files = {"a/x.py": 3, "a/b/y.py": 4, "c/z.py": 5, "c/others/w.py": 900, "a/page.css": 6, "a/x.md": 900}
+    for name, count in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("line\n" * count)
+    (tmp_path / "scripts").mkdir()
+    budgets = tmp_path / "scripts" / "size_budgets.toml"
+    if tracked:
+        git(tmp_path, "init")
+        git(tmp_path, "add", ".")
+        (tmp_path / "c" / "scratch.py").write_text("line\n" * 900)
+    kept = 'vendored = ["c/others"]\n[python]\na = 7\n"a/b c" = 9\n[page]\na = 6\n'
+    budgets.write_text(kept)
+    assert run_script("size_budgets.py", tmp_path) == (0, "")
+    budgets.write_text('vendored = ["c/others"]\n[python]\na = 6\n"a/b d" = 3\ne = 9\n[page]\na = 5\n')
+    code, said = run_script("size_budgets.py", tmp_path)
+    assert code == 1
+    assert {
+        "a: 7 lines, and a budget of 6",
+        "a/b d: 4 lines, and a budget of 3",
+        "e: nothing to count, and a budget of 9 lines",
+        "a: 6 lines, and a budget of 5",
+        "c/z.py: no budget",
+    } == set(said.splitlines()[:-1])
+
+
+def test_subjects_of_commits_since_a_commit(tmp_path: Path) -> None:
+    assert run_script("commit_subjects.py", where=tmp_path) == (0, "")  # an archive
+    git(tmp_path, "init")
+    for subject in ("Anything goes", "outbox: skip what cannot be read", f"page: {'x' * 67}", "No part"):
+        git(tmp_path, "commit", "--allow-empty", "-m", subject)
+    assert run_script("commit_subjects.py", where=tmp_path) == (0, "")  # the commit of the rule is not here
+    code, said = run_script("commit_subjects.py", "HEAD~3", where=tmp_path)
+    assert code == 1
+    assert [line.strip() for line in said.splitlines()[1::2]] == [
+        'no part in front, as in "outbox: skip what cannot be read"',
+        "73 characters; 72 at most",
+    ]
