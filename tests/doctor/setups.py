@@ -30,7 +30,6 @@ from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.share_groups import new_groups
 from lab.simulator.world import FINGERPRINT
-from schemas.status import TokenizerStatus
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import links_to, speech
 
@@ -47,15 +46,10 @@ async def look(
     broker_at: str,
     *flags: str,
     fingerprint: bytes = FINGERPRINT,
-    tokenizer: TokenizerStatus | None = None,
     listening: float = QUICK,
 ) -> list[Finding]:
     """Findings of an edge node's doctor; its draft is a pure function, all else is real."""
-    drafter, spoken = cast("Any", FakeDrafter()), speech()
-    model = DraftModel(
-        replace(spoken, fingerprint=fingerprint, tokenizer_status=tokenizer or spoken.tokenizer_status),
-        drafter,
-    )
+    model = DraftModel(replace(speech(), fingerprint=fingerprint), cast("Any", FakeDrafter()))
     given = ("doctor", "--broker", broker_at, "--draft", "without-weights", *flags)
     if "--edge" not in flags:
         given = (*given, "--edge", EDGE)
@@ -106,24 +100,23 @@ async def worker(
     where: PrivateBroker,
     name: str = WORKER,
     user: User | None = None,
-    tokenizer: TokenizerStatus | None = None,
     facts: Facts | None = None,
     **settings: Any,
 ) -> AsyncIterator[Daemon]:
     """A worker whose target is a pure function."""
-    engine = FakeEngine(tokenizer=tokenizer, facts=facts)
+    engine = FakeEngine(facts=facts)
     known = {"username": user.name, "password": f"secret-of-{user.name}"} if user else {}
     async with worker_at(links_to(where, **known), name, engine, **settings) as daemon:
         yield daemon
 
 
 @contextmanager
-def with_rules(without: str | None) -> Iterator[PrivateBroker]:
-    """A broker with users, whose access file lacks one line."""
+def with_rules(without: str | None, *more: str) -> Iterator[PrivateBroker]:
+    """A broker with users, whose access file lacks one line, and has others."""
     file = AccessRules.file
 
     def rules(users: AccessRules) -> str:
-        lines = file(users).splitlines()
+        lines = [*file(users).splitlines(), *more]
         if without is not None:
             assert without in lines
             lines.remove(without)

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace as replace_field
 
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
@@ -34,7 +33,7 @@ from tests.doctor.setups import (
     with_rules,
     worker,
 )
-from tests.edge_node.api.served import another, links_to, speech
+from tests.edge_node.api.served import another, links_to
 from tests.integration.processes import PATIENCE
 from tests.keys.deployments_of_keys import KeyedDeployment
 
@@ -116,6 +115,13 @@ async def test_a_daemon_that_is_not_named_as_its_user(tmp_path: Path) -> None:
     assert "leave --edge or --worker out" in refusal.advice
 
 
+async def test_rules_that_let_anybody_write_anywhere(tmp_path: Path) -> None:
+    with with_rules(None, "pattern write f1/#") as where:
+        findings = await look_at_worker(at(where), *login(tmp_path, USERS[1]))
+    assert faults(findings) == ["open deployment"]
+    assert "write where only another may" in named(findings, "exposure").detail
+
+
 async def test_a_wrong_password(tmp_path: Path) -> None:
     with with_rules(None) as where:
         findings = await look(at(where), *login(tmp_path, USERS[0], "secret-of-nobody"))
@@ -162,10 +168,6 @@ async def test_wrong_tokenizer(own_mosquitto: PrivateBroker) -> None:
     ours, theirs = "ours is 000000000000…", FINGERPRINT.hex()[:12]
     the_fault(findings, "wrong tokenizer", ours, theirs, advice=["--draft"])
     assert named(findings, "text").state is State.SKIPPED
-    larger = replace_field(speech().tokenizer_status, tokens=9, vocabulary="00" * 16)
-    async with worker(own_mosquitto, tokenizer=larger):
-        findings = await look(at(own_mosquitto), fingerprint=bytes(16))
-    the_fault(findings, "wrong tokenizer", "its vocabulary has 9 tokens and ours")
 
 
 async def test_a_tokenizer_with_another_chat_template_is_a_warning(own_mosquitto: PrivateBroker) -> None:
