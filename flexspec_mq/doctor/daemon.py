@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -219,65 +219,46 @@ class DaemonDoctor:
 
     async def _check_exposure(self) -> Sequence[Said]:
         """Warn of everything that lets in who should not be: from the network, this machine, or other clients."""
-        has_login = self.settings.username is not None
         # A message that says nothing; an edge's status is for that edge alone to write.
         strange = topics.edge_status_topic(topics.NOBODY)
+        has_login = self.settings.username is not None
         let = has_login and await self.may_publish(strange, b"") != NOT_AUTHORIZED
-        files = (*self.secrets, self.keys)
-        group = has_login and self.public_group
-        if found := exposures(
-            self.settings,
-            files,
-            keyed=self.keys is not None,
-            strange=strange if let else "",
-            public_group=group,
-        ):
-            return [Warned(detail, advice, "open deployment") for detail, advice in found]
+        if found := self.exposures(strange if let else ""):
+            return found
         local = is_loopback(self.settings.host)
         how = "only this machine reaches the broker" if local else "over TLS, with a login and keys"
         return [f"{how}; nothing is open that should not be, as far as can be seen from here"]
 
-
-def exposures(
-    settings: LinkSettings, files: Iterable[Path | None], *, keyed: bool, strange: str, public_group: bool
-) -> list[tuple[str, str]]:
-    """All that is open and should not be, each with advice.
-
-    Args:
-        settings: Link of the daemon.
-        files: Files that nobody else should read.
-        keyed: Whether the daemon has keys.
-        strange: Topic of another that the user may write; empty if it may not.
-        public_group: Whether a worker with a login shares sessions in the group that any client may join.
-    """
-    host, user = settings.host, settings.username
-    beyond = not is_loopback(host)
-    rows = (
-        (
-            beyond and settings.tls is None,
-            f"what goes to {host} can be read and changed on the way: it has no TLS",
-            _DEPLOY,
-        ),
-        (beyond and user is None, "the broker lets in anybody, without a login", _DEPLOY),
-        (
-            beyond and not keyed,
-            "whoever runs the broker can read texts and forge answers, as any worker can: no keys are used",
-            "give --keys the keys.json of this daemon; `flexspec-broker init DIR --keys` makes them",
-        ),
-        *(
-            (path.stat().st_mode & 0o077, f"others on this machine can read {path}", f"chmod 600 {path}")
-            for path in files
-            if path is not None and path.exists()
-        ),
-        (
-            strange,
-            f"the broker lets user {user!r} write where only another may: {strange}",
-            f"give it access rules for each user: {_DEPLOY}",
-        ),
-        (
-            public_group,
-            "any device of this broker can take sessions away: the workers' group has the name that all know",
-            "give --share-groups, a file of `flexspec-broker add-worker`",
-        ),
-    )
-    return [(detail, advice) for holds, detail, advice in rows if holds]
+    def exposures(self, strange: str) -> list[Warned]:
+        """All that is open and should not be; `strange` is the topic of another that the user may write, or empty."""
+        host, user = self.settings.host, self.settings.username
+        beyond, files = not is_loopback(host), (*self.secrets, self.keys)
+        rows = (
+            (
+                beyond and self.settings.tls is None,
+                f"what goes to {host} can be read and changed on the way: it has no TLS",
+                _DEPLOY,
+            ),
+            (beyond and user is None, "the broker lets in anybody, without a login", _DEPLOY),
+            (
+                beyond and self.keys is None,
+                "whoever runs the broker can read texts and forge answers, as any worker can: no keys are used",
+                "give --keys the keys.json of this daemon; `flexspec-broker init DIR --keys` makes them",
+            ),
+            *(
+                (file.stat().st_mode & 0o077, f"others on this machine can read {file}", f"chmod 600 {file}")
+                for file in files
+                if file is not None and file.exists()
+            ),
+            (
+                strange,
+                f"the broker lets user {user!r} write where only another may: {strange}",
+                f"give it access rules for each user: {_DEPLOY}",
+            ),
+            (
+                user is not None and self.public_group,
+                "any device of this broker can take sessions away: the workers' group has the name that all know",
+                "give --share-groups, a file of `flexspec-broker add-worker`",
+            ),
+        )
+        return [Warned(detail, advice, "open deployment") for holds, detail, advice in rows if holds]

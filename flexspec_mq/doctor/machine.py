@@ -12,7 +12,6 @@ from importlib import metadata
 from typing import TypeVar
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
 from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.doctor.checks import Fault, Said, Warned
@@ -59,10 +58,7 @@ def check_packages(needed: tuple[str, ...], useful: dict[str, str]) -> list[Said
     """Check Python and the packages of extras that are needed, and of those without which something is lost."""
     asked = requirements()
     wrong = [complaint for extra in ("", *needed) for complaint in complaints(asked, extra)]
-    python = platform.python_version()
-    oldest = metadata.metadata(_DISTRIBUTION)["Requires-Python"] if asked else ">=3.11"
-    if not SpecifierSet(oldest).contains(python, prereleases=True):
-        wrong.insert(0, f"Python is {python}, asked for is {oldest}")
+    python = platform.python_version()  # pip looks at it; an older one could not read this module
     if wrong:
         advice = f"install them, {how_to_install(','.join(needed))}"
         said: list[Said] = [Fault("packages", "; ".join(wrong), advice)]

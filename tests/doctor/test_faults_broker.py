@@ -19,8 +19,9 @@ from broker.deployment.certificates import (
 from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
+from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.doctor.checks import State
-from flexspec_mq.doctor.daemon import exposures
+from flexspec_mq.doctor.daemon import DaemonDoctor
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis import diagnose
 from lab.testbed.deployment import free_port
@@ -143,11 +144,13 @@ def as_truck(**more: Any) -> LinkSettings:
     return LinkSettings(client_id="c", username="truck", password="x", **more)  # noqa: S106  no secret
 
 
-def warnings(settings: LinkSettings, *files: Path, keyed: bool = False, **more: Any) -> list[str]:
+def warnings(settings: LinkSettings, *files: Path, **more: Any) -> list[str]:
     """All that is open in a setup, at a broker that lets a user write where only another may."""
-    strange = "" if settings.username is None else "f1/e/another"
-    given = {"public_group": False, "keyed": keyed, **more}
-    return [detail for detail, _ in exposures(settings, files, strange=strange, **given)]
+    doctor = DaemonDoctor("truck", settings, "f1/e/truck", "base", FamilyOptions(), listening=0.0)
+    vars(doctor).update(secrets=files, **more)
+    found = doctor.exposures("" if settings.username is None else "f1/e/another")
+    assert {warned.fault for warned in found} <= {"open deployment"}
+    return [warned.message for warned in found]
 
 
 def test_a_private_broker_is_not_open() -> None:
@@ -160,7 +163,7 @@ def test_beyond_this_machine() -> None:
     assert "lets in anybody" in anonymous
     assert "no keys are used" in unkeyed
     over_tls = as_truck(host="broker.example", tls=TlsSettings())
-    (rules,) = warnings(over_tls, keyed=True)
+    (rules,) = warnings(over_tls, keys=Path("/no/such/keys.json"))
     assert "write where only another may" in rules
     assert len(warnings(over_tls)) == 2
 
@@ -177,3 +180,4 @@ def test_secrets_that_others_can_read(tmp_path: Path) -> None:
 
 def test_the_group_that_everybody_knows() -> None:
     assert any("take sessions away" in said for said in warnings(as_truck(), public_group=True))
+    assert warnings(LinkSettings(client_id="c"), public_group=True) == []
