@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from edge_node.api.app import create_app
 from edge_node.api.http.connections import ApiConnection, ApiConnections
-from edge_node.api.serving import Api, keep_outbox
+from edge_node.api.serving import Api
 from edge_node.api.settings import ApiSettings
 from flexspec_mq import waiting
 from flexspec_mq.controller.plan import Policy
@@ -93,7 +93,7 @@ async def serve(app: Starlette, started: Callable[[int], None]) -> None:
         server = _Server(_config(app, api), partial(started, port))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
         try:
-            async with running(keep_outbox(api), "outbox"):
+            async with running(api.texts.run(), "outbox"):
                 await asyncio.wait([serving])
             raise FlexSpecError("the API server ended by itself", hint="its log has the reason")
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -24,11 +23,8 @@ from edge_node.api.http.bodies import Bodies, canonical, parse_object
 from edge_node.api.kept_responses import ResponseStore, client_of
 from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings
-from edge_node.outbox.entries import NoRoom, OutboxError
-from edge_node.text.spec import SEED_BITS, IdempotencyKey, UnknownRequest, unpack
-from edge_node.text.texts import Texts, TooManyTexts
-from flexspec_mq import waiting
-from flexspec_mq.daemon.tasks import running
+from edge_node.text.spec import SEED_BITS, IdempotencyKey, unpack
+from edge_node.text.texts import Texts
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import Carrier, Telemetry, context_of
 from schemas.openai import Model, ModelVersion
@@ -38,7 +34,6 @@ if TYPE_CHECKING:
 
     from edge_node.node import EdgeNode
     from edge_node.outbox.entries import Entry
-    from edge_node.outbox.outbox import Outbox
     from edge_node.text.metrics import Metrics
 
     Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
@@ -192,54 +187,6 @@ async def serve_text(api: Api, request: Request, send: Send) -> Response | None:
             receive, settings = request.receive, api.settings
             await reply(texts, wanted, api.responses, settings, receive, send, reading.aclose, since)
     return None
-
-
-async def keep_outbox(api: Api) -> None:
-    """Have what is left in the outbox written, in its order, and delete what is too old, until cancelled."""
-    outbox = api.texts.outbox
-    async with running(_sweep(outbox), "sweep"):
-        while True:
-            name = await outbox.left.get()
-            try:
-                await _go_on(api, name)
-            except FlexSpecError as error:
-                _log.error("text %s does not go on: %s", name, error)
-                if isinstance(error, UnknownRequest):  # its user, or a newer program, may know what to do
-                    outbox.later(outbox.journal.park, name, error.message)
-                elif not isinstance(error, OutboxError):  # the file is to blame, and not the request
-                    outbox.later(outbox.journal.finish, name, b"", error.message)
-
-
-async def _sweep(outbox: Outbox) -> None:
-    await outbox.begin()
-    while True:
-        await asyncio.sleep(waiting.OUTBOX_SWEEP)
-        outbox.later(outbox.journal.sweep)
-
-
-async def _go_on(api: Api, name: str) -> None:
-    """Have the text of a request in the outbox written when there is room, unless its user is to be asked.
-
-    Raises:
-        FlexSpecError: it cannot be.
-    """
-    outbox = api.texts.outbox
-    while True:
-        entry = await outbox.run(outbox.journal.entry, name)
-        if entry is None or entry.state not in ("queued", "writing"):
-            return
-        old = entry.is_old(outbox.journal.now(), api.settings.outbox_age, api.settings.deliver)
-        if old and api.texts.text(name) is None:
-            outbox.later(outbox.journal.park, name, "it is old")
-            return
-        try:
-            await api.texts.go_on(entry)
-        except TooManyTexts as full:
-            await asyncio.sleep(full.retry_after)
-        except NoRoom:
-            await asyncio.sleep(waiting.OUTBOX_ROOM)
-        else:
-            return
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from edge_node.outbox.entries import Entry, NoRoom, OutboxError
 from edge_node.outbox.journal import Bounds
 from edge_node.outbox.outbox import ASKED, Outbox, Record
 from edge_node.text.machine import End, EndReason, Text, TextEffect, stopping
-from edge_node.text.spec import SEED_BITS, IdempotencyKey, TextRequest, TextSpec, unpack
+from edge_node.text.spec import SEED_BITS, IdempotencyKey, TextRequest, TextSpec, UnknownRequest, unpack
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import limit_in_words
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.settings import Setting
@@ -196,14 +197,52 @@ class Texts:
         finally:
             self._leave(text)
 
-    async def go_on(self, entry: Entry) -> None:
-        """Write a text that the outbox has, with nobody reading it; it waits for a link and a worker for long.
+    async def run(self) -> None:
+        """Write what is left in the outbox, in its order, and delete what is too old, until cancelled."""
+        async with running(self._sweep(), "sweep"):
+            while True:
+                name = await self.outbox.left.get()
+                try:
+                    await self._go_on(name)
+                except FlexSpecError as error:
+                    _log.error("text %s does not go on: %s", name, error)
+                    if isinstance(error, UnknownRequest):  # its user, or a newer program, may know what to do
+                        self.outbox.later(self.outbox.journal.park, name, error.message)
+                    elif not isinstance(error, OutboxError):  # the file is to blame, and not the request
+                        self.outbox.later(self.outbox.journal.finish, name, b"", error.message)
+
+    async def _sweep(self) -> None:
+        await self.outbox.begin()
+        while True:
+            await asyncio.sleep(waiting.OUTBOX_SWEEP)
+            self.outbox.later(self.outbox.journal.sweep)
+
+    async def _go_on(self, name: str) -> None:
+        """Write a text of the outbox when there is room, unless its user is to be asked; it waits for long.
 
         Raises:
-            TooManyTexts: no room for another.
-            OutboxError: the outbox cannot be written.
-            UnknownRequest: the request cannot be read.
+            OutboxError: the outbox cannot be read.
+            UnknownRequest: the request cannot be.
         """
+        outbox, limits = self.outbox, self._limits
+        while True:
+            entry = await outbox.run(outbox.journal.entry, name)
+            if entry is None or entry.state not in ("queued", "writing"):
+                return
+            old = entry.is_old(outbox.journal.now(), limits.outbox_age, limits.deliver)
+            if old and self.text(name) is None:
+                outbox.later(outbox.journal.park, name, "it is old")
+                return
+            try:
+                await self._write_on(entry)
+            except TooManyTexts as full:
+                await asyncio.sleep(full.retry_after)
+            except NoRoom:
+                await asyncio.sleep(waiting.OUTBOX_ROOM)
+            else:
+                return
+
+    async def _write_on(self, entry: Entry) -> None:
         wanted = unpack(entry.body, TextRequest)
         kept = self._limits.deliver if entry.mode == "deliver" else 0
         patience = max(wanted.spec.wait or 0.0, self._limits.outbox_age, kept)

@@ -7,8 +7,7 @@ import itertools
 import json
 import logging
 import secrets
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -322,22 +321,6 @@ def finish(text: Text, end: End) -> None:
     """End a text, as the disk lets it."""
     text.ended(end, 0.0)
     text.kept()
-
-
-async def taken_slowly(
-    node: Served, request: Coroutine[Any, Any, T]
-) -> tuple[asyncio.Task[T], threading.Event]:
-    """Send a request with a key; the disk is slow, until the event is set, when the outbox takes it."""
-    outbox, looked, slow = node.api.texts.outbox, threading.Event(), threading.Event()
-    outbox.later(looked.wait)
-    calls = outbox._thread._work_queue
-    await until(calls.empty)
-    asking = asyncio.create_task(request)
-    await until(lambda: calls.qsize() == 1)  # whether it is there already
-    outbox.later(slow.wait)
-    looked.set()
-    await until(node.api.texts._admission.locked)
-    return asking, slow
 
 
 async def _stop(run: asyncio.Task[None]) -> None:

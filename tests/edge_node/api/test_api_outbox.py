@@ -30,7 +30,6 @@ from tests.edge_node.api.served import (
     events,
     said,
     served,
-    taken_slowly,
     waiting_engine,
 )
 
@@ -157,22 +156,6 @@ async def test_a_request_that_is_dropped_is_cancelled_and_forgotten(mosquitto: P
         engine.gate.set()
         again = await node.post("/v1/chat/completions", body, idempotency_key="mine")
         assert content(again) == alone("hello", 5, 12, ignore_eos=True)
-
-
-async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(mosquitto: PrivateBroker) -> None:
-    """Its text is neither under way nor over, while the disk is slow."""
-    async with served(mosquitto, engine=waiting_engine(), heartbeat=0.2, outbox_age=2.0) as node:
-        name = await _leave(node, "hello", "mine")
-        await _until(node, name, state="stale")
-        again, slow = await taken_slowly(node, _leave(node, "hello", "mine"))
-        calls = node.api.texts.outbox._thread._work_queue
-        dropped = asyncio.create_task(node.http.delete(f"{node.url}/v1/outbox/{name}"))
-        await until(lambda: calls.qsize() == 2)
-        slow.set()
-        assert (await dropped).status_code == 200
-        await asyncio.gather(again, return_exceptions=True)
-        assert await _views(node) == []
-        await until(lambda: not node.api.texts, 1.0)  # before it would be old again
 
 
 async def test_a_request_that_waited_for_too_long_goes_out_when_its_user_says_so(

@@ -33,7 +33,6 @@ from tests.edge_node.api.served import (
     links_to,
     said,
     served,
-    taken_slowly,
     waiting_engine,
 )
 
@@ -204,31 +203,6 @@ async def test_a_request_that_is_dropped_before_its_turn_is_not_written(
             assert (await api.http.delete(f"{api.url}/v1/outbox/{entry.id}")).status_code == 200
         await until(lambda: api.api.texts.text(third.id) is not None)
         assert [entry.id for entry in await known(api)] == [third.id]
-
-
-async def test_a_text_waits_on_where_the_node_is_full_when_its_reader_s_patience_is_over(
-    mosquitto: PrivateBroker, tmp_path: Path
-) -> None:
-    """Others take its place before it is gone on with: here while the disk is slow."""
-    async with node(mosquitto, tmp_path / "outbox.sqlite", api_texts=2) as api:
-        asking = asyncio.create_task(api.chat("a", headers=KEY, wait=2.0, **ASK))
-        await until(lambda: api.api.texts.waiting == 1)
-        asking.cancel()
-        (entry,) = await known(api)
-        text = api.api.texts.text(entry.id)
-        assert text is not None
-        also, slow = await taken_slowly(
-            api, api.chat("b", headers={"idempotency-key": "b"}, wait=60.0, **ASK)
-        )
-        await until(lambda: text.end is not None)
-        others = [asyncio.create_task(api.chat("c", wait=60.0, **ASK)) for _ in range(2)]
-        await until(lambda: len(api.api.texts) == 2)
-        slow.set()
-        await until(lambda: len(api.api.texts) == 3)
-        for each in others:
-            each.cancel()
-        await until(lambda: api.api.texts.text(entry.id) is not None)
-        also.cancel()
 
 
 async def test_a_clock_that_is_set_right_makes_no_request_old(

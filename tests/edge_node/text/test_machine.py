@@ -79,6 +79,23 @@ def test_a_text_without_a_key_concerns_no_journal(end: End) -> None:
     assert made.was_read() == []
 
 
+def test_an_answer_counts_as_read_when_it_is_whole() -> None:
+    made = text(readers=1)
+    assert made.was_read() == []
+    made.ended(DONE, 0.0)
+    made.kept()
+    assert made.was_read() == [TextEffect.NOTE_READ]
+
+
+def test_provisional_text_is_eaten_by_what_the_target_writes() -> None:
+    made = text()
+    made.unverified("abc")
+    made.confirmed([("ab", "target")])
+    assert (made.whole, made.provisional) == ("ab", "c")
+    made.confirmed([("x", "target")])
+    assert (made.whole, made.provisional) == ("abx", "")
+
+
 def test_a_broken_node_writes_its_texts_on_later() -> None:
     made = text(readers=1)
     assert made.ended(FAILED, 0.0, goes_on=True) == []

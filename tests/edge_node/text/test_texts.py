@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,14 +20,16 @@ from hypothesis import strategies as st
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox, Record
 from edge_node.text.decoding import Piece
-from edge_node.text.machine import Text, TextState
+from edge_node.text.machine import Text, TextDropped, TextState
 from edge_node.text.reading import ended
 from edge_node.text.spec import IdempotencyKey, TextRequest, TextSpec
 from edge_node.text.texts import KeyReused, TextLimits, Texts, TooManyTexts
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown
 from flexspec_mq.grammar.tools import HERMES
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from schemas.node import TextFigures
+from tests.daemons import until
 
 HOUR = 3600.0
 FIGURES = TextFigures(
@@ -143,6 +146,70 @@ async def test_one_text_is_written_for_all_who_have_its_key(tmp_path: Path) -> N
     await texts.close()
 
 
+async def test_nobody_is_let_in_or_told_before_the_disk_has_it(tmp_path: Path) -> None:
+    script, slow = Script(), [threading.Event(), threading.Event()]
+    texts = node(tmp_path / "outbox", script)
+    texts.outbox.later(slow[0].wait)
+    reader = asyncio.create_task(read(texts, "q", "k"))
+    await settle()
+    assert (len(texts), script.written) == (0, [])
+    slow[0].set()
+    await until(lambda: script.written == ["q"])
+    texts.outbox.later(slow[1].wait)
+    script.end("q", FinishReason.STOP)
+    (entry,) = texts.outbox.journal.entries()
+    text = texts.text(entry.id)
+    await until(lambda: text is not None and text.state is TextState.ENDING)
+    await settle()
+    assert not reader.done()
+    slow[1].set()
+    assert (await reader).whole == "answer to q"
+    await until(lambda: texts.outbox.counts == {"done": 1})
+    await texts.close()
+
+
+async def test_a_text_waits_on_where_the_node_is_full_when_its_reader_s_patience_is_over(
+    tmp_path: Path,
+) -> None:
+    """Others take its place before it is gone on with: here while the disk is slow."""
+    script, slow = Script(), threading.Event()
+    texts = node(tmp_path / "outbox", script, api_texts=1, outbox_age=HOUR)
+    async with running(texts.run(), "outbox"):
+        async with texts.reading(*asked("q", "k")):
+            pass
+        texts.outbox.later(slow.wait)
+        script.end("q", LinkDown("away"))
+        await until(lambda: not texts)
+        other = asyncio.create_task(read(texts, "other"))
+        await until(lambda: len(texts) == 1)
+        slow.set()
+        await until(texts.outbox.left.empty)
+        script.end("other", FinishReason.STOP)
+        assert (await other).whole == "answer to other"
+        await until(lambda: script.written == ["q", "other", "q"])
+        script.end("q", FinishReason.STOP)
+        await until(lambda: texts.outbox.counts == {"unread": 1})
+    await texts.close()
+
+
+async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(tmp_path: Path) -> None:
+    """Its text is neither under way nor over, while the disk is slow."""
+    script, slow = Script(), threading.Event()
+    texts = node(tmp_path / "outbox", script)
+    name = await texts.keep(asked("q")[0], IdempotencyKey("k", b"q", "/v1/completions"))
+    texts.outbox.later(slow.wait)
+    again = asyncio.create_task(read(texts, "q", "k"))
+    await settle()
+    dropped = asyncio.create_task(texts.drop(name))
+    await settle()
+    slow.set()
+    await dropped
+    with pytest.raises(TextDropped):
+        raise (await again).end.error  # type: ignore[union-attr, misc]
+    assert (texts.outbox.counts, len(texts)) == ({}, 0)
+    await texts.close()
+
+
 async def test_a_text_without_a_key_ends_with_its_last_reader() -> None:
     script = Script()
     texts = node(None, script, api_texts=1)
@@ -185,7 +252,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(STEPS)
 def test_what_was_acknowledged_is_answered_once_or_told(steps: list[Step]) -> None:
     """A reader who has been let in finds its text again by its key, until an error or a drop was told it."""
@@ -196,6 +263,7 @@ def test_what_was_acknowledged_is_answered_once_or_told(steps: list[Step]) -> No
 async def _schedule(steps: list[Step], path: Path) -> None:
     script = Script()
     texts = node(path, script, outbox_age=HOUR)
+    going = asyncio.create_task(texts.run())
     acknowledged, answers = set[int](), dict[int, str]()
     readers: dict[int, AsyncExitStack] = {}
     reads: dict[int, Text] = {}
@@ -241,10 +309,8 @@ async def _schedule(steps: list[Step], path: Path) -> None:
             texts = node(path, script, outbox_age=HOUR)
             known = {entry.key for entry in texts.outbox.journal.entries()}
             assert known >= {f"k{each}" for each in acknowledged}, "an acknowledged request is lost"
-            while not texts.outbox.left.empty():
-                left = texts.outbox.journal.entry(texts.outbox.left.get_nowait())
-                if left is not None and left.state in ("queued", "writing"):
-                    await texts.go_on(left)
+            going.cancel()
+            going = asyncio.create_task(texts.run())
         await settle()
         look()
     for at in acknowledged:
@@ -255,4 +321,5 @@ async def _schedule(steps: list[Step], path: Path) -> None:
             text = await read(texts, f"q{at}", f"k{at}")
         assert text.whole == f"answer to q{at}"
         assert answers.get(at, text.whole) == text.whole
+    going.cancel()
     await texts.close()
