@@ -74,7 +74,7 @@ class Announcer:
             answers.append(code)
 
         client.on_connect, client.on_publish = connected, published
-        end = time.monotonic() + waiting.MOSQUITTO_TAKES
+        end = time.monotonic() + waiting.CONNECT
         try:
             self._connect(client, end)
             up = MQTTErrorCode.MQTT_ERR_SUCCESS

@@ -86,8 +86,8 @@ def _bridge_lines(bridge: Bridge) -> list[str]:
         f"remote_password {to.password}",
         "notifications false",
         "bridge_attempt_unsubscribe false",
-        f"keepalive_interval {waiting.BRIDGE_KEEPALIVE}",
-        f"restart_timeout {waiting.BRIDGE_RETRY}",
+        f"keepalive_interval {waiting.KEEPALIVE // 3}",
+        f"restart_timeout {waiting.RETRY_AWAITED:g}",
     ]
     if to.tls is not None:
         files = to.tls.ca, to.tls.certificate, to.tls.key

@@ -99,7 +99,7 @@ class PrivateBroker:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def start(self, *, timeout: float = waiting.MOSQUITTO_STARTS) -> None:
+    def start(self, *, timeout: float = 2 * waiting.CONNECT) -> None:
         """Start Mosquitto and wait until it answers.
 
         Raises:
@@ -126,7 +126,7 @@ class PrivateBroker:
                 self._any_port = False  # clients know the port now
                 return
 
-    def stop(self, *, timeout: float = waiting.MOSQUITTO_STOPS) -> None:
+    def stop(self, *, timeout: float = waiting.CONNECT) -> None:
         """End it in order; its files stay for `start`. Killed if it takes longer than `timeout` seconds."""
         if self._process is None:
             return
@@ -243,7 +243,7 @@ class PrivateBroker:
         if bridge is None or pid is None:
             return
         try:
-            quicken(pid, bridge.to.port, waiting.SILENCE[1])
+            quicken(pid, bridge.to.port, 5 * waiting.ANSWER)
         except OSError as error:
             said = f"Warning: a round over the bridge takes 40 ms more, as its socket is not ours ({error.strerror})."
             if self._heard is not None and not self._slow_bridge:
@@ -305,7 +305,7 @@ def _answers(settings: BrokerSettings, own: Path | None) -> bool:
     where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
     try:
         if own is None:
-            socket.create_connection((where, settings.port), timeout=waiting.PREFLIGHT).close()
+            socket.create_connection((where, settings.port), timeout=2 * waiting.ANSWER).close()
         else:
             with socket.socket(socket.AF_UNIX) as tried:
                 tried.connect(str(own))

@@ -47,7 +47,7 @@ class Saving:
         self._new: list[bytes] = []
         self._written: list[bytes] = []
         self._before: tuple[int, int] | None = None
-        self._began = self._free = -waiting.SAVE
+        self._began = self._free = -float(waiting.KEEPALIVE)
 
     def begin(self) -> None:
         """Tell publishers that this broker says what is on its disk."""
@@ -70,14 +70,14 @@ class Saving:
         """Begin a writing if there is something to write, and tell of one that has ended."""
         now = time.monotonic()
         if self._written and self._stamp() != self._before:
-            self._free = now + max(waiting.SAVE_EVERY, _REST * (now - self._began))
+            self._free = now + max(4 * waiting.LOOK, _REST * (now - self._began))
             for message in self._written:
                 try:
                     self._tell(message)
                 except BrokerError as error:
                     _log.error("what was written to the disk is not told: %s", error)
             self._written = []
-        if now < (self._began + waiting.SAVE if self._written else self._free):
+        if now < (self._began + waiting.KEEPALIVE if self._written else self._free):
             return
         with self._lock:
             new, self._new = self._new, []

@@ -106,7 +106,7 @@ class DeploymentServer:
                 self._saving.begin()
             self._publish()
         except BrokerError as error:
-            self._again = time.monotonic() + waiting.MOSQUITTO_TAKES
+            self._again = time.monotonic() + waiting.CONNECT
             _log.error("the statement is not published: %s", error)
             return
         self._deployment.applied.note(self._known.revision)
@@ -132,7 +132,7 @@ class DeploymentServer:
                 return
             self._deployment.applied.note(self._known.revision)
         except (BrokerError, OSError) as error:
-            self._again = time.monotonic() + waiting.MOSQUITTO_TAKES
+            self._again = time.monotonic() + waiting.CONNECT
             _log.error("a change of the clients was not taken up: %s", error)
             return
         _log.info("revision %d of the clients is in force", self._known.revision)
@@ -140,7 +140,7 @@ class DeploymentServer:
     @property
     def pause(self) -> float:
         """Seconds until it is time to `look`, unless the broker is woken before."""
-        return waiting.LOOK_SAVED if self._saving.busy else waiting.LOOK_DEPLOYMENT
+        return waiting.LOOK if self._saving.busy else 4 * waiting.LOOK
 
     def figures(self) -> Figures:
         """Figures of now; may be called on any thread."""
@@ -196,7 +196,7 @@ class DeploymentServer:
     def _let_in(self) -> None:
         self._reloaded.clear()
         self.broker.let_in(self._users())
-        if not self._reloaded.wait(waiting.MOSQUITTO_STOPS):
+        if not self._reloaded.wait(waiting.CONNECT):
             raise BrokerError("Mosquitto did not read its files again")
 
     def _put_out(self) -> None:

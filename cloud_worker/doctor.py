@@ -36,7 +36,10 @@ class WorkerDoctor(DaemonDoctor):
     _target: LoadedText
 
     def __init__(
-        self, config: CloudConfig, load: Load | None = None, listening: float = waiting.DOCTOR_LISTENS
+        self,
+        config: CloudConfig,
+        load: Load | None = None,
+        listening: float = waiting.STATUS + waiting.ANSWER,
     ) -> None:
         link, worker = config.link, config.worker
         settings = link_settings(link, f"w-{worker.worker}")
@@ -147,7 +150,7 @@ class WorkerDoctor(DaemonDoctor):
 
 
 def _serves_figures(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=waiting.ASK_API)
+    connection = http.client.HTTPConnection(host, port, timeout=waiting.CONNECT)
     try:
         connection.request("GET", "/metrics")
         return b"flexspec_worker:" in connection.getresponse().read(65_536)

@@ -163,13 +163,13 @@ class WorkerSettings(Section):
     ] = None
     drain: Annotated[
         float, Setting(help="seconds for sessions to end on SIGTERM", unit="seconds", least=0)
-    ] = waiting.DRAIN
+    ] = waiting.LEASE / 3
     status_every: Annotated[
         float,
         Setting(
             help="seconds between two status documents while no version changes", unit="seconds", least=0.1
         ),
-    ] = waiting.STATUS_EVERY
+    ] = waiting.STATUS
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together.

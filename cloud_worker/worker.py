@@ -555,7 +555,7 @@ class CloudWorker:
                 self.publish_status()
             wake = status_due if due is None else min(due, status_due)
             if self.engine.trouble:
-                wake = min(wake, now + waiting.SERVER_LOOK)
+                wake = min(wake, now + waiting.RETRY_AWAITED)
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + wake - now):
                     await self._timer.wait()

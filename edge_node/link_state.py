@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+from flexspec_mq import waiting
 from flexspec_mq.errors import LinkDown
 from schemas.status import ConnectionStatus, Outage
 
@@ -36,6 +37,11 @@ class LinkState:
     def is_up(self) -> bool:
         """Whether there is a link, and it is up."""
         return self._link is not None and self._link.is_up and self._told.is_set()
+
+    @property
+    def answer_timeout(self) -> float:
+        """Seconds within which somebody beyond the link answers, as far as its settings know."""
+        return waiting.ANSWER if self._link is None else self._link.settings.answer_timeout
 
     @property
     def seconds(self) -> float:

@@ -337,6 +337,7 @@ class EdgeNode:
                 keyed=self.wire.keyed,
                 alone=partial(self._provisional_tokens, version) if request.provisional else None,
                 patience=request.wait,
+                answer_timeout=self.link.answer_timeout,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
                 answers=None if answers is None else answers.recall,
@@ -514,7 +515,7 @@ class EdgeNode:
         if payload:  # else it was cleared
             self._answers.put(session, payload, now)
             if not waits:  # the broker sends it again over each new connection
-                asyncio.get_running_loop().call_later(waiting.UNCLAIMED, self._give_back, session)
+                asyncio.get_running_loop().call_later(2 * waiting.STARTS, self._give_back, session)
 
     def _give_back(self, session: int) -> None:
         """No text has begun that this answer is of: its worker need not keep it, if it can be read who that is."""

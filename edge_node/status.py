@@ -145,7 +145,7 @@ class StatusPublisher:
             await self._news.wait()
             self._news.clear()
             publish(self.message())
-            await asyncio.sleep(waiting.DEVICE_STATUS_EVERY)
+            await asyncio.sleep(waiting.STATUS / 5)
 
     def _status(self, state: Literal["online", "gone"]) -> bytes:
         family, self._waiting = self._family, self._state.waiting()

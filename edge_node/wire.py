@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _MOST_WORKERS = 1024
 """Workers of which it is remembered when they signed their newest status."""
+_STATUS_OLD = 3600.0
+"""Seconds of age, by the clocks of both machines, from which a status is taken for a copy of an earlier one; one whose
+own clock is behind takes none for that."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +95,7 @@ class Wire:
         await asyncio.sleep(waiting.RETAINED)  # for a newer one than that of the file
         while True:
             dates.look(self.dated, self._clock())
-            await asyncio.sleep(waiting.LOOK_DATES)
+            await asyncio.sleep(waiting.STATUS)
 
     def begin(self, session: int, version: str, resume: Resume | None = None) -> None:
         """Begin a session, or go on with one of an earlier life.
@@ -193,7 +196,7 @@ class Wire:
         serves = self._keys.signer_of(status, payload).serves
         if status.state == "gone":  # signed when its worker connected
             return status
-        if (age := self._clock() - status.at) > waiting.STATUS_OLD:
+        if (age := self._clock() - status.at) > _STATUS_OLD:
             why = f"the status of worker {worker} is {age:.0f} s old, by the clocks of the two machines"
             raise KeysRefused(KeyReason.REPLAYED, why)
         life, newest = self._statuses.get(worker, 0.0) or (life_of(status), -inf)

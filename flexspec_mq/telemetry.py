@@ -360,9 +360,9 @@ def _exporters(signal: str) -> Iterator[Any]:
 
 
 def _shut_down(*providers: TracerProvider | MeterProvider) -> None:
-    """Export what is left, but wait no longer for a collector that is away than `waiting.TELEMETRY`."""
+    """Export what is left, but wait no longer for a collector that is away than `2 * waiting.FAREWELL`."""
     ends = [threading.Thread(target=provider.shutdown, daemon=True) for provider in providers]
-    until = time.monotonic() + waiting.TELEMETRY
+    until = time.monotonic() + 2 * waiting.FAREWELL
     for end in ends:
         end.start()
     for end in ends:

@@ -31,7 +31,7 @@ class AppliedState:
         """
         private_folder(self._directory / RUN)
         with (self._directory / _RUNNING).open("ab") as file:
-            end = time.monotonic() + waiting.FOLDER_BUSY
+            end = time.monotonic() + 2 * waiting.LOOK
             while not _locked(file, fcntl.LOCK_EX):
                 if time.monotonic() > end:
                     raise BrokerError(
@@ -52,13 +52,13 @@ class AppliedState:
         Raises:
             BrokerError: it has not within ten seconds.
         """
-        end = time.monotonic() + waiting.APPLIED
+        end = time.monotonic() + 2 * waiting.CONNECT
         while self._is_running():
             if self._applied.exists() and int(read_text(self._applied)) >= revision:
                 return True
             if time.monotonic() > end:
                 raise BrokerError(
-                    f"the broker that runs has not taken up the change within {waiting.APPLIED:g} s",
+                    f"the broker that runs has not taken up the change within {2 * waiting.CONNECT:g} s",
                     hint="restart it; look into its log",
                 )
             time.sleep(0.05)

@@ -43,7 +43,7 @@ class VersionEntry:
     stage: Stage
     exactness: Exactness = "unknown"
     why: str = ""
-    retry: tuple[float, float] = (-inf, waiting.HEAD_RETRY[0])
+    retry: tuple[float, float] = (-inf, waiting.RETRY_AWAITED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Library:
         """A head could not be had, which may pass."""
         if self._is_current(load):
             pause = self._entries[load.name].retry[1]
-            self._set(load.name, retry=(now + pause, min(2 * pause, waiting.HEAD_RETRY[1])), why=why)
+            self._set(load.name, retry=(now + pause, min(2 * pause, 4 * waiting.RETRY[1])), why=why)
 
     def _is_wanted(self, known: VersionEntry) -> bool:
         one = self._wanted.get(known.name)

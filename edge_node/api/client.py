@@ -66,7 +66,7 @@ def ask(
     *,
     method: str | None = None,
     key: str | None = None,
-    timeout: float = waiting.ASK_API,
+    timeout: float = waiting.CONNECT,
 ) -> tuple[int, dict[str, Any]]:
     """Status and JSON object of a GET, or of a POST where there is a body, unless another method is named.
 

@@ -54,7 +54,7 @@ async def _tell(api: Api, sender: Sender) -> None:
     nobody_looked = not api.node.devices.watchers
     with api.node.watched():
         if nobody_looked:  # the first events tell all
-            await asyncio.sleep(waiting.STATUS_RETAINED)
+            await asyncio.sleep(0.3 * waiting.ANSWER)
         while not api.texts.closed:
             now = time.monotonic()
             news = stream.news(now)
@@ -63,7 +63,7 @@ async def _tell(api: Api, sender: Sender) -> None:
             if news:
                 await sender.body(news)
                 spoke = now
-            await asyncio.sleep(waiting.LOOK_WRITING if len(api.texts) else waiting.LOOK_NODE)
+            await asyncio.sleep(0.4 * waiting.LOOK if len(api.texts) else waiting.LOOK)
     await sender.body(b"", more=False)
 
 
@@ -74,8 +74,8 @@ class _Stream:
         self._sources: dict[str, tuple[float, Callable[[], Iterator[_Told]]]] = {
             "node": (0.0, lambda: _node(api)),
             "text": (0.0, lambda: _texts(api)),
-            "plan": (waiting.LOOK_FLEET, lambda: _plan(api.node)),
-            "fleet": (waiting.LOOK_FLEET, lambda: _fleet(api.node)),
+            "plan": (4 * waiting.LOOK, lambda: _plan(api.node)),
+            "fleet": (4 * waiting.LOOK, lambda: _fleet(api.node)),
         }
         self._looked = dict.fromkeys(self._sources, -inf)
         self._told: dict[str, dict[str, bytes]] = {kind: {} for kind in self._sources}

@@ -338,7 +338,7 @@ async def _show(api: Api, request: Request, _send: Send) -> Response:
     _, model = await _asked(api, request)
     version = _version_of(model)
     directory = api.node.directory
-    await directory.wait_until(lambda: directory.status(version) is not None, waiting.STATUS_RETAINED)
+    await directory.wait_until(lambda: directory.status(version) is not None, 0.3 * waiting.ANSWER)
     text = await Service(api.node, version, b"", None, lambda _wait: None).text(api.texts.model)
     template, params = text.tokenizer.chat_template, directory.recommended(version)
     tools = any(status.grammar for status in directory.statuses(version))

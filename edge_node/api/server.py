@@ -60,7 +60,7 @@ class _Server(uvicorn.Server):
         """Renew the Date header until told to leave; uvicorn's own loop looks for that ten times a second."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(waiting.DATE):
+                async with asyncio.timeout(4 * waiting.LOOK):
                     await self._leaving.wait()
 
     def leave(self) -> None:

@@ -90,13 +90,13 @@ class ApiSettings(TextLimits):
     ] = "hold"
     api_timeout: Annotated[
         float, Setting(help="seconds for a whole text, waiting included", unit="seconds", above=0)
-    ] = waiting.API_TEXT
+    ] = 5 * waiting.PATIENCE
     max_body: int = 4 * 2**20
     max_bodies: int = 64 * 2**20
-    send_timeout: float = waiting.SEND
-    head_timeout: float = waiting.HEAD
-    body_timeout: float = waiting.BODY
-    heartbeat: float = waiting.HEARTBEAT
+    send_timeout: float = 2 * waiting.KEEPALIVE
+    head_timeout: float = 2 * waiting.CONNECT
+    body_timeout: float = waiting.KEEPALIVE
+    heartbeat: float = waiting.KEEPALIVE / 2
     keep_responses: int = 1024
     keep_responses_for: float = 86_400.0
     keep_response_bytes: int = 16 * 2**20

@@ -48,7 +48,7 @@ class Asker:
         """The answer to an ask that was not taken; none if one was given a moment ago."""
         if now < self._tell_at:
             return None
-        self._tell_at = now + waiting.ASKER_TOLD
+        self._tell_at = now + waiting.ANSWER
         each, most = self._settings.ask_per_minute, _WAITING * self._settings.ask_texts
         return ApiError(
             429,

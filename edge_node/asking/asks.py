@@ -375,7 +375,7 @@ class Asks:
         """Publish the figures whenever they have changed."""
         told = self._status_message().payload
         while True:
-            await asyncio.sleep(waiting.ASKED_STATUS)
+            await asyncio.sleep(waiting.STATUS / 2)
             message = self._status_message()
             if message.payload != told and link.is_up:
                 told = message.payload
@@ -403,7 +403,7 @@ class Asks:
         now = time.monotonic()
         if now < self._announce_at:
             return
-        self._announce_at = now + waiting.ANNOUNCED
+        self._announce_at = now + waiting.STATUS / 2
         message = announcement(self._node.name, self._settings.home_assistant, self._status)
         task = asyncio.create_task(self._publish(link, message), name="announce")
         self._tasks.add(task)

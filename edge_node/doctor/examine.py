@@ -46,7 +46,9 @@ class EdgeDoctor(DaemonDoctor):
     """Whether somebody subscribes to our opens, once that was tried."""
     _workers: Sequence[WorkerStatus] = ()
 
-    def __init__(self, config: EdgeConfig, load: Load, listening: float = waiting.DOCTOR_LISTENS) -> None:
+    def __init__(
+        self, config: EdgeConfig, load: Load, listening: float = waiting.STATUS + waiting.ANSWER
+    ) -> None:
         link, edge = config.link, config.node
         settings = link_settings(link, f"e-{edge.edge}")
         self.trust = wire_of(edge).trust

@@ -52,7 +52,7 @@ async def text_over_broker(
         Fault: no text came.
     """
     loaded = draft.loaded
-    settings = replace(config.node, wait=waiting.DOCTOR_PATIENCE, reuse=False)
+    settings = replace(config.node, wait=waiting.UNLINKED, reuse=False)
     node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
     spec = TextSpec(
         prompt=(Turn("user", _PROMPT),),
@@ -60,13 +60,13 @@ async def text_over_broker(
         seed=0,
         limit=_TOKENS,
         ignore_eos=True,
-        timeout=waiting.DOCTOR_TEXT,
+        timeout=waiting.STALLED,
         version=settings.version,
     )
     generator = CompletionGenerator(node, loaded, config.plan.new_policy)
     try:
         async with (
-            node.running(_connect, replace(beside(link), give_up_after=waiting.DOCTOR_BROKER)),
+            node.running(_connect, replace(beside(link), give_up_after=waiting.CONNECT)),
             generator.writing(spec) as writing,
         ):
             # It may end with its first piece, and then no worker holds it any more: it was one of those that serve.
@@ -77,7 +77,7 @@ async def text_over_broker(
             figures = writing.figures()
         if figures.first_token is None or figures.tokens < _TOKENS:
             raise WorkerError(
-                f"only {figures.tokens} of {_TOKENS} tokens came within {waiting.DOCTOR_TEXT:g} s",
+                f"only {figures.tokens} of {_TOKENS} tokens came within {waiting.STALLED:g} s",
                 hint="the worker is very slow, or its answers get lost: look into its log",
             )
     except FlexSpecError as error:
@@ -116,11 +116,9 @@ async def text_over_api(node: RunningNode, api: ApiSettings, model: str) -> str:
     request = partial(ask, node.host, node.port, "/v1/chat/completions", body, key=api.for_serving().api_key)
     began = time.monotonic()
     try:
-        status, answer = await on_thread(partial(request, timeout=waiting.DOCTOR_TEXT))
+        status, answer = await on_thread(partial(request, timeout=waiting.STALLED))
     except (OSError, http.client.HTTPException, ValueError) as error:
-        detail = (
-            f"the running edge node at {node.url} did not answer within {waiting.DOCTOR_TEXT:g} s: {error}"
-        )
+        detail = f"the running edge node at {node.url} did not answer within {waiting.STALLED:g} s: {error}"
         raise Fault("no text", detail, "look into its log, and start it again") from error
     if status == 200:
         tokens = answer.get("usage", {}).get("completion_tokens", "?")

@@ -88,6 +88,7 @@ class FamilyCatalogue:
         self._follower = Follower(family, root, store.load())
         self._driver = Driver(self._follower, store, clock)
         self._clock = clock
+        self._settles = waiting.ANSWER
         self._heard = asyncio.Event()  # a catalogue since we run, or that none comes
         self._known = asyncio.Event()  # any catalogue
         self._states: dict[str, str] = {}
@@ -147,7 +148,7 @@ class FamilyCatalogue:
     async def settled(self) -> None:
         """Wait until what the broker keeps of the family has come, if it keeps anything; not for long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(waiting.CATALOGUE_RETAINED):
+            async with asyncio.timeout(self._settles):
                 await self._heard.wait()
                 await self._known.wait()
 
@@ -164,7 +165,8 @@ class FamilyCatalogue:
         """
         for topic in self._driver.topics:
             await self._subscribe(link, topic)
-        timer = asyncio.get_running_loop().call_later(waiting.CATALOGUE_RETAINED, self._heard.set)
+        self._settles = link.settings.answer_timeout
+        timer = asyncio.get_running_loop().call_later(self._settles, self._heard.set)
         was_expired = False
         try:
             while True:

@@ -245,7 +245,7 @@ class WorkerDirectory:
                 return False
             self._news.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, waiting.LOOK_DIRECTORY)):
+                async with asyncio.timeout(min(left, waiting.LOOK)):
                     await self._news.wait()
         return True
 
@@ -300,7 +300,7 @@ class WorkerDirectory:
     def used(self) -> None:
         """Follow the statuses from in a moment on; until then an answer that comes soon has the link for itself."""
         if self._left_at is not None:
-            asyncio.get_running_loop().call_later(waiting.FOLLOW_AFTER, self._wanted.set)
+            asyncio.get_running_loop().call_later(waiting.ANSWER, self._wanted.set)
 
     def follow(self) -> None:
         """Follow the statuses from now on."""
@@ -310,7 +310,7 @@ class WorkerDirectory:
         """Wait for what the broker retains, if the statuses were not followed; not for long."""
         if self._left_at is not None:
             self.follow()
-            await asyncio.sleep(waiting.STATUS_RETAINED)
+            await asyncio.sleep(0.3 * waiting.ANSWER)
 
     async def watch(self, link: Link, idle: Callable[[], bool]) -> None:
         """Subscribe to the statuses of all workers, but for the time in which the node is idle.
@@ -331,7 +331,7 @@ class WorkerDirectory:
             self._follow()
             while not idle() or self._wanted.is_set():
                 self._wanted.clear()
-                await asyncio.sleep(waiting.FOLLOWED)
+                await asyncio.sleep(3 * waiting.STATUS)
             with contextlib.suppress(LinkDown):
                 await link.unsubscribe(statuses)
             self._left_at = self._clock()

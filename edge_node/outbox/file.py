@@ -48,7 +48,7 @@ def open_file(path: Path | None) -> sqlite3.Connection:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     file = sqlite3.connect(
-        path or ":memory:", timeout=waiting.OUTBOX_LOCKED, isolation_level=None, check_same_thread=False
+        path or ":memory:", timeout=waiting.FAREWELL, isolation_level=None, check_same_thread=False
     )
     try:
         for pragma in (

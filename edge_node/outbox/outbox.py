@@ -75,7 +75,7 @@ class Outbox:
     async def begin(self) -> None:
         """Begin as soon as there is room, where there was none at first."""
         while not self._begun:
-            await asyncio.sleep(waiting.OUTBOX_ROOM)
+            await asyncio.sleep(waiting.STATUS / 2)
             with suppress(OutboxError):
                 self._go_on_with(await self.run(self._begin))
                 _log.warning("there is room for the outbox again")

@@ -130,7 +130,7 @@ class CompletionGenerator:
                 await service.linked()
                 if offline:  # texts that waited for the link together open in their order
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(waiting.UNSERVED):
+                        async with asyncio.timeout(waiting.ANSWER):
                             await before.wait()
                 writing = Writing(self, spec, began, service, span, record)
                 await writing.begin()
@@ -300,7 +300,7 @@ class Writing:
         """Parts of the session's text and its finish, unless nobody serves its version."""
         begun, heard = self.tokens > 0, time.monotonic()
         while True:
-            event = await self.generation.event(waiting.SILENT_TEXT if begun else _LOOK)
+            event = await self.generation.event(2 * waiting.ANSWER if begun else _LOOK)
             stuck = event is None and not begun
             if stuck and self._service.settled_alone(self.generation):
                 self._by.node.cancel(self.generation)
@@ -313,7 +313,7 @@ class Writing:
                 await self._open()
                 continue
             confirms = isinstance(event, Commit | Finish)
-            if not confirms and time.monotonic() - heard >= waiting.SILENT_TEXT:
+            if not confirms and time.monotonic() - heard >= 2 * waiting.ANSWER:
                 self._service.tell(self.generation)
             if event is None:
                 continue

@@ -102,7 +102,10 @@ class Service:
             LinkDown: there is none within the request's patience.
         """
         link = self._node.link
-        if await link.wait_up(max(waiting.UNSERVED - link.down_for, waiting.ONE_TRY)) or self.alone:
+        if (
+            await link.wait_up(max(link.answer_timeout - link.down_for, link.answer_timeout / 2))
+            or self.alone
+        ):
             return
         left = self._linked_by - time.monotonic()
         if left > 0 and self._patience:
@@ -124,11 +127,11 @@ class Service:
         """
         await self._node.models.settled()
         if self._node.wire.lapsed:  # a newer statement than that of the file may be on its way
-            left = max(self._served_by - time.monotonic(), waiting.STATUS_RETAINED)
+            left = max(self._served_by - time.monotonic(), 0.3 * self._node.link.answer_timeout)
             await self._directory.wait_until(lambda: not self._node.wire.lapsed, left)
         self._look_up()
         if not self._directory.blind and await self._directory.wait_until(
-            self._finds, waiting.STATUS_RETAINED
+            self._finds, 0.3 * self._node.link.answer_timeout
         ):
             # A worker was there when the request came, so losing it is a fault during the text.
             self._served_by = self._until(self._patience or waiting.PATIENCE)
@@ -146,7 +149,7 @@ class Service:
             return own
         statuses = partial(self._directory.statuses, self.target.version)
         if not await self._directory.wait_until(
-            lambda: texts.chosen(statuses()) is not None, waiting.TARGET_TEXT
+            lambda: texts.chosen(statuses()) is not None, waiting.STALLED
         ):
             texts.give_up(statuses())
         return texts.chosen(statuses()) or own
@@ -186,12 +189,12 @@ class Service:
         now, link = time.monotonic(), self._node.link
         if not link.is_up:
             self._unserved_since = None
-            return not _answered(generation) and link.down_for >= waiting.UNSERVED
+            return not _answered(generation) and link.down_for >= link.answer_timeout
         if not self._nobody_serves(generation):
             self._unserved_since = None
         elif self._unserved_since is None:
             self._unserved_since = now
-        return self._unserved_since is not None and now - self._unserved_since >= waiting.UNSERVED
+        return self._unserved_since is not None and now - self._unserved_since >= link.answer_timeout
 
     async def wait(self) -> None:
         """Wait for a worker for as long as the request does.

@@ -89,7 +89,7 @@ class TextLimits:
         ),
     ] = 3600.0
     max_readers: int = 16
-    grace: float = waiting.GRACE
+    grace: float = waiting.CONNECT
 
     @property
     def deliver(self) -> int:
@@ -214,7 +214,7 @@ class Texts:
     async def _sweep(self) -> None:
         await self.outbox.begin()
         while True:
-            await asyncio.sleep(waiting.OUTBOX_SWEEP)
+            await asyncio.sleep(60 * waiting.STATUS)
             self.outbox.later(self.outbox.journal.sweep)
 
     async def _go_on(self, name: str) -> None:
@@ -238,7 +238,7 @@ class Texts:
             except TooManyTexts as full:
                 await asyncio.sleep(full.retry_after)
             except NoRoom:
-                await asyncio.sleep(waiting.OUTBOX_ROOM)
+                await asyncio.sleep(waiting.STATUS / 2)
             else:
                 return
 
@@ -449,7 +449,7 @@ class Texts:
                 if text.readers or not isinstance(lost, NoRoom):
                     return
                 told = True
-                await asyncio.sleep(waiting.OUTBOX_ROOM)
+                await asyncio.sleep(waiting.STATUS / 2)
             else:
                 return
 

@@ -54,7 +54,7 @@ class Driver:
     async def turn(self) -> Sequence[tuple[str, Outcome]]:
         """Judge the next message, or without one for a while what waits; the outcomes, by topic."""
         try:
-            async with asyncio.timeout(waiting.LOOK_CATALOGUE):
+            async with asyncio.timeout(waiting.STATUS):
                 topic, payload = await self._inbox.get()
         except TimeoutError:
             return await self.again()

@@ -58,7 +58,7 @@ class Upkeep:
 
     async def run(self, publish: Callable[[str, bytes], Awaitable[None]]) -> None:
         """Put back what is lost, with `publish`, until cancelled or refused by the broker."""
-        first, longest = waiting.RESTORE
+        first, longest = waiting.RETRY_AWAITED, 2 * waiting.RETRY[1]
         pause = first
         while True:
             await self._changed.wait()

@@ -114,7 +114,7 @@ class ApiClient:
         async def ask() -> httpx2.Response:
             return await self._send(self._http.build_request("POST", path, json=asked, headers=headers))
 
-        backoff = Backoff(*waiting.CHAT_RETRY, give_up_after=self._patience)
+        backoff = Backoff(top=waiting.RETRY_AWAITED, give_up_after=self._patience)
         try:
             while True:
                 answer = await retrying(ask, what="the API", on=NotReached, backoff=backoff, on_wait=on_wait)
@@ -141,7 +141,7 @@ class ApiClient:
     async def _forget(self, key: str) -> None:
         """Cancel the text of a key, which the node would write on for whoever comes back."""
         with suppress(httpx2.HTTPError, OSError, TimeoutError):
-            async with asyncio.timeout(waiting.CHAT_CONNECT):
+            async with asyncio.timeout(waiting.CONNECT):
                 await self._http.delete(f"{self._url}/v1/outbox/{key}")
 
     async def events(self) -> AsyncGenerator[NodeEvent]:
@@ -150,7 +150,7 @@ class ApiClient:
         Raises:
             FlexSpecError: the API cannot be reached, refuses, or goes away.
         """
-        silence = httpx2.Timeout(waiting.EVENTS_SILENCE, connect=waiting.CHAT_CONNECT)
+        silence = httpx2.Timeout(1.5 * waiting.KEEPALIVE, connect=waiting.CONNECT)
         answer = await self._send(self._http.build_request("GET", f"{self._url}/v1/events", timeout=silence))
         try:
             async with aclosing(self._stream(answer)) as events:
@@ -246,7 +246,7 @@ async def api_at(options: ChatOptions) -> AsyncIterator[ApiClient]:
             verify = ssl.create_default_context(cafile=options.tls_ca)
         except (OSError, ssl.SSLError) as error:
             raise UsageError(f"--tls-ca {options.tls_ca} cannot be used: {error}") from error
-    timeout = httpx2.Timeout(options.timeout, connect=waiting.CHAT_CONNECT)
+    timeout = httpx2.Timeout(options.timeout, connect=waiting.CONNECT)
     # The environment's proxies are for the web; this API is on loopback, or behind an address of its own.
     async with httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify, trust_env=False) as http:
         yield ApiClient(http, options.base, options.patience)

@@ -52,8 +52,8 @@ class ChatOptions(Section):
             path_unless=("none",),
         ),
     ] = ""
-    timeout: float = waiting.CHAT_SILENCE
-    patience: float = waiting.CHAT_CONNECT
+    timeout: float = waiting.QUEUED + 2 * waiting.KEEPALIVE
+    patience: float = waiting.CONNECT
 
     @property
     def base(self) -> str:

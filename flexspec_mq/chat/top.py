@@ -116,7 +116,7 @@ async def look(api: ApiClient, overview: Overview) -> None:
     from flexspec_mq.chat.api import AGAIN
 
     try:
-        async with asyncio.timeout(waiting.ASK_API), aclosing(api.events()) as events:
+        async with asyncio.timeout(waiting.CONNECT), aclosing(api.events()) as events:
             async for view in events:
                 overview.take(view)
                 if overview.fleet is not None:  # the last one
@@ -135,7 +135,7 @@ async def follow(api: ApiClient, overview: Overview, changed: Callable[[], None]
     Raises:
         FlexSpecError: waiting would not mend it.
     """
-    backoff, tries = Backoff(*waiting.CHAT_RETRY), 0
+    backoff, tries = Backoff(top=waiting.RETRY_AWAITED), 0
     while True:
         try:
             async with aclosing(api.events()) as events:
@@ -198,11 +198,11 @@ async def _draw(
                 live.refresh()
                 took = time.monotonic() - began
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(waiting.PICTURE_AGED):
+                    async with asyncio.timeout(4 * waiting.LOOK):
                         await news.wait()
                 news.clear()
                 await asyncio.sleep(
-                    max(waiting.PICTURES, 4 * took)
+                    max(0.4 * waiting.LOOK, 4 * took)
                 )  # four fifths of a core are left to the node
         finally:
             loop.remove_reader(sys.stdin.fileno())

@@ -101,7 +101,7 @@ class _Probes:
             return
         self.open.add(task)
         try:
-            async with asyncio.timeout(waiting.PROBE):
+            async with asyncio.timeout(waiting.CONNECT):
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(self._answer(head))
                 await writer.drain()

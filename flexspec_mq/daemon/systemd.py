@@ -34,7 +34,7 @@ def _send(message: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-            manager.settimeout(waiting.SYSTEMD)
+            manager.settimeout(waiting.FAREWELL)
             manager.sendto(message.encode(), address)
     except OSError as error:
         _log.warning("the service manager at NOTIFY_SOCKET could not be told: %s", error)

@@ -133,7 +133,7 @@ class Child:
             return self.log.read_text("utf-8", "replace")
         return "".join(f"{line}\n" for line in self._last)
 
-    async def line(self, within: float = waiting.CHILD_READY) -> bytes:
+    async def line(self, within: float = waiting.STARTS) -> bytes:
         """The next line of its standard output.
 
         Args:
@@ -154,7 +154,7 @@ class Child:
         return found
 
     async def event(
-        self, wanted: Callable[[dict[str, Any]], bool] = bool, within: float = waiting.CHILD_READY
+        self, wanted: Callable[[dict[str, Any]], bool] = bool, within: float = waiting.STARTS
     ) -> dict[str, Any]:
         """The first JSON object that is wanted; others are skipped; see `line`."""
         found: dict[str, Any]
@@ -167,7 +167,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    async def wait(self, within: float = waiting.CHILD_ENDS) -> int:
+    async def wait(self, within: float = 2 * waiting.CONNECT) -> int:
         """Wait for its end; the exit code. Its last words on standard output are dropped.
 
         Raises:
@@ -183,7 +183,9 @@ class Child:
                 await self._reader
         return code
 
-    async def end(self, number: signal.Signals = signal.SIGTERM, patience: float = waiting.CHILD_ENDS) -> int:
+    async def end(
+        self, number: signal.Signals = signal.SIGTERM, patience: float = 2 * waiting.CONNECT
+    ) -> int:
         """End it: politely, and after `patience` seconds not; the exit code."""
         self.send_signal(number)
         try:

@@ -119,7 +119,7 @@ async def _broker(children: Children) -> int:
     """Start a broker; its port."""
     command = python("broker", "run", "--ready-json", *NO_FILE)
     broker = await children.start("broker", command, with_us=signal.SIGTERM)
-    found: int = (await broker.event(lambda event: "port" in event, waiting.BROKER_READY))["port"]
+    found: int = (await broker.event(lambda event: "port" in event, waiting.STARTS))["port"]
     return found
 
 

@@ -147,7 +147,7 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until both sides have ended it, or one breaks."""
         try:
-            async with asyncio.timeout(waiting.PROXY):
+            async with asyncio.timeout(2 * waiting.CONNECT):
                 far_reader, far_writer = await asyncio.open_connection(*self._target)
         except (OSError, TimeoutError):
             return
@@ -206,6 +206,6 @@ async def _close(*writers: asyncio.StreamWriter) -> None:
     for writer in writers:
         writer.close()
     with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(waiting.PROXY):
+        async with asyncio.timeout(2 * waiting.CONNECT):
             for writer in writers:
                 await writer.wait_closed()

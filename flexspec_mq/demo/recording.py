@@ -141,8 +141,8 @@ async def until_ready(name: str, url: str) -> None:
         FlexSpecError: it does not.
     """
     try:
-        async with asyncio.timeout(waiting.CHILD_READY), httpx2.AsyncClient(trust_env=False) as http:
+        async with asyncio.timeout(waiting.STARTS), httpx2.AsyncClient(trust_env=False) as http:
             while (await http.get(f"{url}/readyz")).status_code != 200:  # noqa: ASYNC110  another process knows
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise FlexSpecError(f"the {name} was not ready within {waiting.CHILD_READY:.0f} s") from None
+        raise FlexSpecError(f"the {name} was not ready within {waiting.STARTS:.0f} s") from None

@@ -232,7 +232,7 @@ async def _check_workers(settings: LinkSettings) -> str:
     ages: dict[str, float] = {}
     async with _probing(settings) as (probe,):
         with suppress(TimeoutError, Forbidden):
-            async with asyncio.timeout(waiting.STATUS_RETAINED):
+            async with asyncio.timeout(0.3 * waiting.ANSWER):
                 await probe.listen(worker_status_topic("+"))
                 while True:
                     with suppress(msgspec.MsgspecError):

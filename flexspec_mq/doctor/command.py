@@ -42,9 +42,9 @@ def add_doctor_command(
     parser.add_argument(
         "--within",
         type=positive,
-        default=waiting.DOCTOR,
+        default=2 * waiting.KEEPALIVE,
         metavar="SECONDS",
-        help=f"seconds for all checks of one daemon (default: {waiting.DOCTOR:g})",
+        help=f"seconds for all checks of one daemon (default: {2 * waiting.KEEPALIVE:g})",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a list")
     return parser

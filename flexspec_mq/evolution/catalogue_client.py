@@ -203,7 +203,7 @@ class CatalogueClient:
         self._check_date()
         record = self.follower.record
         await self._write(self._topic, payload)
-        await asyncio.sleep(waiting.PUBLISHED_SETTLES)
+        await asyncio.sleep(waiting.ANSWER / 2)
         known = (payload, b"" if record is None else record.catalogue)
         last = self._arrived[self._topic][-1]
         if last != payload or any(arrived not in known for arrived in self._arrived[self._topic]):
@@ -229,12 +229,12 @@ class CatalogueClient:
         if self._saved is None:
             return _UNKNOWN
         try:
-            async with asyncio.timeout(waiting.SAVED):
+            async with asyncio.timeout(waiting.CONNECT):
                 while self._saved_word(topic) not in self._saved:
                     await self.change()
         except TimeoutError:
             raise LinkDown(
-                f"the broker holds the message on {topic}, and has not written it to its disk in {waiting.SAVED:g} s",
+                f"the broker holds the message on {topic}, and has not written it to its disk in {waiting.CONNECT:g} s",
                 hint="look at the log and the disk of the broker; then `flexspec head renew`, or `trust` again",
             ) from None
         return ""
@@ -246,12 +246,12 @@ class CatalogueClient:
             self._saved.discard(self._saved_word(topic))
         await self._link.publish(topic, payload, qos=1, retain=True)
         try:
-            async with asyncio.timeout(waiting.PUBLISHED):
+            async with asyncio.timeout(waiting.CONNECT):
                 while payload not in self._arrived[topic]:
                     await self.change()
         except TimeoutError:
             raise LinkDown(
-                f"the broker took the message on {topic} and did not give it back within {waiting.PUBLISHED:g} s",
+                f"the broker took the message on {topic} and did not give it back within {waiting.CONNECT:g} s",
                 hint="look at `flexspec head list` before you try again",
             ) from None
         refused = self._refused[topic]
@@ -314,7 +314,7 @@ async def catalogue_client(
         subscriptions=tuple(Subscription(topic) for topic in (*topics_of(family), *filters)),
     )
     async with mqtt_link(settings) as link:
-        await link.wait_up(2 * waiting.PUBLISHED if settings.give_up_after is None else None)
+        await link.wait_up(2 * waiting.CONNECT if settings.give_up_after is None else None)
         # A broker with other rules does not say what is on its disk.
         with contextlib.suppress(LinkRefused):
             await link.subscribe(topics.saved_topic())

@@ -110,7 +110,7 @@ class Watcher:
     say: Callable[[str], None]
     _told: dict[str, float] = field(default_factory=dict)
     _dates: ExpiryLog = field(default_factory=ExpiryLog)
-    _repaired: float = -waiting.REPAIR_EVERY
+    _repaired: float = -6 * waiting.STATUS
 
     async def run(self, pause: float = 1.0) -> None:
         """Look every `pause` seconds and act, until cancelled.
@@ -166,7 +166,7 @@ class Watcher:
         if now >= catalogue.epoch + RENEW_AFTER * catalogue.lifetime:
             return f"it would expire in {max(0.0, catalogue.epoch + catalogue.lifetime - now):.0f} s"
         fault = self.client.fault()
-        if fault and now - self._repaired >= waiting.REPAIR_EVERY:
+        if fault and now - self._repaired >= 6 * waiting.STATUS:
             self._repaired = now
             return fault
         return ""

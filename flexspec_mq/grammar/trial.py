@@ -21,7 +21,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final, NamedTuple
 
-from flexspec_mq import waiting
 from flexspec_mq.errors import GrammarError
 
 LIMITS: Final = {
@@ -40,6 +39,8 @@ MEGABYTES: Final = 64
 """Memory that a compile adds, at most."""
 _NICE: Final = 5
 """Rank of a trial behind what the daemon does, where both want a core."""
+_IDLE: Final = 300.0
+"""Seconds for which the process is kept without a new grammar."""
 _STACK: Final = 1_000_000
 """Bytes of a compile's stack, at most; any thread of ours has more."""
 _DIED: Final[dict[int, str]] = {
@@ -188,7 +189,7 @@ def _compile(ll: Any, tokenizer: Any, source: str) -> None:
 def _request() -> bytes | None:
     """The next request; None where there is none for long, or none comes any more."""
     read = sys.stdin.buffer
-    comes = select.select([read], [], [], waiting.GRAMMAR_TRIAL_IDLE)[0]
+    comes = select.select([read], [], [], _IDLE)[0]
     size = read.readline() if comes else b""
     return read.read(int(size)) if size else None
 

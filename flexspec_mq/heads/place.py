@@ -97,7 +97,7 @@ class Place:
             import aiohttp
 
             timeout = aiohttp.ClientTimeout(
-                total=None, sock_connect=waiting.HEAD_SERVER, sock_read=waiting.HEAD_SERVER
+                total=None, sock_connect=waiting.KEEPALIVE, sock_read=waiting.KEEPALIVE
             )
             client = {"timeout": timeout, "raise_for_status": _refuse_redirect}
             self._options = {"client_kwargs": client, "block_size": 0, "allow_redirects": False}

@@ -210,7 +210,7 @@ class EdgeKeys:
         ring = self._rings.get(session)
         if ring is None or ring.newest is None or now < ring.asked_at:
             return None
-        ring.asked_at = now + waiting.KEY_ASKED
+        ring.asked_at = now + waiting.RETRY[0]
         (worker, newest), ring.newest = ring.newest, None
         have, ahead = newest.have, newest.ahead
         poll = Poll(session, newest.attempt, newest.seq, have, -have, 0, (), ahead, newest.worker_draft)

@@ -82,7 +82,7 @@ class WorkerKeys:
         self._devices = ExpiringMap[str, ExpiringMap[int, _Keyring]](most=_MOST_DEVICES, life=self._life)
         self._kept: dict[tuple[str, int], _Keyring] = {}  # for as long as their sessions are here
         self._openings = ExpiringMap[str, tuple[tuple[X25519PrivateKey, bytes], ...]](most=_MOST_VERSIONS)
-        self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=waiting.KEY_ASKED)
+        self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=waiting.RETRY[0])
         self.trust = Trust(identity)
         self.trust.on_change = self._forget_revoked
 

@@ -213,10 +213,10 @@ def _ask_hub(name: str) -> None:
     hint = "check the name; for a folder on this machine write its path, for example ./model"
     try:
         # Its client tries again for 40 s, and a resolver of names for as long as it likes.
-        apart(fetch).result(waiting.HUB)
+        apart(fetch).result(waiting.CONNECT)
     except (LocalEntryNotFoundError, TimeoutError) as error:
         raise ModelError(
-            f"there is no folder {name}, and the model hub does not answer within {waiting.HUB:g} s",
+            f"there is no folder {name}, and the model hub does not answer within {waiting.CONNECT:g} s",
             hint="check the connection, name a checkpoint folder, or use 'default'",
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:

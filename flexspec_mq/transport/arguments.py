@@ -6,6 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated
 
+from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting, verify
 from flexspec_mq.settings.values import address
@@ -65,6 +66,16 @@ class LinkOptions:
     tls_ca: Annotated[Path | None, Setting(help="certificate authority to trust; turns TLS on")] = None
     tls_cert: Annotated[Path | None, Setting(help="client certificate; turns TLS on")] = None
     tls_key: Annotated[Path | None, Setting(help="key of the client certificate")] = None
+    answer_timeout: Annotated[
+        float,
+        Setting(
+            help="seconds within which broker and workers answer, as long as no round trip was measured; other waits "
+            "for the network are factors of it, over a satellite it is twice the round trip",
+            unit="seconds",
+            least=0.1,
+            most=60,
+        ),
+    ] = waiting.ANSWER
     give_up_after: Annotated[
         float | None,
         Setting(
@@ -113,6 +124,9 @@ def link_settings(options: LinkOptions, client_id: str) -> LinkSettings:
         username=options.username,
         password=password,
         tls=tls,
+        answer_timeout=options.answer_timeout,
+        connect_timeout=5 * options.answer_timeout,
+        publish_timeout=10 * options.answer_timeout,
         give_up_after=None if options.give_up_after == inf else options.give_up_after,
     )
 

@@ -131,6 +131,7 @@ class LinkSettings:
             for every message. None wants all.
         outbound_queue: calls of `publish` that may wait at a time; beyond it `publish` refuses with 0x97.
         receive_maximum: messages of QoS ≥ 1 that the broker may have in flight to us.
+        answer_timeout: within which the other side answers, as far as is known before it has.
         connect_timeout: bound for each of name resolution with TCP connect, TLS handshake, CONNACK and SUBACK.
         publish_timeout: bound for an acknowledgement of a publish; then the connection is taken for dead.
         backoff: longest wait before the first retry of a connection; doubles with each, up to `backoff_max`.
@@ -156,8 +157,9 @@ class LinkSettings:
     admit: Callable[[str, int], bool] | None = None
     outbound_queue: int = 256
     receive_maximum: int = 200
+    answer_timeout: float = waiting.ANSWER
     connect_timeout: float = waiting.CONNECT
-    publish_timeout: float = waiting.ACKNOWLEDGE
+    publish_timeout: float = 2 * waiting.CONNECT
     backoff: float = waiting.RETRY[0]
     backoff_max: float = waiting.RETRY[1]
     awaited: Callable[[], bool] | None = None

@@ -55,6 +55,8 @@ _paho_log.setLevel(
 )  # what it logs as an error ends the connection, and `lost` says so in words
 _FAILURE = 0x80
 _DISCONNECT_WITH_WILL = 0x04
+_READ_AGAIN = 0.004
+"""Seconds in which messages come together that nobody wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +392,7 @@ class MqttConnection(aiomqtt.Client):
     def _pause_reading(self, sock: Any) -> None:
         """Let what nobody wants come together, as each call of the event loop costs more than a message."""
         self._loop.remove_reader(sock.fileno())
-        self._loop.call_later(waiting.READ_AGAIN, self._read_again, sock)
+        self._loop.call_later(_READ_AGAIN, self._read_again, sock)
 
     def _read_again(self, sock: Any) -> None:
         current: Any = self._client.socket()

@@ -16,7 +16,6 @@ from typing import Final, Literal
 
 from paho.mqtt.properties import VariableByteIntegers
 
-from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import apart
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
@@ -135,10 +134,14 @@ def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bo
             `daemon`, also that its name is not known.
     """
     quick = replace(
-        settings, connect_timeout=min(waiting.PREFLIGHT, settings.connect_timeout), needs=FOR_SESSIONS
+        settings,
+        connect_timeout=min(2 * settings.answer_timeout, settings.connect_timeout),
+        needs=FOR_SESSIONS,
     )
     try:
-        cause = apart(diagnose, quick).result(waiting.PREFLIGHT)  # as name resolution has no bound of its own
+        cause = apart(diagnose, quick).result(
+            2 * settings.answer_timeout
+        )  # as name resolution has no bound of its own
     except TimeoutError:
         return
     if cause is None or (not cause.final and cause.fault == "broker down"):

@@ -33,6 +33,8 @@ from flexspec_mq.transport.sockets import connect
 _log = logging.getLogger(__name__)
 
 _FAILURE = 0x80
+_LATE = 3
+"""Times that the bounds of an attempt double, but for that of reaching the broker's machine."""
 _HEADERS = 32
 """Bytes of a PUBLISH beside topic, payload and what a peer chose the length of, at most: fixed header, ids, expiry."""
 
@@ -70,7 +72,7 @@ class MqttLink(Link):
         self._publishing = 0
         self._reached: socket.socket | None = None
         self._late = 0  # attempts in a row that came to nothing although the broker's machine was reached
-        self._silence = Silence(0.0)
+        self._silence = Silence(0.0, settings.answer_timeout)
         self._at_once = asyncio.Event()
         self._backoff = Backoff(
             settings.backoff, settings.backoff_max, settings.give_up_after, settings.awaited
@@ -112,7 +114,7 @@ class MqttLink(Link):
                 return
             if self._reached is not None:
                 continue  # `Silence` sees to it that this becomes rarer
-            flaps = 0 if lived > waiting.STEADY else flaps + 1
+            flaps = 0 if lived > waiting.CONNECT else flaps + 1
             if flaps:
                 await self._pause(self._backoff.delay(flaps))
 
@@ -130,7 +132,7 @@ class MqttLink(Link):
         late, self._late = self._late, 0
         plain = reached or await connect(self.settings)
         # A broker to which a thousand come at once serves each a little: who gives up too soon has it begin anew.
-        self._late = min(late + 1, waiting.CONNECT_DOUBLES)
+        self._late = min(late + 1, _LATE)
         patient = replace(self.settings, connect_timeout=self.settings.connect_timeout * 2**late)
         connection = MqttConnection(patient, self._inbox.wants, self._inbox.put_message, self._silence, plain)
         try:
@@ -212,7 +214,7 @@ class MqttLink(Link):
                         if not speaks.done():
                             return reached
                         reached.close()
-                await asyncio.wait({speaks}, timeout=began + waiting.REPLACE_EVERY - loop.time())
+                await asyncio.wait({speaks}, timeout=began + self.settings.answer_timeout - loop.time())
         return None
 
     async def _reach(self) -> socket.socket | None:

@@ -8,10 +8,8 @@ its back-off: each connection that was given up doubles it until a message is ac
 
 from math import inf
 
-from flexspec_mq.waiting import SILENCE
+from flexspec_mq import waiting
 
-LEAST, MOST = SILENCE
-"""Bounds of the timeout before it is doubled, in seconds."""
 _DOUBLED = 4
 """Times that it doubles; then it is longer than any message may wait for its acknowledgement."""
 _ANOTHER = 5
@@ -28,9 +26,12 @@ class Silence:
 
     Args:
         now: the first moment.
+        least: the timeout before it is doubled, at least: TCP has repaired a packet or two by then. It is five times as
+            long at most.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, least: float = waiting.ANSWER) -> None:
+        self._least = least
         self._smoothed: float | None = None
         self._deviation = 0.0
         self._doubled = 0
@@ -59,9 +60,11 @@ class Silence:
     def timeout(self) -> float:
         """Silence that is too long after what was asked, in seconds, but for the time that its bytes take."""
         if self._smoothed is None:
-            return LEAST * 2.0**self._doubled
+            return self._least * 2.0**self._doubled
         late = self._smoothed + 4 * self._deviation
-        return float(min(MOST, max(LEAST, late, _ANOTHER * self._smoothed)) * 2.0**self._doubled)
+        return float(
+            min(5 * self._least, max(self._least, late, _ANOTHER * self._smoothed)) * 2.0**self._doubled
+        )
 
     @property
     def ping_at(self) -> float:

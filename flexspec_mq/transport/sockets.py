@@ -17,9 +17,7 @@ from flexspec_mq.transport.certificates import complaint_about
 
 TCP_RTO_MAX_MS = 44
 """Option of Linux since 6.15, for which Python has no name."""
-RETRY_MS = round(1000 * waiting.TCP_RETRY)
-"""Between two attempts of TCP to send what is not acknowledged, at most."""
-_GIVES_UP_MS = round(1000 * waiting.TCP_GIVES_UP)
+_GIVES_UP_MS = round(1000 * waiting.QUEUED)
 """How often it tried decides when it gives up by itself, and it tries more often."""
 
 
@@ -62,15 +60,15 @@ async def connect(settings: LinkSettings) -> socket.socket:
         raise LinkDown(message, hint=hint) from None
 
 
-def try_often(sock: socket.socket) -> None:
-    """Have TCP send again every `RETRY_MS` at the latest, where the kernel can (Linux since 6.15).
+def try_often(sock: socket.socket, seconds: float) -> None:
+    """Have TCP send again after so many seconds at the latest, where the kernel can (Linux since 6.15).
 
     Otherwise the time between two attempts doubles each time, and after an outage nothing goes out for up to as long
     as it lasted.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, RETRY_MS)
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, round(1000 * seconds))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GIVES_UP_MS)
 
 
@@ -110,7 +108,7 @@ async def _first_that_answers(settings: LinkSettings) -> socket.socket:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try_often(sock)
+            try_often(sock, 2 * settings.answer_timeout)
             await loop.sock_connect(sock, address)
         except OSError as error:
             sock.close()

@@ -304,10 +304,10 @@ async def idle(options: argparse.Namespace, folder: Path, port: int, names: Sequ
         base = reach(folder, Role.EDGE, EDGE, counter.port)
         await stack.enter_async_context(node.running(mqtt_link, base))
         began = counter.carried()
-        await asyncio.sleep(waiting.STATUS_EVERY + 1)
+        await asyncio.sleep(waiting.STATUS + 1)
         awake = counter.carried().since(began)
         say(f"{len(node.directory.online())} workers are known")
-        await asyncio.sleep(waiting.FOLLOWED)
+        await asyncio.sleep(3 * waiting.STATUS)
         before, since = counter.carried(), time.monotonic()
         await asyncio.sleep(options.idle)
         carried, seconds = counter.carried().since(before), time.monotonic() - since
@@ -353,7 +353,7 @@ async def tell_statuses(link: Link, folder: Path, name: str) -> None:
         )
         payload = keys.signed_status(Codec().encode_status(status))
         await link.publish(topics.worker_status_topic(name), payload, qos=1, retain=True)
-        await asyncio.sleep(waiting.STATUS_EVERY)
+        await asyncio.sleep(waiting.STATUS)
 
 
 async def rounds_in_turns(

@@ -131,7 +131,7 @@ class LocalDeployment:
         where = () if self.link is None else ("--host", self.host, "--insecure-anywhere")
         command = python("broker", "run", "--ready-json", *where, *flags, *NO_FILE)
         self.broker = await self.start("broker", "cloud", command, say)
-        self.port = (await self.broker.event(lambda event: "port" in event, waiting.BROKER_READY))["port"]
+        self.port = (await self.broker.event(lambda event: "port" in event, waiting.STARTS))["port"]
         return self.broker
 
     async def worker(

@@ -68,7 +68,7 @@ class Process(Child):
         await self.wait()
 
 
-async def output(name: str, command: Sequence[str], within: float = waiting.CHILD_READY) -> str:
+async def output(name: str, command: Sequence[str], within: float = waiting.STARTS) -> str:
     """Standard output of a program that ends, which is killed with us and after so many seconds.
 
     Raises:

@@ -60,7 +60,7 @@ class SecuredBroker:
         command = self._placed(python("broker", "run", str(self._folder), "--ready-json"))
         name, log = f"broker {self._folder.name}", self._folder.with_suffix(".log")
         self.process = await self._processes.start(name, command, log=log)
-        self.mosquitto = (await self.process.event(lambda event: "pid" in event, waiting.BROKER_READY))["pid"]
+        self.mosquitto = (await self.process.event(lambda event: "pid" in event, waiting.STARTS))["pid"]
 
     async def away(self, seconds: float) -> float:
         """Kill Mosquitto as a crash would, and have it listen again after about so long. Only without a link.

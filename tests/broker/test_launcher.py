@@ -110,18 +110,18 @@ async def test_what_it_publishes_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
                 BrokerError, match="refused what is to be published on f1/v/alice: Not authorized"
             ):
                 announcer.publish("f1/v/alice", b"forged")
-            monkeypatch.setattr(waiting, "MOSQUITTO_TAKES", 3600.0)  # which is not waited for
+            monkeypatch.setattr(waiting, "CONNECT", 3600.0)  # which is not waited for
             with pytest.raises(BrokerError, match="did not take 2000 bytes") as too_large:
                 announcer.publish("f1/i", bytes(2000))
             assert "max_packet" in too_large.value.hint
-        monkeypatch.setattr(waiting, "MOSQUITTO_TAKES", 0.1)
+        monkeypatch.setattr(waiting, "CONNECT", 0.1)
         with pytest.raises(BrokerError, match="cannot be reached"):
             announcer.publish("f1/i", b"third")
     assert not announcer.socket.parent.exists()
 
 
 def test_a_mosquitto_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "MOSQUITTO_TAKES", 0.3)
+    monkeypatch.setattr(waiting, "CONNECT", 0.3)
     with Announcer() as announcer, socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(announcer.socket))
         silent.listen()

@@ -336,7 +336,7 @@ async def test_what_its_device_cancels_is_not_left(site: Site) -> None:
 @with_and_without_keys
 async def test_an_answer_of_no_text_is_given_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that has lost its disk closes what it can read; under keys that is nothing, and it expires."""
-    monkeypatch.setattr(waiting, "UNCLAIMED", 1.0)
+    monkeypatch.setattr(waiting, "STARTS", 0.5)
     async with site.worker(engine=slow()) as daemon:
         await left(site, asking(1))
         await until(lambda: delivered(daemon))

@@ -328,7 +328,7 @@ async def test_a_worker_comes_back_with_what_it_had_and_no_broker_or_heads(place
 async def test_a_store_that_cannot_be_written_takes_nothing_up_until_it_can(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexspec_mq.waiting.LOOK_CATALOGUE", 0.2)
+    monkeypatch.setattr("flexspec_mq.waiting.STATUS", 0.2)
     in_the_way = place.folder / "w1" / f"{FAMILY}.lock"
     in_the_way.mkdir(parents=True)
     async with published(place) as (broker, _), place.worker(broker):
@@ -388,7 +388,7 @@ async def test_what_a_malicious_worker_retains_is_replaced_and_believed_by_nobod
 ) -> None:
     """Older, forged, cleared, or of a key set or format that is said to come: the newest stands again, each time after
     a message of one of the workers."""
-    monkeypatch.setattr("flexspec_mq.waiting.RESTORE", (0.1, 1.0))
+    monkeypatch.setattr("flexspec_mq.waiting.RETRY_AWAITED", 0.1)
     operator = place.operator
     catalogue, keys = f"f1/h/{FAMILY}", f"f1/k/{FAMILY}"
     older = operator.sealed()

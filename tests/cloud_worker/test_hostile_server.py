@@ -270,7 +270,7 @@ def test_a_lie_ends_one_session_and_the_server_is_named(
     case: Case, server: LyingServer, engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if case.gone:
-        for name, seconds in (("SERVER_SILENCE", 1.0), ("SERVER_GONE", 0.1), ("SERVER_LOOK", 0.1)):
+        for name, seconds in (("PATIENCE", 1.0), ("RETRY_AWAITED", 0.1)):
             monkeypatch.setattr(waiting, name, seconds)
     draft = (1, 2, 3) if case.drafts else ()
     lied, honest = (item_of(engine, next(SESSIONS), draft) for _ in range(2))

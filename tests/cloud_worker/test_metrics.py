@@ -160,7 +160,7 @@ async def closed(reader: asyncio.StreamReader) -> bool:
 
 
 async def test_bad_clients_disturb_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexspec_mq.waiting.PROBE", 0.2)
+    monkeypatch.setattr("flexspec_mq.waiting.CONNECT", 0.2)
     async with idle() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /" + b"x" * 100_000)

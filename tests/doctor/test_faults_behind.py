@@ -99,7 +99,7 @@ async def test_acl_refusal(user: str, line: str, what: str, tmp_path: Path) -> N
 async def test_answers_that_may_not_be_read_show_in_the_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexspec_mq.waiting.DOCTOR_TEXT", 3.0)
+    monkeypatch.setattr("flexspec_mq.waiting.STALLED", 3.0)
     with with_rules("pattern read f1/v/%u") as where:
         async with worker(where, user=USERS[1]):
             findings = await look(at(where), *login(tmp_path, USERS[0]))

@@ -26,6 +26,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
+from flexspec_mq.protocol.edge import timers
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT, draft_token
@@ -83,7 +84,7 @@ async def test_a_worker_that_comes_back_after_the_device_is_asked_at_once(
             own_mosquitto.kill()
             await asyncio.to_thread(own_mosquitto.start)
             await asyncio.sleep(5.0)  # the worker has nothing more to write of its own accord
-            monkeypatch.setattr(waiting, "POLLS", tuple(300 * factor for factor in waiting.POLLS))
+            monkeypatch.setattr(timers, "POLLS", tuple(300 * factor for factor in timers.POLLS))
             at_edge.resume()
             await until(lambda: node.link.is_up)
             await asyncio.sleep(0.3)
@@ -96,8 +97,8 @@ async def test_a_worker_that_comes_back_after_the_device_is_asked_at_once(
 async def test_an_idle_node_does_not_pay_for_statuses_and_knows_who_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiting, "FOLLOWED", 0.1)
-    monkeypatch.setattr(waiting, "FOLLOW_AFTER", 0.02)
+    monkeypatch.setattr(waiting, "STATUS", 0.03)
+    monkeypatch.setattr(waiting, "ANSWER", 0.2)
     monkeypatch.setattr(waiting, "STALE", 0.5)
     broker = MemoryBroker()
 

@@ -106,7 +106,7 @@ class Site:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker is on this machine."""
     monkeypatch.setattr("flexspec_mq.waiting.RETAINED", 0.4)
-    monkeypatch.setattr("flexspec_mq.waiting.PUBLISHED_SETTLES", 0.1)
+    monkeypatch.setattr("flexspec_mq.waiting.ANSWER", 0.2)
 
 
 @pytest.fixture
@@ -575,7 +575,7 @@ async def published(site: Site, number: int, both_read: asyncio.Barrier) -> None
 
 def test_two_publishers_at_once_are_both_told(begun: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either write may be lost, so neither publisher may think that all is well."""
-    monkeypatch.setattr("flexspec_mq.waiting.PUBLISHED_SETTLES", 1.0)
+    monkeypatch.setattr("flexspec_mq.waiting.ANSWER", 2.0)
 
     async def publish(*numbers: int) -> list[BaseException | None]:
         barrier = asyncio.Barrier(len(numbers))
@@ -714,7 +714,7 @@ def test_what_was_called_done_survives_a_kill_of_the_broker(
             assert kept == record.keys
             if record.catalogue:
                 assert asyncio.run(retained(link, topics.catalogue_topic(site.family))) == record.catalogue
-    monkeypatch.setattr("flexspec_mq.waiting.SAVED", 1.5)
+    monkeypatch.setattr("flexspec_mq.waiting.CONNECT", 1.5)
     with broker_running(directory, tmp_path / "log"):
         (directory / "run" / "data" / "mosquitto.db.new").mkdir()  # so it cannot be written
         refused(run, "has not written it to its disk", "renew", code=LinkError.exit_code)

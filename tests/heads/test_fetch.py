@@ -222,7 +222,7 @@ def test_servers_that_fail(
 
 
 def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexspec_mq.waiting.HEAD_SERVER", 0.2)
+    monkeypatch.setattr("flexspec_mq.waiting.KEEPALIVE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(FetchError, match="cannot be fetched"):

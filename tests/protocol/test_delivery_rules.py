@@ -38,8 +38,8 @@ def left(effects: list[WorkerEffect]) -> list[Delivery | None]:
 def away(limit: int = LIMIT, ahead: int = 0) -> WorkerMachine:
     """A worker whose device has been silent for long enough."""
     machine = opened(asking(limit=limit, ahead=ahead), KEEPS)
-    assert machine.next_tick() == waiting.DELIVER
-    assert machine.tick(waiting.DELIVER) == []
+    assert machine.next_tick() == waiting.ANSWER
+    assert machine.tick(waiting.ANSWER) == []
     return machine
 
 
@@ -60,7 +60,7 @@ def test_a_hello_says_what_is_granted_and_later_verdicts_do_not() -> None:
 def test_without_a_promise_nothing_is_written_unasked_and_the_lease_ends() -> None:
     machine = opened(asking(deliver=0, ahead=0), KEEPS)
     written(machine, 1, 0.1)  # the open asked for it
-    machine.tick(waiting.DELIVER)
+    machine.tick(waiting.ANSWER)
     assert machine.take_work(2.0, 9) == []
     machine.tick(KEEPS.lease)
     assert machine.state(KEY, KEEPS.lease) is WorkerState.TOMB
@@ -71,11 +71,11 @@ def test_a_silent_devices_text_is_written_to_its_end_and_left_once() -> None:
     effects = written(machine, LIMIT, 1000.0)  # whatever the lease
     assert not verdicts(effects), "it has room for nothing"
     assert not left(effects)
-    (delivery,) = left(machine.tick(1000.0 + waiting.DELIVER))
+    (delivery,) = left(machine.tick(1000.0 + waiting.ANSWER))
     tokens = tuple(range(LIMIT))
     after = digest(tokens, identity(limit=LIMIT, ignore_eos=True))
     assert delivery == Delivery(1, 1, tokens, after, Fin.LENGTH, "w")
-    machine.tick(1000.0 + 5 * waiting.DELIVER)
+    machine.tick(1000.0 + 5 * waiting.ANSWER)
     assert machine.counters.delivered == 1
     machine.tick(1000.0 + KEEPS.lease)
     assert machine.state(KEY, 1000.0 + KEEPS.lease) is WorkerState.TOMB
@@ -96,7 +96,7 @@ def test_a_device_that_speaks_again_is_told_all_and_asked_for_drafts() -> None:
     messages = verdicts(machine.receive("e", batch((), (), kind=Poll), 3.0))
     assert [len(message.tokens) for message in messages] == [320, 320, 60]
     assert machine.take_work(3.0, 9) == [], "by its credit again"
-    machine.tick(3.0 + waiting.DELIVER)
+    machine.tick(3.0 + waiting.ANSWER)
     assert machine.take_work(4.0, 9)
 
 
@@ -108,7 +108,7 @@ def test_a_draft_that_the_worker_has_overtaken_is_answered() -> None:
 
 
 @pytest.mark.parametrize("reason", list(CloseReason))
-@pytest.mark.parametrize("wait", [0.0, waiting.DELIVER, 1000.0])
+@pytest.mark.parametrize("wait", [0.0, waiting.ANSWER, 1000.0])
 def test_a_close_takes_the_answer_back_whenever_it_comes(reason: CloseReason, wait: float) -> None:
     machine = away()
     written(machine, LIMIT, 3.0)
@@ -147,11 +147,11 @@ def test_what_the_broker_does_not_take_is_tried_again_while_the_session_is_here(
     written(machine, LIMIT, 3.0)
     now = 3.0
     for _ in range(3):
-        now += waiting.DELIVER
+        now += waiting.ANSWER
         assert len(left(machine.tick(now))) == 1
         machine.undelivered(KEY, now, again=True)
         assert not machine.deliveries
-    machine.tick(now + waiting.DELIVER)
+    machine.tick(now + waiting.ANSWER)
     machine.undelivered(KEY, now, again=False)
     assert left(machine.tick(now + 5)) == []
     machine.undelivered(("e", 99), now, again=True)
@@ -163,7 +163,7 @@ def test_a_device_that_opens_again_has_its_answer_left_again() -> None:
     assert len(left(machine.tick(4.0))) == 1
     hello = verdicts(machine.receive("e", asking(attempt=2), 5.0))[0]
     assert (hello.delivers, hello.tokens) == (100, (0, 1, 2, 3))
-    assert len(left(machine.tick(5.0 + waiting.DELIVER))) == 1
+    assert len(left(machine.tick(5.0 + waiting.ANSWER))) == 1
     decided = machine.counters.decided
     assert left(machine.receive("e", Close(1, 2, 4, CloseReason.DONE), 7.0)) == [None]
     assert machine.counters.decided == decided

@@ -123,7 +123,7 @@ def test_who_waits_already_goes_first_and_is_counted_once(monkeypatch: pytest.Mo
 def test_hints_are_bounded_and_a_fixed_one_where_nothing_is_known() -> None:
     machine = worker(1)
     asked(machine, 1, 0.0)
-    assert hint(machine, 2, 0.0) == 1000 * waiting.BUSY_UNKNOWN
+    assert hint(machine, 2, 0.0) == 1000 * (waiting.ANSWER / 2)
     assert hint(machine, 2, 0.001) == 50
     assert hint(machine, 2, 1000.0) == 5000
     hints = [hint(machine, 2, now) for now in (1.0, 2.0, 3.0)]
@@ -177,7 +177,7 @@ def test_places_of_a_device_that_left_are_for_whoever_wants_them_at_once() -> No
     machine = worker(64, deliver_for=3600, device_deliveries=64)
     held = [taken(machine, session, session / 1000, "evil", deliver=3600) for session in range(1, 201)]
     assert held == [True] * 64 + [False] * 136
-    machine.tick(waiting.DELIVER + 0.1)
+    machine.tick(waiting.ANSWER + 0.1)
     assert taken(machine, 1, 2.0, "good")  # by its share, and one a second
     assert not taken(machine, 2, 2.0, "good")
     assert places(machine) == {"evil": 63, "good": 1}
@@ -217,7 +217,7 @@ def test_who_is_refused_meets_only_devices_that_are_there(
                 heard[edge] = now
                 asked(machine, own, now, edge, deliver=3600)
         else:
-            away = {one for one in "abc" if now >= heard[one] + waiting.DELIVER + waiting.LEFT} - {edge}
+            away = {one for one in "abc" if now >= heard[one] + waiting.ANSWER + 5 * waiting.ANSWER} - {edge}
             before, got, after = (
                 places(machine),
                 taken(machine, session, now, edge, deliver=3600),

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flexspec_mq.transport.silence import LEAST, MOST, Silence
+from flexspec_mq.transport.silence import Silence
+from flexspec_mq.waiting import ANSWER as LEAST
 
+MOST = 5 * LEAST
 GAPS = st.floats(0.001, 20.0)
 
 

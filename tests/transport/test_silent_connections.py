@@ -26,8 +26,8 @@ from flexspec_mq.transport.base import (
     TlsSettings,
 )
 from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
-from flexspec_mq.transport.silence import LEAST
 from flexspec_mq.transport.sockets import connect, open_socket
+from flexspec_mq.waiting import ANSWER as LEAST
 from tests.transport.proxy import Proxy, proxy_to
 from tests.transport.reading import PATIENCE, Reader, connection_of, linked
 

@@ -50,7 +50,8 @@ class Client:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
         # The environment's proxies are for the web; this server is on loopback, or behind an address of its own.
-        limits = httpx2.Limits(keepalive_expiry=waiting.SERVER_IDLE)
+        # Servers of models drop connections that nobody uses after five seconds.
+        limits = httpx2.Limits(keepalive_expiry=0.8 * waiting.CONNECT)
         self._http = httpx2.AsyncClient(
             headers={"accept-encoding": "identity"}
             | ({} if key is None else {"authorization": f"Bearer {key}"}),
@@ -90,10 +91,10 @@ class Client:
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(waiting.SERVER_SILENCE):
+            async with asyncio.timeout(waiting.PATIENCE):
                 yield
         except TimeoutError as error:
-            raise ServerGone(f"{self.url} owes an answer for {waiting.SERVER_SILENCE:g} s") from error
+            raise ServerGone(f"{self.url} owes an answer for {waiting.PATIENCE:g} s") from error
 
     async def _whole(self, path: str, body: Mapping[str, Any] | None) -> bytes:
         async with self._patience(), self._answer(path, body, _MOST_DOCUMENT) as pieces:

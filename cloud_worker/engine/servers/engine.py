@@ -107,7 +107,7 @@ class ServerEngine:
 
     def step(self) -> StepResult:
         """Wait until something is decided, or `wake` is called."""
-        self._wakes.wait(waiting.SERVER_LOOK)
+        self._wakes.wait(waiting.RETRY_AWAITED)
         self._wakes.clear()
         done = self._results.popleft() if self._results else StepResult()
         if self._results:
@@ -160,7 +160,7 @@ class ServerEngine:
             ms = int(1000 * (time.perf_counter() - began))
             return StepResult([(item, tokens)], rows={item.key: rows}, times={item.key: ms})
 
-        backoff = Backoff(*waiting.SERVER_RETRY, give_up_after=waiting.SERVER_GONE)
+        backoff = Backoff(top=waiting.RETRY_AWAITED, give_up_after=3 * waiting.RETRY_AWAITED)
         result = StepResult(failed=[(item, FlexSpecError(""))])
         while True:
             try:
@@ -190,7 +190,7 @@ class ServerEngine:
 
     async def _watching(self) -> None:
         while True:
-            await asyncio.sleep(waiting.SERVER_LOOK)
+            await asyncio.sleep(waiting.RETRY_AWAITED)
             with contextlib.suppress(FlexSpecError):  # also while it serves another model
                 await self._server.models()
                 break

@@ -47,7 +47,7 @@ _TRIED_SEED = 2**64 - 5
 
 
 def connect(
-    settings: WorkerSettings, tell: Callable[[str], None], patience: float = waiting.SERVER_STARTS
+    settings: WorkerSettings, tell: Callable[[str], None], patience: float = waiting.QUEUED
 ) -> ServerEngine:
     """Reach the server that the settings name, wait until it is up, and make an engine of it.
 
@@ -100,7 +100,7 @@ async def _connect(
         server.models,
         what="the server of models",
         on=ServerGone,
-        backoff=Backoff(*waiting.SERVER_RETRY, give_up_after=patience),
+        backoff=Backoff(top=waiting.RETRY_AWAITED, give_up_after=patience),
         on_wait=lambda wait: tell(str(wait)),
     )
     ours = loaded.tokenizer.encode(_PROBE, add_special_tokens=False)

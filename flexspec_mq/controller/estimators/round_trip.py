@@ -8,6 +8,8 @@ from math import inf
 from flexspec_mq import waiting
 
 _MAX_OUTSTANDING = 64
+_REPLY = 0.75
+"""Share of the first answer timeout that an answer which waits for no forward is given at least."""
 
 
 class RoundTrip:
@@ -19,7 +21,12 @@ class RoundTrip:
     An overdue answer may say how long the link stood still, and not how long its round trip is. A message that goes out
     when something is heard again tells which: it is late only if the round trip is longer now.
 
+    Args:
+        first: answer timeout until a round trip and the worker's time for a forward are known, in seconds; all bounds
+            of later ones but the least are factors of it.
+
     Attributes:
+        first: the same.
         smoothed, deviation: of the network, in seconds; None and 0 while nothing is known.
         unstalled: newest sample of a message that no standstill made late; None before any.
         jumped: the newest sample is of a link whose round trip became longer.
@@ -33,7 +40,8 @@ class RoundTrip:
         reply_timeout: seconds after which an answer that waits for no forward, as that to an open or a poll, is late.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: float = waiting.ANSWER) -> None:
+        self.first = first
         self._sent: OrderedDict[int, tuple[float, int, bool]] = OrderedDict()
         self._computed = False
         self._service = 0.0  # decaying peak of queue + compute: batches of other sessions come and go
@@ -48,7 +56,7 @@ class RoundTrip:
         self.queue = 0.0
         self.compute = 0.0
         self.arrived = 0
-        self.timeout = self.reply_timeout = waiting.RTO_UNKNOWN
+        self.timeout = self.reply_timeout = first
         self._set_timeouts()
 
     def assume(self, known: RoundTrip) -> None:
@@ -139,9 +147,8 @@ class RoundTrip:
             return
         # On a link without jitter the deviation tends to 0, and the next forward may still be a little longer.
         trip = self.smoothed + max(4 * self.deviation, self.smoothed / 4, 0.05)
-        service = min(self._service, self.queue + self.compute + waiting.RTO_PEAK)
-        unknown = 0.0 if self._computed else waiting.RTO_UNKNOWN
-        least, most = waiting.RTO
+        service = min(self._service, self.queue + self.compute + self.first)
+        unknown, most = 0.0 if self._computed else self.first, 5 * self.first
         # A batch may arrive just after another forward began, hence one more compute time.
-        self.timeout = min(most, max(least, unknown, trip + service + self.compute))
-        self.reply_timeout = min(most, max(waiting.REPLY, unknown, trip))
+        self.timeout = min(most, max(waiting.RTO_LEAST, unknown, trip + service + self.compute))
+        self.reply_timeout = min(most, max(_REPLY * self.first, unknown, trip))

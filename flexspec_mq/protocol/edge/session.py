@@ -128,7 +128,7 @@ class EdgeSession:
         self._request = request
         self.counters = EdgeCounters()
         self.surprises: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
-        self._rtt = RoundTrip()
+        self._rtt = RoundTrip(request.answer_timeout)
         self._control = SessionController(
             estimates or NodeEstimates(), policy, self._rtt, request.version, len(request.prompt), device
         )

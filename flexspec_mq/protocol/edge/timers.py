@@ -7,6 +7,21 @@ from flexspec_mq import waiting
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState
 
+POLLS = (1, 1, 2)
+"""Answer timeouts from one sign of silence to the next where no other worker serves the version: polls after 1 and 2 of
+them, another open after 4."""
+_SPARED = 32
+"""Factor up to which the wait for the next poll doubles while polls are answered without a new token."""
+_REOPENS = 8
+"""First answer timeouts that opens are apart at most, before jitter adds up to a half."""
+_NOTICED = 0.75
+"""Share of the first answer timeout after which a reader takes silence for a fault; between two polls without a new
+token beside other workers of the version, at most, or a quarter of the time since the last token."""
+_IDLE = 0.5
+"""The same without a new token beside other workers, until the next answer which says that no work waits: another open.
+Twice as long for each worker that was left since the last token, as texts that go from one busy worker to the next are
+written by none."""
+
 
 class SessionTimers:
     """All timers of a session. Times are on the caller's clock, in seconds; `inf` is never.
@@ -56,7 +71,7 @@ class SessionTimers:
 
     def next_open(self, now: float) -> float:
         """Arm the back-off after an open; return its length, which is also the open's expiry."""
-        delay = min(waiting.REOPEN_MOST, self._rtt.reply_timeout * 2.0**self._backoff)
+        delay = min(_REOPENS * self._rtt.first, self._rtt.reply_timeout * 2.0**self._backoff)
         delay *= 1 + self._rng.random() / 2
         self._backoff = min(self._backoff + 1, 16)
         self._open_at = now + delay
@@ -76,7 +91,7 @@ class SessionTimers:
 
     def delay_open(self, now: float, failures: int) -> None:
         """Space out opens that workers keep undoing: the `failures`-th in a row."""
-        self._open_at = now + min(waiting.REOPEN_MOST, self._rtt.timeout * 2.0**failures)
+        self._open_at = now + min(_REOPENS * self._rtt.first, self._rtt.timeout * 2.0**failures)
 
     def reopening(self) -> None:
         """No worker holds the session now."""
@@ -94,7 +109,7 @@ class SessionTimers:
         """There is somebody to ask again: do it soon, or once the newest open is overdue that somebody got."""
         self._backoff = 0
         at = now if nobody else max(now, self._answered_by)
-        self._open_at = min(self._open_at, at + self._rng.random() * waiting.LINKED)
+        self._open_at = min(self._open_at, at + self._rng.random() * waiting.RETRY[0])
 
     def heard(self, now: float) -> None:
         """Any answer of any worker."""
@@ -109,7 +124,7 @@ class SessionTimers:
     def adopted(self, lease: float | None, now: float) -> None:
         """A worker holds the session for `lease` seconds after our last message; None for as long as it did before."""
         if lease is not None:
-            self._lease = max(lease, waiting.LEASE_LEAST)
+            self._lease = max(lease, waiting.ANSWER)
         self._sent_at = self._stall_from = now
         self._silent_from = inf
         self._patience = 1
@@ -142,7 +157,7 @@ class SessionTimers:
     def answered(self, *, progress: bool) -> None:
         """The adopted worker spoke. Answers without new tokens make us ask less often, not more."""
         if not progress and self._polls:
-            self._patience = min(2 * self._patience, waiting.POLLS_ANSWERED)
+            self._patience = min(2 * self._patience, _SPARED)
         self._silent_from = inf
 
     def expect(self, now: float, *, expecting: bool) -> None:
@@ -159,7 +174,7 @@ class SessionTimers:
         return (
             self._elsewhere
             and self._patience > 1
-            and now - self._stall_from >= waiting.IDLE * 2.0**self._left
+            and now - self._stall_from >= _IDLE * self._rtt.first * 2.0**self._left
         )
 
     def polled(self, now: float, *, elsewhere: bool, gone: bool = False) -> None:
@@ -174,7 +189,7 @@ class SessionTimers:
     @property
     def exhausted(self) -> bool:
         """Whether the next silence must be answered by a re-open."""
-        return self._polls >= (1 if self._elsewhere else len(waiting.POLLS) - 1)
+        return self._polls >= (1 if self._elsewhere else len(POLLS) - 1)
 
     @property
     def _wait(self) -> float:
@@ -182,13 +197,10 @@ class SessionTimers:
         rtt = self._rtt
         if self._elsewhere and self._polls:
             return rtt.reply_timeout * 2.0**self._left
-        wait = (
-            min(waiting.RTO[1], rtt.timeout * self._patience)
-            * waiting.POLLS[min(self._polls, len(waiting.POLLS) - 1)]
-        )
+        wait = min(5 * rtt.first, rtt.timeout * self._patience) * POLLS[min(self._polls, len(POLLS) - 1)]
         if self._elsewhere and self._patience > 1:
             waited = self._silent_from - self._token_at
-            wait = min(wait, max(rtt.timeout, waiting.POLLS_BESIDE, waited / 4))
+            wait = min(wait, max(rtt.timeout, _NOTICED * rtt.first, waited / 4))
         return wait
 
     @property
@@ -205,7 +217,7 @@ class SessionTimers:
             return {}
         times = {EdgeEvent.DEADLINE: self._deadline, EdgeEvent.HOPELESS: self._hopeless_at}
         if self._may_be_alone:
-            times[EdgeEvent.ALONE] = self._unheard_from + max(waiting.ALONE, self._rtt.timeout)
+            times[EdgeEvent.ALONE] = self._unheard_from + max(_NOTICED * self._rtt.first, self._rtt.timeout)
         if not online:
             return times
         if state is EdgeState.OPENING:

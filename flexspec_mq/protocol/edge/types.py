@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.tally import DraftTally
 from flexspec_mq.protocol.effects import Origin
 from schemas.messages import Identity
@@ -61,6 +62,7 @@ class SessionRequest:
             committed. None keeps to the plan.
         patience: seconds without a new token, whatever the reason, after which the session fails. None: those of
             `flexspec_mq.waiting`, which are longer while workers say that they have too much to do.
+        answer_timeout: seconds until silence is worth a question, while the round trip is unknown.
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
         prediction: token ids that the text will probably have; for the drafter alone.
         answers: earlier answers that it may repeat, see `flexspec_mq.drafting.memory`; for the drafter alone.
@@ -80,6 +82,7 @@ class SessionRequest:
     keyed: bool = False
     alone: Callable[[], int] | None = None
     patience: float | None = None
+    answer_timeout: float = waiting.ANSWER
     reuse: Reuse | None = None
     prediction: tuple[int, ...] = ()
     answers: Callable[[], Any] | None = None

@@ -70,7 +70,7 @@ class Admission:
         before = self._before(key)
         ages = [now - session.opened_at for session in live]
         life = max(self._life or 0.0, sum(ages) / len(ages)) if ages else 0.0
-        hint = (places + before) * life / len(ages) if life else waiting.BUSY_UNKNOWN
+        hint = (places + before) * life / len(ages) if life else waiting.ANSWER / 2
         least, most = waiting.BUSY
         hint = max(least, min(most, hint))
         if key in self._refused or self._waiting[key[0]] < _MOST_REFUSED_OF_DEVICE:
@@ -112,7 +112,7 @@ class Admission:
             tokens: number that the session would hold.
             now: seconds.
         """
-        there = {session.key[0] for session in live if now < session.away_since + waiting.LEFT} | {edge}
+        there = {session.key[0] for session in live if now < session.away_since + 5 * waiting.ANSWER} | {edge}
         left = list(live)
         gone: list[WorkerSession] = []
         while self.places_missing(left, tokens):

@@ -35,6 +35,8 @@ from schemas.messages import MAX_MILLIS, Close, CloseReason, Draft, Error, Error
 _CLOSED, _CLOSED_LIFE = 256, 60.0
 """Closed sessions that are remembered, the oldest forgotten first, and for how many seconds."""
 
+_SHARED = 0.005
+"""Seconds for which tokens decoded unasked, and answers to further polls, may share a verdict."""
 _MOST_VERDICTS = 8
 """Verdicts that one message of an edge is answered by, where much was decided while it was away."""
 
@@ -148,7 +150,7 @@ class WorkerMachine:
     ) -> list[WorkerEffect]:
         """Answer a message that was not read to its end; whatever is here of its session stays as it is."""
         self.counters.rejected += 1
-        retry = round(1000 * waiting.BUSY_ELSEWHERE) if code is ErrorCode.BUSY else 0
+        retry = round(1000 * waiting.BUSY[0]) if code is ErrorCode.BUSY else 0
         self._error((edge, session), attempt, code, retry=retry, detail=why, qos=qos)
         return self._flush()
 
@@ -273,7 +275,7 @@ class WorkerMachine:
         session = self._sessions.get(key)
         self.deliveries.leave(key)
         if session is not None and session.delivered and again:
-            session.delivered, session.silent_at = False, now + waiting.DELIVER
+            session.delivered, session.silent_at = False, now + waiting.ANSWER
 
     # How it is done
 
@@ -301,7 +303,7 @@ class WorkerMachine:
             version in self._retired and not (known or message.committed or message.resumes)
         ):
             detail = f"version {version} is not held here"
-            self._busy(key, message, waiting.BUSY_ELSEWHERE, detail)
+            self._busy(key, message, waiting.BUSY[0], detail)
             return
         check_open(message, self._config.facts, self._config.room)
         self._happen(WorkerEvent.OPEN, key, now, message, version)
@@ -320,7 +322,7 @@ class WorkerMachine:
 
     def _create(self, key: SessionKey, now: float, message: Open, version: str) -> None:
         if self.draining:
-            self._busy(key, message, waiting.BUSY_ELSEWHERE)
+            self._busy(key, message, waiting.BUSY[0])
             return
         live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
         tokens = len(message.prompt) + len(message.committed) + message.resumes + 1
@@ -392,7 +394,7 @@ class WorkerMachine:
         session.expires = now + self._config.lease
         session.away_since = inf
         owed = session.deliver and not session.delivered
-        session.silent_at = now + waiting.DELIVER if owed else inf
+        session.silent_at = now + waiting.ANSWER if owed else inf
 
     def _reply(self, session: WorkerSession, now: float) -> None:
         """Send all that was decided since the last verdict: several, where the edge was away meanwhile."""
@@ -427,7 +429,7 @@ class WorkerMachine:
     def _waits(self, session: WorkerSession, now: float) -> tuple[int, int]:
         """Times for an answer without a forward: a queue above 0 says that work of the session waits its turn."""
         since = session.owes_since
-        if since is None or now - self._stepped_at > max(waiting.STUCK, 4 * self._longest):
+        if since is None or now - self._stepped_at > max(1.25 * waiting.ANSWER, 4 * self._longest):
             return 0, 0
         return min(max(1, int(1000 * (now - since))), MAX_MILLIS), 0
 
@@ -457,7 +459,7 @@ class WorkerMachine:
 
     def _answer_poll(self, session: WorkerSession, now: float) -> None:
         """Answer at once, but one that follows on another one's heels a moment later, together with the next."""
-        due = session.polled_at + waiting.SHARED
+        due = session.polled_at + _SHARED
         if now >= due:
             session.polled_at = now
             self._reply(session, now)
@@ -555,9 +557,9 @@ class WorkerMachine:
             self._admission.ended(session, now)
             self._renew(session, now)
             self._out.append(ReleaseToCache(session.key) if self._config.prefixes else Free(session.key))
-        elif not (beyond or item.seq) and now < session.verdict_at + waiting.SHARED:
+        elif not (beyond or item.seq) and now < session.verdict_at + _SHARED:
             if session.flush_at is None:
-                session.flush_at = session.verdict_at + waiting.SHARED
+                session.flush_at = session.verdict_at + _SHARED
             return
         if beyond:
             return

@@ -154,7 +154,7 @@ async def _ask(here: SecuredDeployment, crowd: Crowd, number: int) -> Figures:
 
 async def _come_back(here: SecuredDeployment, crowd: Crowd, away: float, *, awaited: bool) -> Figures:
     await crowd.wait(awaited=awaited)
-    await asyncio.sleep(waiting.STEADY)
+    await asyncio.sleep(waiting.CONNECT)
     away_ones = here.sites or [here.broker]
     back = await away_ones[0].away(away)
     before = _load(here)

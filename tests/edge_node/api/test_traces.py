@@ -233,7 +233,7 @@ def test_a_collector_that_does_not_answer_costs_a_line_of_the_log_and_a_moment_a
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "100")
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-    monkeypatch.setattr(waiting, "TELEMETRY", 0.2)
+    monkeypatch.setattr(waiting, "FAREWELL", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with exporting(TelemetryOptions(otel=True), EDGE, "e") as by:

@@ -213,7 +213,7 @@ async def test_a_user_has_so_many_texts_at_a_time_and_asks_a_minute(mosquitto: P
         assert {body["text"] for body in said} == {TEXT}
         while (await also.message())[1].get("text") != TEXT:
             pass  # what all who are nobody read
-        await asyncio.sleep(waiting.ASKER_TOLD)
+        await asyncio.sleep(waiting.ANSWER)
         for number in range(12, 18):
             await asker.publish(topic, {**ASK, "id": number})
         while (await asker.message())[1].get("error", {}).get("code") != "too_many_asks":

@@ -60,7 +60,7 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "OUTBOX_ROOM", 0.05)
+    monkeypatch.setattr(waiting, "STATUS", 0.1)
 
 
 def key(name: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 def test_a_crowd_is_answered_and_comes_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexspec_mq.waiting.STEADY", 0.5)
+    monkeypatch.setattr("flexspec_mq.waiting.CONNECT", 0.5)
     target = str(save(tmp_path, tiny_llama(head_dim=16).bfloat16(), byte_level_tokenizer()))
     assert main(["--devices", "40", "--idle", "0", "--away", "1", "--target", target]) == 0
     row = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["40"]
