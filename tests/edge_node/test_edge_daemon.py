@@ -125,6 +125,17 @@ async def test_an_idle_node_does_not_pay_for_statuses_and_knows_who_is_there(
             await until(lambda: known() not in (before, set()))
 
 
+@pytest.mark.parametrize(("answer_timeout", "again"), [(0.1, True), (60.0, False)])
+async def test_an_open_is_repeated_when_the_link_s_answers_would_be_there(
+    answer_timeout: float, again: bool
+) -> None:
+    at = replace(link_to("e-edge"), answer_timeout=answer_timeout)
+    async with edge_at(MemoryBroker().link, at=at) as node:
+        machine = node.generate(wanting(1)).machine
+        await asyncio.sleep(1.0)
+        assert (machine.counters.reopens > 0) is again
+
+
 async def test_without_a_drafter_the_target_is_asked_for_each_token() -> None:
     broker = MemoryBroker()
     node = EdgeNode(EdgeSettings(edge="edge"), None, FINGERPRINT, (EOS,))

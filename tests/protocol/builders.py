@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
+from flexspec_mq import waiting
 from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.protocol import digest as chains
@@ -180,6 +181,7 @@ def clean_world(
     sessions: int = 1,
     limit: int = 120,
     doubts: bool = False,
+    answer_timeout: float = waiting.ANSWER,
 ) -> World:
     """Sessions that one worker writes by a plan, over a link that loses and swaps nothing. It does not run yet."""
     rng = random.Random(7)
@@ -189,7 +191,11 @@ def clean_world(
     policy = FixedPolicy(plan) if isinstance(plan, Plan) else plan
     for number in range(1, sessions + 1):
         request = SessionRequest(
-            session=number, version="v", identity=identity(seed=number, limit=limit), prompt=(1, 2, number)
+            session=number,
+            version="v",
+            identity=identity(seed=number, limit=limit),
+            prompt=(1, 2, number),
+            answer_timeout=answer_timeout,
         )
         world.add(request, policy, accuracy)
     return world

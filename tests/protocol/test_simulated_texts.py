@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from flexspec_mq import waiting
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
@@ -22,19 +23,33 @@ LIMIT = 120
 # A clean, ordered link
 
 
-def clean(plan: Plan, accuracy: float, delay: float = 0.04, sessions: int = 1, limit: int = LIMIT) -> World:
-    world = clean_world(plan, accuracy, delay=delay, sessions=sessions, limit=limit)
+def clean(
+    plan: Plan,
+    accuracy: float,
+    delay: float = 0.04,
+    sessions: int = 1,
+    limit: int = LIMIT,
+    answer_timeout: float = waiting.ANSWER,
+) -> World:
+    world = clean_world(
+        plan, accuracy, delay=delay, sessions=sessions, limit=limit, answer_timeout=answer_timeout
+    )
     world.run(400)
     return world
 
 
 @pytest.mark.parametrize("sessions", [1, 3])
-@pytest.mark.parametrize("delay", [0.004, 0.4])
+@pytest.mark.parametrize(
+    ("delay", "answer_timeout"), [(0.004, waiting.ANSWER), (0.4, waiting.ANSWER), (1.0, 4.0)]
+)
 @pytest.mark.parametrize("accuracy", [0.0, 0.7, 1.0])
-def test_no_poll_no_reopen_no_gap(delay: float, accuracy: float, sessions: int) -> None:
+def test_no_poll_no_reopen_no_gap(
+    delay: float, answer_timeout: float, accuracy: float, sessions: int
+) -> None:
+    """Over a satellite the device is told how long an answer takes; docs/reference/waits.md."""
     plans = [Plan(k, width, 0, ahead) for k in (0, 4, 8) for width in (1, 2, 4) for ahead in (0, 64)]
     for plan in plans:
-        world = clean(plan, accuracy, delay, sessions, 50)
+        world = clean(plan, accuracy, delay, sessions, 50, answer_timeout)
         worker = world.hosts[0].machine.counters
         assert (worker.gaps, worker.unknown, worker.held_dropped, worker.dropped) == (0, 0, 0, 0), plan
         assert world.most_held <= plan.in_flight, plan
