@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.engine.interface import StepResult
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
-from flexspec_mq.telemetry import Telemetry, TextSpan
+from flexspec_mq.telemetry import Telemetry, TextSpan, sampling_attributes
 from flexspec_mq.transport.properties import read_properties
 from schemas.messages import Close, Error, ErrorCode, Fin, Open
 
@@ -59,9 +59,7 @@ class SessionSpans:
             read_properties(properties).user,
             {
                 "gen_ai.request.max_tokens": identity.limit,
-                "gen_ai.request.temperature": identity.temperature,
-                "gen_ai.request.top_k": identity.top_k,
-                "gen_ai.request.top_p": identity.top_p,
+                **sampling_attributes(identity.sampling),
                 "flexspec.worker": self._worker,
                 "flexspec.edge": edge,
                 "flexspec.session": session.key[1],

@@ -43,6 +43,7 @@ from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
+    AS_THE_TARGET,
     MAX_DRAFT_TOKENS,
     PROTOCOL_VERSION,
     Close,
@@ -110,7 +111,7 @@ class CloudWorker:
                     facts.fingerprint,
                     facts.max_context,
                     facts.vocab_size,
-                    facts.recommended.sampling,
+                    facts.recommended.over(AS_THE_TARGET),
                     facts.tokenizer,
                 ),
                 capacity=settings.capacity,
@@ -606,9 +607,7 @@ class CloudWorker:
             load=len(self.machine),
             capacity=settings.capacity,
             lease=settings.lease,
-            temperature=facts.recommended.temperature,
-            top_k=facts.recommended.top_k,
-            top_p=facts.recommended.top_p,
+            recommended=facts.recommended,
             draft=facts.draft,
             versions=() if self.family is None else self.family.statuses(),
             life=self._life,

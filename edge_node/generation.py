@@ -13,7 +13,7 @@ from flexspec_mq.controller.plan import Policy
 from flexspec_mq.energy.model import Spent
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import Commit, Finish, Provisional
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 
 if TYPE_CHECKING:
     from flexspec_mq.drafting.memory import Answers
@@ -92,7 +92,7 @@ class GenerationRequest:
     """
 
     prompt: tuple[int, ...]
-    sampling: SamplingParams
+    sampling: Sampling
     limit: int
     policy: Policy
     ignore_eos: bool = False
@@ -103,7 +103,7 @@ class GenerationRequest:
     digest: str = ""
     prediction: tuple[int, ...] = ()
     user: bytes = b""
-    recommended: Callable[[SamplingParams], SamplingParams] | None = None
+    recommended: Callable[[Sampling], Sampling] | None = None
     text: LoadedText | None = None
     grammar: Grammar | None = None
     engine: str = ""

@@ -305,15 +305,12 @@ class EdgeNode:
             else next(each for each in numbers if each not in self._sessions)
         )
         version = request.version or self.settings.version
-        sampling, text = request.sampling, request.text
+        text = request.text
         fingerprint = self._fingerprint if text is None else text.fingerprint
         identity = Identity(
             NOISE_VERSION,
             fingerprint,
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
-            sampling.seed,
+            request.sampling,
             self._eos if text is None else text.eos,
             request.ignore_eos,
             request.limit,
@@ -528,10 +525,10 @@ class EdgeNode:
         request, version = generation.request, generation.machine.version
         if not isinstance(message, Verdict) or message.recommended is None or message.worker is None:
             return False
-        recommended = self.directory.take_recommendation(version, message.worker, message.recommended)
-        if recommended is None or request.recommended is None or generation.machine.committed:
+        believed = self.directory.take_recommendation(version, message.worker, message.recommended)
+        if not believed or request.recommended is None or generation.machine.committed:
             return False
-        if request.recommended(recommended) == request.sampling:
+        if request.recommended(message.recommended) == request.sampling:
             return False
         _log.info("session %d: worker %s recommends another sampling", generation.session, message.worker)
         generation.misled = True

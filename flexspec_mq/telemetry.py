@@ -24,6 +24,7 @@ from flexspec_mq import __version__, waiting
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import UsageError, how_to_install
 from flexspec_mq.settings import Section, Setting
+from schemas.messages import PartialSampling, Sampling
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -276,6 +277,15 @@ class TextSpan:
             }
         )
         self._span.end()
+
+
+def sampling_attributes(sampling: Sampling) -> dict[str, float]:
+    """Attributes of a span that say how its tokens are chosen, but for the seed."""
+    conventional = ("temperature", "top_k", "top_p")
+    return {
+        f"{'gen_ai.request' if name in conventional else 'flexspec'}.{name}": getattr(sampling, name)
+        for name in PartialSampling.__struct_fields__
+    }
 
 
 def context_of(values: Mapping[str, str]) -> Carrier:

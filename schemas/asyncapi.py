@@ -15,8 +15,10 @@ from schemas.messages import (
     Error,
     Identity,
     Open,
+    PartialSampling,
     Poll,
     Prefix,
+    Sampling,
     Verdict,
 )
 from schemas.openai import FunctionCall, ToolCall
@@ -168,8 +170,8 @@ MESSAGES = tuple(kind for channel in CHANNELS for kind in channel.messages)
 BODIES = (KeySet, Catalogue)
 """Bodies that `Signed` holds."""
 _INNER = (
-    *(CatalogueVersion, VersionStatus, CatalogueStatus, VersionFigures, Identity, Prefix, AddedToken),
-    *(AskErrorBody, AskUsage, ToolCall, FunctionCall),
+    *(CatalogueVersion, VersionStatus, CatalogueStatus, VersionFigures, Identity, Sampling, PartialSampling),
+    *(Prefix, AddedToken, AskErrorBody, AskUsage, ToolCall, FunctionCall),
 )
 """Records that payloads and bodies hold."""
 

@@ -8,7 +8,7 @@ Positions count generated tokens: 0 is the first one after the prompt.
 """
 
 from enum import IntEnum
-from typing import Annotated, Self
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -53,6 +53,10 @@ DraftTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DRAFT_TOKENS)]
 DeliveredTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DELIVERED_TOKENS)]
 VerdictTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_VERDICT_TOKENS)]
 DraftLength = Annotated[int, Meta(ge=0, le=MAX_DRAFT_TOKENS)]
+Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
+TopK = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
+MinP = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 class Fin(IntEnum):
@@ -91,16 +95,65 @@ class ErrorCode(IntEnum):
     GRAMMAR = 9
 
 
+class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
+    """How a token is chosen from logits.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of most likely tokens with at least this mass; 1.0 keeps all.
+        seed: key of the common random numbers.
+        min_p: keep tokens that are at least so likely beside the likeliest one; 0.0 keeps all.
+    """
+
+    temperature: Temperature = 0.0
+    top_k: TopK = 0
+    top_p: TopP = 1.0
+    seed: U64 = 0
+    min_p: MinP = 0.0
+
+    def __post_init__(self) -> None:
+        """Make equal numbers equal bytes, since both sides hash them: 1 becomes 1.0 and -0.0 becomes 0.0."""
+        for name in _FRACTIONS:
+            msgspec.structs.force_setattr(self, name, float(getattr(self, name)) + 0.0)
+
+
+_FRACTIONS = tuple(name for name, kind in Sampling.__annotations__.items() if kind.__origin__ is float)
+AS_THE_TARGET = Sampling(1.0)
+"""Sampling where nobody says anything else."""
+
+
+class PartialSampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a target's makers recommend to choose its tokens, or how a request wants them: None leaves a value open.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep this mass of them.
+        min_p: keep those that are at least so likely beside the likeliest one.
+    """
+
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: TopP | None = None
+    min_p: MinP | None = None
+
+    def over(self, base: Sampling) -> Sampling:
+        """The same, with the values of `base` where they are left open, and its seed."""
+        stated = msgspec.structs.asdict(self)
+        return msgspec.structs.replace(base, **{name: one for name, one in stated.items() if one is not None})
+
+
+LEFT_OPEN = PartialSampling()
+
+
 class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
     """All that determines the text beside the prompt. The digest chain's root is made from it.
 
     Attributes:
         noise: `NOISE_VERSION` of the edge; a worker refuses any but its own.
         fingerprint: BLAKE2b-128 of vocabulary contents, special tokens and chat template of the edge's tokenizer.
-        temperature: 0 is greedy.
-        top_k: 0 is off.
-        top_p: 1.0 is off.
-        seed: seed of the common random numbers.
+        sampling: how its tokens are chosen.
         eos: token ids that end the text.
         ignore_eos: go on to `limit`.
         limit: absolute generated length at which the text ends.
@@ -109,38 +162,11 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     noise: Counter
     fingerprint: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    temperature: Annotated[float, Meta(ge=0.0, le=100.0)]
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)]
-    seed: U64
+    sampling: Sampling
     eos: Annotated[tuple[TokenId, ...], Meta(max_length=32)]
     ignore_eos: bool
     limit: Position
     grammar: Annotated[bytes, Meta(min_length=16, max_length=16)] | None = None
-
-    def __post_init__(self) -> None:
-        """Make equal numbers equal bytes, since both sides hash them: 1 becomes 1.0 and -0.0 becomes 0.0."""
-        msgspec.structs.force_setattr(self, "temperature", float(self.temperature) + 0.0)
-        msgspec.structs.force_setattr(self, "top_p", float(self.top_p))
-
-
-class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
-    """How the makers of a target recommend to choose its tokens; what they leave open has its default here.
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_k: 0 is off.
-        top_p: 1.0 is off.
-    """
-
-    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] = 0
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-
-    @classmethod
-    def with_defaults(cls, temperature: float | None, top_k: int | None, top_p: float | None) -> Self:
-        """A recommendation in which None stands for values that are left open."""
-        return cls(1.0 if temperature is None else temperature, top_k or 0, 1.0 if top_p is None else top_p)
 
 
 class Prefix(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):

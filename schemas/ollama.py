@@ -16,7 +16,7 @@ from schemas.openai import (
     Neutral1,
     Offline,
     Provisional,
-    Seed,
+    Sampled,
     Stops,
     unsupported,
 )
@@ -35,7 +35,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
-class OllamaOptions(_Request, frozen=True, kw_only=True):
+class OllamaOptions(Sampled, _Request, frozen=True, kw_only=True):
     """How a text is to be written.
 
     Attributes:
@@ -46,16 +46,9 @@ class OllamaOptions(_Request, frozen=True, kw_only=True):
             belong to penalties and Mirostat, which are off.
     """
 
-    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
-    top_p: (
-        Annotated[float, Meta(gt=0.0, le=1.0, description="Temperature 0 takes the most likely token.")]
-        | None
-    ) = None
     top_k: Annotated[int, Meta(le=MAX_TOKEN_ID)] | None = None
-    seed: Seed | None = None
     num_predict: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     stop: Stops | None = None
-    min_p: Neutral0 = None
     typical_p: Neutral1 = None
     tfs_z: Neutral1 = None
     repeat_penalty: Neutral1 = None

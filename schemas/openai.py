@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.messages import MAX_TOKEN_ID
+from schemas.messages import PartialSampling
 from schemas.plan import LimitReport, Plan
 from schemas.status import ConnectionStatus
 
@@ -232,15 +232,26 @@ class Prediction(_Request, frozen=True, kw_only=True):
     content: str | list[TextPart]
 
 
-class _TextRequest(_Request, frozen=True, kw_only=True):
+class Sampled(PartialSampling, frozen=True, kw_only=True):
+    """Fields by which requests of all APIs say how tokens are chosen; None is as the target's makers recommend.
+
+    Attributes:
+        temperature: 0 takes the most likely token.
+        seed: the same seed gives the same text; without it one is drawn.
+    """
+
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    seed: Seed | None = None
+
+
+class _TextRequest(Sampled, _Request, frozen=True, kw_only=True):
     """Fields that requests for a text share.
 
     Attributes:
         model: a target version; without it the node's own. On a node that follows a family also the family, which
             is its current version, or FAMILY:stable, FAMILY:canary and FAMILY:VERSION.
         max_tokens: tokens at most; without it a chat may have as many as the node's ``api_max_tokens`` says.
-        top_k: not OpenAI's; keep the k most likely tokens, 0 keeps all.
-        seed: the same seed gives the same text; without it one is drawn.
+        top_k: not OpenAI's, like min_p.
         stop: strings that end the text and are not shown.
         n: number of answers; their seeds are seed, seed + 1 and so on.
         response_format: form of the answer, where it is no call.
@@ -262,13 +273,6 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
 
     model: str | None = None
     max_tokens: Limit | None = None
-    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
-    top_p: (
-        Annotated[float, Meta(gt=0.0, le=1.0, description="Temperature 0 takes the most likely token.")]
-        | None
-    ) = None
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
-    seed: Seed | None = None
     stop: Stops | None = None
     ignore_eos: bool = False
     wait: Annotated[float, Meta(ge=0, le=86_400)] | None = None
@@ -298,7 +302,6 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     presence_penalty: Empty = None
     repetition_penalty: Neutral1 = None
     length_penalty: Neutral1 = None
-    min_p: Neutral0 = None
     min_tokens: Neutral0 = None
     min_keep: Neutral0 = None
     repeat_penalty: Neutral1 = None
@@ -386,7 +389,7 @@ class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
     add_special_tokens: On = None
 
 
-class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
+class FlexspecUsage(PartialSampling, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Figures of a text: tokens, bytes, joules.
 
     Attributes:
@@ -413,7 +416,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         seed: number with which the same text comes again.
         exactness: as the statuses of the version's workers say.
         weights: the target's weights, as they say: ``native``, or how many bits they have.
-        temperature: value that was used; so top_p and top_k.
+        temperature: value that was used; so top_k, top_p and min_p.
         default_limit: tokens that the node allowed, as the request named no limit; null where it named one, or where
             the context left fewer.
     """
@@ -440,9 +443,6 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     exactness: str = ""
     weights: str = ""
-    temperature: float | UnsetType = UNSET
-    top_p: float | UnsetType = UNSET
-    top_k: int | UnsetType = UNSET
     default_limit: int | None = None
 
 

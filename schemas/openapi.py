@@ -107,7 +107,7 @@ TYPES: tuple[type[msgspec.Struct], ...] = tuple(
     for name, kind in (
         vars(openai) | vars(ollama) | vars(plan) | vars(responses) | vars(node) | _STATED
     ).items()
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not name.startswith("_")
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not name.startswith(("_", "Sampled"))
 )
 
 

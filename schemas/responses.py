@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.messages import MAX_TOKEN_ID
-from schemas.openai import Empty, FlexspecPart, FlexspecUsage, Limit, Off, Offline, Seed, unsupported
+from schemas.openai import Empty, FlexspecPart, FlexspecUsage, Limit, Off, Offline, Sampled, unsupported
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 Metadata = Annotated[
@@ -167,12 +166,12 @@ Item = Annotated[
 ]
 
 
-class ResponsesRequest(_Request, frozen=True, kw_only=True):
+class ResponsesRequest(Sampled, _Request, frozen=True, kw_only=True):
     """The body of ``POST /v1/responses``.
 
     Attributes:
-        model: as in chats; so are temperature, top_p, user, safety_identifier and prompt_cache_key, and top_k, seed,
-            ignore_eos, wait and offline, which are not OpenAI's.
+        model: as in chats; so are temperature, top_p, user, safety_identifier and prompt_cache_key, and top_k,
+            min_p, seed, ignore_eos, wait and offline, which are not OpenAI's.
         input: a question, or items; reasoning items are passed over.
         instructions: system message before all others; it is not kept for later responses.
         previous_response_id: response to go on from, one that the node still keeps.
@@ -189,10 +188,6 @@ class ResponsesRequest(_Request, frozen=True, kw_only=True):
     store: bool = True
     stream: bool = False
     max_output_tokens: Limit | None = None
-    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
-    seed: Seed | None = None
     ignore_eos: bool = False
     wait: Annotated[float, Meta(ge=0, le=86_400)] | None = None
     offline: Offline | None = None

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.catalogue import MAX_VERSIONS
-from schemas.messages import MAX_TOKEN_ID, Name, TokenId
+from schemas.messages import LEFT_OPEN, MAX_TOKEN_ID, Name, PartialSampling, TokenId
 from schemas.statement import MAX_CREDENTIAL
 
 Text = Annotated[str, Meta(max_length=256)]
@@ -142,9 +142,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         load: sessions held now.
         capacity: sessions that it would hold.
         lease: seconds.
-        temperature: recommendation of the target's makers; none of the three where they say nothing.
-        top_k: the same; 0 is all tokens.
-        top_p: the same.
+        recommended: how the target's makers recommend to sample.
         draft: name of the draft that it runs for sessions that ask for it, for all versions alike; empty without.
         versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only,
             which is ready.
@@ -179,9 +177,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     load: Count = 0
     capacity: Count = 0
     lease: Annotated[int, Meta(ge=0, le=86_400)] = 0
-    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    recommended: PartialSampling = LEFT_OPEN
     draft: Text = ""
     versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_HELD)] = ()
     life: Life = 0

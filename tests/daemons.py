@@ -21,13 +21,12 @@ from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, Price
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.telemetry import Telemetry
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import LinkFactory
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 from schemas.status import TokenizerStatus
 from tests.drafting.simulated import SimulatedDrafter
 
@@ -244,7 +243,7 @@ def wanting(
     """A request that differs from those with other numbers."""
     return GenerationRequest(
         prompt=(number % VOCAB, 1, 2),
-        sampling=SamplingParams(0.7, 40, 0.9, number),
+        sampling=Sampling(0.7, 40, 0.9, number),
         limit=limit,
         policy=FixedPolicy(plan),
         ignore_eos=ignore_eos,
@@ -256,7 +255,7 @@ def wanting(
 def alone(request: GenerationRequest) -> tuple[int, ...]:
     """Reference text: tokens that the target writes without any drafts."""
     seed, ignore_eos = request.sampling.seed, request.ignore_eos
-    identity = Identity(2, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, request.limit)
+    identity = Identity(2, FINGERPRINT, Sampling(0.7, 40, 0.9, seed), (EOS,), ignore_eos, request.limit)
     asked = SessionRequest(session=1, version="base", identity=identity, prompt=request.prompt)
     return TARGET.text(asked)[0]
 

@@ -36,7 +36,7 @@ from flexspec_mq.models.load import load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.text import decode
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 
 _KEPT = 8
 """Texts whose keys and values stay, as a server's prefix cache has them."""
@@ -295,11 +295,12 @@ class EngineServer:
         behind = len(asked.prompt) if self.second_runner else 0
         if seed is None or not behind:
             seed = int(np.random.default_rng(seed).integers(2**63))
-        sampling = SamplingParams(
+        sampling = Sampling(
             temperature,
             max(0, params.get("top_k", 0)),
             params.get("top_p", 1.0),
             0 if temperature == 0 else seed,
+            params.get("min_p", 0.0),
         )
         ends = set() if params.get("ignore_eos") else set(self.text.eos)
         stops = set(params.get("stop_token_ids") or ())

@@ -8,13 +8,13 @@ import zstandard
 
 from flexspec_mq.codec import Codec
 from lab.simulator.world import FINGERPRINT
-from schemas.messages import Fin, Identity, Open, Verdict
+from schemas.messages import Fin, Identity, Open, Sampling, Verdict
 
 CODEC = Codec()
 
 
 def opening(session: int = 7, *, fingerprint: bytes = FINGERPRINT, limit: int = 40) -> Open:
-    identity = Identity(2, fingerprint, 0.0, 0, 1.0, 1, (), True, limit)
+    identity = Identity(2, fingerprint, Sampling(seed=1), (), True, limit)
     return Open(session, 1, identity, (1, 2, 3), (), 0, 1, ())
 
 

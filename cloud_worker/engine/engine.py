@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.grammars import MOST_FORCED, TextGrammars
 from cloud_worker.engine.heads import ModelHeads
-from cloud_worker.engine.interface import Facts, Memory, Recommended, StepResult
+from cloud_worker.engine.interface import Facts, Memory, StepResult, recommended
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.scheduler import Scheduler
@@ -20,7 +20,6 @@ from flexspec_mq.models.target_text import target_text
 from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from flexspec_mq.sampling.noise import lucky_words
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import DraftBudget
@@ -252,7 +251,7 @@ class ModelEngine:
         """
         vocabulary = self._model.vocab_size
         rows = [
-            (SamplingParams.of(share.item.identity), len(share.item.context) + place)
+            (share.item.identity.sampling, len(share.item.context) + place)
             for share in scheduled
             for place in range(share.model_input.rows)
         ]
@@ -364,7 +363,7 @@ def build_engine(
         dtype=settings.dtype,
         weights=settings.weights,
         keeps=True,
-        recommended=Recommended.from_generation(loaded.generation),
+        recommended=recommended(loaded.generation),
         tokenizer=loaded.tokenizer_status,
         text=target_text(loaded),
         timings=timings,

@@ -7,13 +7,13 @@ plugged in there, with its libraries in `check_libraries`. `WorkItem` says what 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
-from msgspec import Meta
 
-from schemas.messages import MAX_TOKEN_ID, Sampling
+from schemas.messages import LEFT_OPEN, PartialSampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,27 +34,12 @@ T = TypeVar("T")
 Exactness = Literal["exact", "exact up to ties", "unknown"]
 
 
-class Recommended(msgspec.Struct, frozen=True):
-    """How a target's makers recommend to sample; what they do not say is None."""
-
-    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-
-    @classmethod
-    def from_generation(cls, generation: Mapping[str, Any]) -> Recommended:
-        """Read a ``generation_config.json``; empty where it does not sample, or samples as nobody can."""
-        if generation.get("do_sample") is False:
-            return cls()
-        try:
-            return msgspec.convert(dict(generation), cls)
-        except msgspec.ValidationError:
-            return cls()
-
-    @property
-    def sampling(self) -> Sampling:
-        """The same, with defaults for what they do not say."""
-        return Sampling.with_defaults(self.temperature, self.top_k, self.top_p)
+def recommended(generation: Mapping[str, Any]) -> PartialSampling:
+    """Read a ``generation_config.json``; empty where it does not sample, or samples as nobody can."""
+    if generation.get("do_sample") is not False:
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(dict(generation), PartialSampling)
+    return LEFT_OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +72,7 @@ class Facts:
     weights: str = "native"
     room: int | None = None
     keeps: bool = False
-    recommended: Recommended = field(default_factory=Recommended)
+    recommended: PartialSampling = LEFT_OPEN
     draft: str = ""
     tokenizer: TokenizerStatus | None = None
     text: TargetText | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.models.runner import ModelInput
-from schemas.messages import NOISE_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,7 +102,7 @@ def _forward(model: TargetModel, sessions: int, rows: int) -> float:
 
 def _draft(drafter: PricedDrafter, vocabulary: int) -> tuple[tuple[tuple[int, float], ...], float | None]:
     """Time the draft for one session and for several, and a token that it reads; empty where it has no model."""
-    identity = Identity(NOISE_VERSION, bytes(16), 0.0, 0, 1.0, 0, (), True, 2 * _PREFIX)
+    identity = Identity(NOISE_VERSION, bytes(16), Sampling(), (), True, 2 * _PREFIX)
     contexts = [_tokens(number, _PREFIX, vocabulary) for number in range(_SESSIONS)]
     wanted = [
         DraftRequest(

@@ -22,7 +22,7 @@ from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.target_text import token_map
 from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
-from schemas.messages import NOISE_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity, Sampling
 
 _TOKENS = 64
 """Tokens of an answer at most."""
@@ -106,9 +106,7 @@ def _measured(
     draft = drafter_for(args.target, drafts, tell)
     assert draft.drafter is not None  # noqa: S101  it has a name
     engine = ModelEngine(candidate_of(settings, tell)[1].build(None))
-    identity = Identity(
-        NOISE_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
-    )  # fmt: skip
+    identity = Identity(NOISE_VERSION, target.fingerprint, Sampling(), target.eos, False, _TOKENS)
     texts = [Text(prompt, identity) for prompt in prompts]
     for most, seconds in _PASSES:
         texts[:most] = write(engine, texts[:most], tell, seconds=seconds)

@@ -35,6 +35,7 @@ from flexspec_mq.grammar.tools import (
 )
 from flexspec_mq.models.text import Turn
 from schemas import ollama
+from schemas.messages import PartialSampling
 from schemas.node import TextFigures
 from schemas.openai import FlexspecUsage, Model, Provisional
 
@@ -127,14 +128,14 @@ def _request(
     if asked.think and ignored is None:
         raise bad("think", f"{asked.model!r} does not support thinking", code="unsupported_parameter")
     given = asked.options or ollama.OllamaOptions()
+    if given.top_k is not None:
+        given = msgspec.structs.replace(given, top_k=max(given.top_k, 0))
     stops = [given.stop] if isinstance(given.stop, str) else given.stop or []
     limit = given.num_predict
     spec = TextSpec(
         prompt=prompt,
         version=asked.model,
-        temperature=given.temperature,
-        top_k=None if given.top_k is None else max(given.top_k, 0),
-        top_p=given.top_p,
+        sampling=msgspec.convert(given, PartialSampling, from_attributes=True),
         seed=None if given.seed is None or given.seed < 0 else given.seed % 2**64,
         limit=WHOLE_CONTEXT if limit is not None and limit <= 0 else limit,
         stops=tuple(stop for stop in stops if stop),
@@ -340,12 +341,13 @@ async def _show(api: Api, request: Request, _send: Send) -> Response:
     directory = api.node.directory
     await directory.wait_until(lambda: directory.status(version) is not None, 0.3 * waiting.ANSWER)
     text = await Service(api.node, version, b"", None, lambda _wait: None).text(api.texts.model)
-    template, params = text.tokenizer.chat_template, directory.recommended(version)
+    template, sampling = text.tokenizer.chat_template, directory.recommended(version)
+    stated = ((name, getattr(sampling, name)) for name in PartialSampling.__struct_fields__)
     tools = any(status.grammar for status in directory.statuses(version))
     return json_answer(
         ollama.OllamaShown(
             modelfile=f"FROM {model.id}\n",
-            parameters=f"temperature {params.temperature:g}\ntop_k {params.top_k}\ntop_p {params.top_p:g}",
+            parameters="\n".join(f"{name} {value:g}" for name, value in stated),
             template=template if isinstance(template, str) else "",
             details=_details(api, version),
             model_info={

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from edge_node.api.chat import OpenAIRequest
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
@@ -14,6 +16,7 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import Tool, ToolCall, ToolUse
 from flexspec_mq.models.text import Role, Turn
 from schemas import openai
+from schemas.messages import PartialSampling
 from schemas.responses import ResponsesRequest, ResponseTool
 
 COMPLETION_TOKENS = 16
@@ -105,9 +108,7 @@ def spec_of(
         raise bad("ignore_eos", "an answer of a form, or with tools, ends by itself: leave ignore_eos out")
     try:
         return TextSpec(
-            temperature=asked.temperature,
-            top_k=asked.top_k,
-            top_p=asked.top_p,
+            sampling=msgspec.convert(asked, PartialSampling, from_attributes=True),
             seed=None if asked.seed is None else asked.seed % 2**64,
             ignore_eos=asked.ignore_eos,
             wait=asked.wait,

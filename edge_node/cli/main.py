@@ -101,6 +101,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         ("temperature", float, 0.0, "0 is greedy"),
         ("top-k", int, 0, "keep the k most likely tokens; 0 is all"),
         ("top-p", float, 1.0, "keep this mass of them; 1 is all"),
+        ("min-p", float, 0.0, "keep those so likely beside the likeliest; 0 is all"),
     ):
         text.add_argument(f"--{name}", type=kind, default=default, help=f"{about} (default: {default:g})")
     text.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
@@ -251,12 +252,11 @@ def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
 def _spec(args: argparse.Namespace) -> TextSpec:
     from edge_node.cli.texts import prompt_of
     from edge_node.text.spec import TextSpec
+    from schemas.messages import PartialSampling
 
     return TextSpec(
         prompt=prompt_of(args.prompt),
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
+        sampling=PartialSampling(**{name: getattr(args, name) for name in PartialSampling.__struct_fields__}),
         seed=args.seed,
         limit=args.max_tokens,
         ignore_eos=args.ignore_eos,

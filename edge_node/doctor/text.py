@@ -26,6 +26,7 @@ from flexspec_mq.models.text import Turn
 from flexspec_mq.transport.base import NOT_AUTHORIZED, LinkSettings, no_birth
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import PartialSampling
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def text_over_broker(
     node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
     spec = TextSpec(
         prompt=(Turn("user", _PROMPT),),
-        temperature=0.0,
+        sampling=PartialSampling(0.0),
         seed=0,
         limit=_TOKENS,
         ignore_eos=True,

@@ -20,9 +20,8 @@ from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.fingerprint import Difference
 from flexspec_mq.protocol.lives import Lives, life_of
-from flexspec_mq.sampling.params import SamplingParams
 from schemas.catalogue import MAX_VERSIONS
-from schemas.messages import Sampling
+from schemas.messages import AS_THE_TARGET, Sampling
 from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -69,10 +68,6 @@ def _served(status: WorkerStatus | None) -> frozenset[str]:
     return frozenset(version.name for version in status.ready)
 
 
-def _params(sampling: Sampling) -> SamplingParams:
-    return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p)
-
-
 class WorkerDirectory:
     """Which workers are online, and which have ended.
 
@@ -100,7 +95,7 @@ class WorkerDirectory:
         self._codec = Codec()
         self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=waiting.STALE)
         self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
-        self._told: ExpiringMap[str, SamplingParams] = ExpiringMap(most=MAX_VERSIONS)
+        self._told: ExpiringMap[str, Sampling] = ExpiringMap(most=MAX_VERSIONS)
         self._throttle = LogThrottle()
         self._linked: ExpiringMap[str, None] = ExpiringMap(most=MAX_WORKERS)
         self._news = asyncio.Event()
@@ -169,29 +164,28 @@ class WorkerDirectory:
         )
         return exactness, serving[-1][0].weights if serving else ""
 
-    def recommended(self, version: str) -> SamplingParams:
+    def recommended(self, version: str) -> Sampling:
         """How the makers of a version's target recommend to choose its tokens; temperature 1 if they are silent.
 
         As the worker said that took the last session which was begun otherwise; before any did, as a status says.
         """
-        if (params := self._told.get(version, 0.0)) is not None:
-            return params
-        sampling, status = Sampling(), self.status(version)
+        if (told := self._told.get(version, 0.0)) is not None:
+            return told
+        status = self.status(version)
         if status is not None:
-            stated = Sampling.with_defaults(status.temperature, status.top_k, status.top_p)
+            stated = status.recommended.over(AS_THE_TARGET)
             if self._is_sane(status.worker, version, stated):
-                sampling = stated
-        return _params(sampling)
+                return stated
+        return AS_THE_TARGET
 
-    def take_recommendation(self, version: str, worker: str, sampling: Sampling) -> SamplingParams | None:
-        """Take what a worker recommends that has taken a session of a version; None if nobody recommends that.
+    def take_recommendation(self, version: str, worker: str, sampling: Sampling) -> bool:
+        """Take what a worker recommends that has taken a session of a version; False if nobody recommends that.
 
         From then on statuses, which any worker may write, no longer say it.
         """
-        if not self._is_sane(worker, version, sampling):
-            return None
-        self._told.put(version, params := _params(sampling), 0.0)
-        return params
+        if sane := self._is_sane(worker, version, sampling):
+            self._told.put(version, sampling, 0.0)
+        return sane
 
     def _is_sane(self, worker: str, version: str, sampling: Sampling) -> bool:
         if sampling.temperature <= MAX_TEMPERATURE:

@@ -1,12 +1,13 @@
 """A request in the journal: as it came, how far its text is, and what a restarted node needs to go on with it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import Commit, Origin
+from schemas.messages import Sampling
 from schemas.openai import Offline
 
 State = Literal["queued", "writing", "stale", "done", "failed"]
@@ -40,7 +41,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         session: number of the session.
         version: target version.
-        temperature, top_k, top_p: sampling, recommendations of the target's makers applied.
+        sampling: how its tokens are chosen, recommendations of the target's makers applied.
         limit: tokens at most.
         engine: name and version of the reader of grammars.
         root: digest of the chain before the first token, which covers the prompt.
@@ -49,13 +50,19 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
     session: int
     version: str
-    temperature: float
-    top_k: int
-    top_p: float
+    sampling: Sampling
     limit: int
     root: int
     engine: str = ""
     private: bytes = b""
+
+    @classmethod
+    def read(cls, row: bytes) -> Self:
+        """Read what the journal has of a session; rows before `min_p` have the three values of sampling by name."""
+        facts = msgspec.json.decode(row)
+        if "sampling" not in facts:
+            facts["sampling"] = [facts[name] for name in ("temperature", "top_k", "top_p")]
+        return msgspec.convert(facts, cls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,7 +204,7 @@ class Journal:
         with self._transaction(promised=promised):
             for number in self._number(name):
                 before = self._all("SELECT opened FROM requests WHERE number = ?", number)[0][0]
-                if before is None or msgspec.json.decode(before, type=Opened).session != opened.session:
+                if before is None or Opened.read(before).session != opened.session:
                     self._run("DELETE FROM tokens WHERE request = ?", number)
                 self._run(
                     "UPDATE requests SET opened = ? WHERE number = ?", msgspec.json.encode(opened), number
@@ -405,7 +405,7 @@ def _entry(row: Sequence[Any]) -> Entry:
     known = dict(zip(_KNOWN, columns, strict=True))
     return Entry(
         **{**known, "read": bool(known["read"])},
-        opened=None if opened is None else msgspec.json.decode(opened, type=Opened),
+        opened=None if opened is None else Opened.read(opened),
         body=body,
         tokens=tokens,
     )

@@ -12,7 +12,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from edge_node.generation import Generation, GenerationRequest, OtherText, Resume, Shown
 from edge_node.outbox.entries import Opened
@@ -37,7 +37,6 @@ from flexspec_mq.errors import (
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.tools import ToolFormat
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Provisional
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.telemetry import TextSpan
 from schemas.node import TextFigures
 from schemas.plan import Plan
@@ -247,10 +246,7 @@ class Writing:
             digest=self._service.target.digest,
             exactness=self._exactness,
             weights=self._weights,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
+            **asdict(sampling),
             default_limit=self._encoded.limit if self._encoded.by_default else None,
         )
 
@@ -346,10 +342,10 @@ class Writing:
                 f"no worker of {self.version} can hold a text to a grammar, as tools and schemas need it",
                 hint="install llguidance where the workers run, and start them again",
             )
-        sampling = partial(spec.sampling, self._drawn)
+        sampling = partial(spec.sampled, self._drawn)
         recommended, limit, resume = directory.recommended(self.version), encoded.limit, None
         if record is not None and opened is not None:
-            recommended, limit = SamplingParams(opened.temperature, opened.top_k, opened.top_p), opened.limit
+            recommended, limit = opened.sampling, opened.limit
             resume = Resume(
                 session=opened.session,
                 life=record.life,
@@ -406,9 +402,7 @@ class Writing:
         return Opened(
             session=session,
             version=self.version,
-            temperature=request.sampling.temperature,
-            top_k=request.sampling.top_k,
-            top_p=request.sampling.top_p,
+            sampling=request.sampling,
             limit=request.limit,
             engine=engine,
             root=self.generation.machine.root,

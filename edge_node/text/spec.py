@@ -11,8 +11,9 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import ToolUse
 from flexspec_mq.models.text import Turn
-from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.sampling.params import verified
 from flexspec_mq.telemetry import Carrier
+from schemas.messages import LEFT_OPEN, PartialSampling, Sampling
 from schemas.openai import Offline
 
 T = TypeVar("T")
@@ -34,9 +35,7 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         prompt: beginning of the text.
-        temperature: 0 is greedy.
-        top_k: keep the k most likely tokens; 0 keeps all.
-        top_p: keep this mass of them.
+        sampling: how its tokens are chosen.
         seed: 64 bits; None draws one.
         limit: tokens at most, or `WHOLE_CONTEXT`; None is the node's default.
         stops: non-empty strings that end the text and are not shown.
@@ -56,9 +55,7 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     prompt: Prompt
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    sampling: PartialSampling = LEFT_OPEN
     seed: int | None = None
     limit: int | None = None
     stops: tuple[str, ...] = ()
@@ -81,7 +78,7 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Raises:
             UsageError: naming the value.
         """
-        self.sampling(0, SamplingParams())
+        verified(self.sampled(0, Sampling()))
         if self.limit is not None and self.limit < 1 and self.limit != WHOLE_CONTEXT:
             raise UsageError(f"a limit of {self.limit} tokens leaves nothing to write", hint="use at least 1")
         if self.timeout is not None and not self.timeout > 0:  # nan is not either
@@ -90,16 +87,12 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def leaves_to_target(self) -> bool:
         """Whether it matters what the makers of the target recommend."""
-        return self.temperature is None or (self.temperature > 0 and None in (self.top_k, self.top_p))
+        return self.sampling.temperature != 0 and None in msgspec.structs.astuple(self.sampling)
 
-    def sampling(self, drawn: int, recommended: SamplingParams) -> SamplingParams:
-        """The sampling parameters, with the seed that is asked for or else with `drawn`."""
-        return SamplingParams(
-            recommended.temperature if self.temperature is None else self.temperature,
-            recommended.top_k if self.top_k is None else self.top_k,
-            recommended.top_p if self.top_p is None else self.top_p,
-            drawn if self.seed is None else self.seed,
-        )
+    def sampled(self, drawn: int, recommended: Sampling) -> Sampling:
+        """All sampling parameters, with the seed that is asked for or else with `drawn`."""
+        seed = drawn if self.seed is None else self.seed
+        return msgspec.structs.replace(self.sampling.over(recommended), seed=seed)
 
     @property
     def named(self) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edge_node.text.spec import TextSpec
 from flexspec_mq.models.text import Turn
 from flexspec_mq.protocol.effects import Finish, FinishReason
-from flexspec_mq.telemetry import TextSpan
+from flexspec_mq.telemetry import TextSpan, sampling_attributes
 from schemas.openai import FlexspecUsage
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from edge_node.node import EdgeNode
 
 _FIGURES = {
-    "gen_ai.request.temperature": "temperature",
-    "gen_ai.request.top_k": "top_k",
-    "gen_ai.request.top_p": "top_p",
     "flexspec.draft.proposed": "proposed",
     "flexspec.draft.judged": "drafted",
     "flexspec.draft.accepted": "accepted",
@@ -66,6 +63,7 @@ def note_outcome(
             "flexspec.rtt_ms": None if seen.rtt is None else 1000 * seen.rtt,
             "flexspec.polls": counters.polls,
             "flexspec.reopens": counters.reopens,
+            **sampling_attributes(request.sampling),
             **{name: getattr(figures, field) for name, field in _FIGURES.items()},
         }
     )

@@ -281,10 +281,7 @@ async def _quit(_session: ChatSession, _: str) -> None:
 
 COMMANDS = {
     "/model": Command("[NAME]", "the target versions that there are, or takes another", _model),
-    "/seed": _number("seed"),
-    "/temperature": _number("temperature"),
-    "/top-p": _number("top_p"),
-    "/max-tokens": _number("max_tokens"),
+    **{f"/{name.replace('_', '-')}": _number(name) for name in NUMBERS},
     "/system": Command(f"[TEXT | {NONE}]", "what the conversation begins with", _system),
     "/retry": Command("", "asks the last question again, in place of its answer", _retry),
     "/undo": Command("", "takes the last question back, with its answer", _undo),

@@ -122,6 +122,9 @@ NUMBERS = {
         float, Setting(help="0 is greedy, 1 as the target", least=0, most=2, default=_MAKERS)
     ),
     "top_p": Number(float, Setting(help="keep this mass of tokens", above=0, most=1, default=_MAKERS)),
+    "min_p": Number(
+        float, Setting(help="keep tokens so likely beside the likeliest", least=0, most=1, default=_MAKERS)
+    ),
     "max_tokens": Number(
         int, Setting(help="tokens of an answer", least=1, most=2**31 - 1, default="the node's limit")
     ),
@@ -137,6 +140,7 @@ class GenerationOptions:
     system: str | None = None
     temperature: float | None = None
     top_p: float | None = None
+    min_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
     offline: Offline | None = None

@@ -15,7 +15,7 @@ import msgspec
 
 from flexspec_mq.codec.tokens import count_tokens, pack_tokens, unpack_tokens
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
-from schemas.messages import MAX_PROMPT_TOKENS, MAX_TOKEN_ID, Message, Open
+from schemas.messages import MAX_PROMPT_TOKENS, MAX_TOKEN_ID, Message
 
 
 class TooManyTokens(RemoteProtocolError):
@@ -50,7 +50,6 @@ class _Shape:
         tag: the number that stands for the type.
         names: fields by name, in order.
         tokens: the fields that hold token ids.
-        defaults: values of the last fields, in order.
     """
 
     message: type[Message]
@@ -58,7 +57,6 @@ class _Shape:
     tag: int
     names: tuple[str, ...]
     tokens: tuple[_TokenField, ...]
-    defaults: tuple[Any, ...]
 
 
 def _token_field(index: int, name: str, annotation: Any) -> _TokenField | None:
@@ -90,8 +88,7 @@ def _shape(message: type[Message]) -> _Shape:
     wire = msgspec.defstruct(
         f"{message.__name__}OnTheWire", wire_fields, tag=tag, array_like=True, frozen=True
     )
-    defaults = tuple(field.default for field in fields if not field.required)
-    return _Shape(message, wire, tag, tuple(f.name for f in fields), tuple(tokens.values()), defaults)
+    return _Shape(message, wire, tag, tuple(f.name for f in fields), tuple(tokens.values()))
 
 
 _SHAPES = tuple(_shape(message) for message in get_args(Message))
@@ -113,9 +110,7 @@ def message_to_body(message: Message) -> bytes:
         LocalProtocolError: a value breaks the bounds of its type, so that no peer would accept it.
     """
     shape = _BY_MESSAGE[type(message)]
-    values = list(msgspec.structs.astuple(message))
-    if isinstance(message, Open) and message.identity.grammar is None:
-        values[shape.names.index("identity")] = msgspec.structs.astuple(message.identity)[:-1]
+    values = _short(message)
     total = sum(len(values[field.index]) for field in shape.tokens)
     if total > MAX_PROMPT_TOKENS:
         raise UsageError(
@@ -130,15 +125,23 @@ def message_to_body(message: Message) -> bytes:
                     f" not between {field.at_least} and {field.at_most}"
                 )
             values[field.index] = pack_tokens(tokens)
-        for default in reversed(shape.defaults):
-            if values[-1] != default:
-                break
-            values.pop()
         body = _ENCODER.encode([shape.tag, *values])
         _DECODER.decode(body)
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError) as error:
         raise LocalProtocolError(f"{_name(shape)} cannot be encoded: {error}") from error
     return body
+
+
+def _short(value: Any) -> Any:
+    """A value; of an object its fields, without the last ones that hold their defaults."""
+    if not isinstance(value, msgspec.Struct):
+        return value
+    fields = [_short(field) for field in msgspec.structs.astuple(value)]
+    for default in reversed(value.__struct_defaults__):
+        if fields[-1] != default:
+            break
+        fields.pop()
+    return fields
 
 
 def body_to_message(body: bytes | memoryview, most_tokens: int) -> Message:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flexspec_mq.models.draft.calibrate import Coupled
     from flexspec_mq.models.kv import SessionKV
     from flexspec_mq.models.onnx.model import OnnxModel
-    from flexspec_mq.sampling.params import SamplingParams
+    from schemas.messages import Sampling
 
 _TEMPERATURES = (0.0, 0.7, 1.0)
 _ANSWER = 64
@@ -132,7 +132,7 @@ class _Text:
         kv: the target's keys and values.
     """
 
-    params: SamplingParams
+    params: Sampling
     prompt: int
     ids: list[int]
     kv: SessionKV
@@ -202,7 +202,7 @@ def _answers(target: str, prompts: Sequence[str], tell: Progress) -> Iterator[li
     from flexspec_mq.models.runner import ModelInput, to_numpy
     from flexspec_mq.models.text import Turn, encode_turns
     from flexspec_mq.sampling.choose import choose
-    from flexspec_mq.sampling.params import SamplingParams
+    from schemas.messages import Sampling
 
     loaded = load_target(target, attn_implementation=register(), progress=tell)
     # Nobody verifies these texts, so rows need no shapes that keep their bits.
@@ -211,7 +211,7 @@ def _answers(target: str, prompts: Sequence[str], tell: Progress) -> Iterator[li
     for prompt in prompts[:: -(-len(prompts) // _PROMPTS)]:
         ids = encode_turns(loaded.tokenizer, [Turn("user", prompt)], max_context=loaded.max_context - _ANSWER)
         for temperature in _TEMPERATURES:
-            params = SamplingParams(temperature, seed=len(texts))
+            params = Sampling(temperature, seed=len(texts))
             texts.append(_Text(params, len(ids), [*ids], model.new_kv()))
     for most, length in _PASSES:
         if most > len(texts) and length < _ANSWER:

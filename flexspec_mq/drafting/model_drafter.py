@@ -22,13 +22,13 @@ from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, Floats, features_of
 from flexspec_mq.models.read_tokens import ReadTokens
 from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 
 if TYPE_CHECKING:
     from flexspec_mq.grammar.matcher import Mask
     from flexspec_mq.models.target_text import TokenMap
 
-    Proposer = Callable[[npt.NDArray[np.float32], SamplingParams, int, int], DraftToken]
+    Proposer = Callable[[npt.NDArray[np.float32], Sampling, int, int], DraftToken]
     """Called with logits of shape [columns], sampling parameters, the token's position in prompt + text, and how many
     of the draft's choices before it were right, one after another."""
 
@@ -53,9 +53,7 @@ def proposer_of(
     """
     known = calibration or USUAL
 
-    def propose(
-        logits: npt.NDArray[np.float32], params: SamplingParams, position: int, run: int
-    ) -> DraftToken:
+    def propose(logits: npt.NDArray[np.float32], params: Sampling, position: int, run: int) -> DraftToken:
         token, features = chosen(logits, params, position, run, ids)
         return DraftToken(token, known.probability(features))
 
@@ -64,7 +62,7 @@ def proposer_of(
 
 def chosen(
     logits: npt.NDArray[np.float32],
-    params: SamplingParams,
+    params: Sampling,
     position: int,
     run: int,
     ids: npt.NDArray[np.int64] | None,
@@ -213,7 +211,7 @@ class _Session:
     """
 
     kv: Any
-    params: SamplingParams
+    params: Sampling
     tokens: TokenMap | None
     never: npt.NDArray[np.int64] | None
     device: str = ""
@@ -362,7 +360,7 @@ class ModelDrafter:
             if tokens is not None and tokens.same:
                 tokens = None
             never = None if tokens is None else tokens.columns(self._ids)
-            params = SamplingParams.of(request.identity)
+            params = request.identity.sampling
             session = _Session(kv, params, tokens, never, request.device)
             self._sessions[request.session] = session
         return session

@@ -266,7 +266,8 @@ class SessionLookup:
     """
 
     def __init__(self, request: DraftRequest) -> None:
-        temperature, known = request.identity.temperature, request.answers() if request.answers else None
+        temperature = request.identity.sampling.temperature
+        known = request.answers() if request.answers else None
         self._lookup = Lookup()
         self._record = LookupRecord(temperature)
         self._older: Lookup | None = known and known.lookup

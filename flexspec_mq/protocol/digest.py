@@ -30,9 +30,10 @@ from zlib import crc32
 import msgspec
 
 from flexspec_mq.errors import LocalProtocolError
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 
 _LE32 = struct.Struct("<I")
+_OFF = Sampling()
 
 
 def root(identity: Identity, version: str) -> int:
@@ -42,20 +43,20 @@ def root(identity: Identity, version: str) -> int:
         identity: sampling parameters, seed, end-of-text ids, limit, vocabulary fingerprint and grammar.
         version: target version that decides the tokens.
     """
+    sampling = msgspec.structs.asdict(identity.sampling)
     fields = [
         identity.noise,
         version,
         identity.fingerprint,
-        float(identity.temperature),
-        identity.top_k,
-        float(identity.top_p),
-        identity.seed,
+        *(sampling.pop(name) for name in ("temperature", "top_k", "top_p", "seed")),
         sorted(set(identity.eos)),
         identity.ignore_eos,
         identity.limit,
     ]
     if identity.grammar is not None:
         fields.append(identity.grammar)
+    if others := {name: value for name, value in sampling.items() if value != getattr(_OFF, name)}:
+        fields.append(others)
     return crc32(msgspec.msgpack.encode(fields))
 
 

@@ -1,6 +1,6 @@
 """From logits to a token: a pure function of logits, parameters, position and the ids that a grammar allows.
 
-The mask first, then temperature, then top-k, then top-p, then the arg-max of tempered logit plus Gumbel noise over what
+The mask first, then temperature, min-p, top-k, top-p, then the arg-max of tempered logit plus Gumbel noise over what
 is kept (Gumbel coupling, Daliri et al., arXiv 2408.07978). At temperature 0 it is the arg-max. Ties go to the lowest
 id, so that the choice does not depend on the order in which anything was computed.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from flexspec_mq.sampling.noise import Words
-    from flexspec_mq.sampling.params import SamplingParams
+    from schemas.messages import Sampling
 
 _Ids: TypeAlias = "npt.NDArray[np.int64]"
 _Sure = Callable[["npt.NDArray[np.float32]", int], tuple[list[int], int]]
@@ -32,7 +32,7 @@ _ROUNDING = 1e-9
 
 def choose(
     logits: npt.NDArray[np.float32],
-    params: SamplingParams,
+    params: Sampling,
     position: int,
     allowed: npt.NDArray[np.bool_] | None = None,
 ) -> int:
@@ -40,7 +40,7 @@ def choose(
 
     Args:
         logits: float32 of shape [vocabulary].
-        params: temperature, top-k, top-p and seed.
+        params: how it is chosen.
         position: index of the token in prompt + text.
         allowed: ids that may be chosen, bool of shape [vocabulary], at least one; None allows all.
 
@@ -54,7 +54,7 @@ def choose(
 
 
 def choose_few(
-    ids: npt.NDArray[np.int64], logits: npt.NDArray[np.float32], params: SamplingParams, position: int
+    ids: npt.NDArray[np.int64], logits: npt.NDArray[np.float32], params: Sampling, position: int
 ) -> int:
     """Choose the token at `position` among some ids, as if all others had no weight.
 
@@ -75,7 +75,7 @@ def choose_few(
     return int(ids[_best(logits, params, position, ids)])
 
 
-def _best(logits: npt.NDArray[np.float32], params: SamplingParams, position: int, ids: _Ids | None) -> int:
+def _best(logits: npt.NDArray[np.float32], params: Sampling, position: int, ids: _Ids | None) -> int:
     """Place of the chosen token."""
     if params.temperature == 0.0 or len(logits) == 1:
         return int(np.argmax(logits))
@@ -84,7 +84,7 @@ def _best(logits: npt.NDArray[np.float32], params: SamplingParams, position: int
 
 
 def choose_with_margin(
-    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, ids: _Ids | None = None
+    logits: npt.NDArray[np.float32], params: Sampling, position: int, ids: _Ids | None = None
 ) -> tuple[int, float]:
     """Choose the token at `position`, and tell by how much.
 
@@ -93,7 +93,7 @@ def choose_with_margin(
 
     Args:
         logits: float32 of shape [vocabulary].
-        params: temperature, top-k, top-p and seed.
+        params: how it is chosen.
         position: index of the token in prompt + text.
         ids: token id of each of the logits, ascending; None when they are all ids.
 
@@ -116,36 +116,44 @@ def _best_beside(values: npt.NDArray[np.float32] | npt.NDArray[np.float64], plac
     return max((float(part.max()) for part in parts if len(part)), default=-math.inf)
 
 
-def keep(scores: npt.NDArray[np.float64], params: SamplingParams) -> npt.NDArray[np.intp] | None:
-    """Which token ids top-k and top-p leave, in ascending order; None when all of them.
+def keep(scores: npt.NDArray[np.float64], params: Sampling) -> npt.NDArray[np.intp] | None:
+    """Which token ids min-p, top-k and top-p leave, in ascending order; None when all of them.
 
-    Top-k keeps the first k of the order (score down, id up). Top-p keeps the shortest head of what is left whose share
-    of its mass reaches `top_p`.
+    Min-p keeps those with at least `min_p` times the probability of the likeliest. Top-k keeps the first k of the order
+    (score down, id up). Top-p keeps the shortest head of what is left whose share of its mass reaches `top_p`.
 
     Args:
         scores: tempered logits, float64 of shape [vocabulary].
-        params: top-k and top-p.
+        params: min-p, top-k and top-p.
     """
     ids: npt.NDArray[np.intp] | None = None
+    if params.min_p > 0.0:
+        ids = np.flatnonzero(~(scores < scores.max() + math.log(params.min_p)))
+        scores = scores[ids]
     if 0 < params.top_k < len(scores):
         border = np.partition(scores, -params.top_k)[-params.top_k]
-        ids = np.flatnonzero(scores >= border)
-        if len(ids) > params.top_k:
-            tied = np.flatnonzero(scores[ids] == border)
-            ids = np.delete(ids, tied[params.top_k - len(ids) :])
+        best = np.flatnonzero(scores >= border)
+        if len(best) > params.top_k:
+            tied = np.flatnonzero(scores[best] == border)
+            best = np.delete(best, tied[params.top_k - len(best) :])
+        ids, scores = best if ids is None else ids[best], scores[best]
     if params.top_p >= 1.0:
         return ids
-    if ids is None:
-        return np.sort(_nucleus(scores, params.top_p))
-    return ids[np.sort(_nucleus(scores[ids], params.top_p))]
+    head = np.sort(_nucleus(scores, params.top_p))
+    return head if ids is None else ids[head]
+
+
+def keeps_all(params: Sampling, vocabulary: int) -> bool:
+    """Whether every token may be chosen above temperature 0, however unlikely."""
+    return params.min_p == 0.0 and params.top_p >= 1.0 and not 0 < params.top_k < vocabulary
 
 
 def _perturbed(
-    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, ids: _Ids | None, sure: _Sure
+    logits: npt.NDArray[np.float32], params: Sampling, position: int, ids: _Ids | None, sure: _Sure
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     """Places of logits that can be among the best, ascending, and their scores with noise."""
     kept = None
-    if params.top_p < 1.0 or 0 < params.top_k < len(logits):
+    if not keeps_all(params, len(logits)):
         kept = keep(_tempered(logits, params.temperature), params)
     if kept is not None:
         drawn = words_of(params.seed, position, kept if ids is None else ids[kept])

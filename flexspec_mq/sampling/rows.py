@@ -1,8 +1,8 @@
 """Tokens of all rows of a forward at once, in torch, where the logits are: the same ids as `choose` gives.
 
 Few tokens of a row can be chosen: those that are nearly as likely as the likeliest one, and those whose noise is large.
-Rows are read twice at most, in whole; noise, top-k and top-p look at these few. Libraries round logarithms and sums in
-ways of their own, so what lies too close to be told, or is too flat to be quick, is left to `choose`.
+Rows are read twice at most, in whole; noise, min-p, top-k and top-p look at these few. Libraries round logarithms and
+sums in ways of their own, so what lies too close to be told, or is too flat to be quick, is left to `choose`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.choose import choose, keeps_all
 from flexspec_mq.sampling.noise import hashed, hashed_before, lucky_words
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from flexspec_mq.sampling.noise import Lucky
-    from flexspec_mq.sampling.params import SamplingParams
+    from schemas.messages import Sampling
 
 _REACH = 10.0
 """Tempered logits below the likeliest token. A token that lies deeper is chosen only if its noise is large: the least
@@ -51,7 +51,7 @@ class Draw:
         allowed: as for `choose`; such a row is left to it.
     """
 
-    params: SamplingParams
+    params: Sampling
     position: int
     lucky: Lucky | None = None
     allowed: npt.NDArray[np.bool_] | None = None
@@ -62,9 +62,9 @@ def few(rows: int, vocabulary: int) -> bool:
     return rows * vocabulary < _FEW
 
 
-def needs_luck(params: SamplingParams, vocabulary: int) -> bool:
+def needs_luck(params: Sampling, vocabulary: int) -> bool:
     """Whether any token may be chosen, however unlikely, so that `lucky_words` are asked for."""
-    return params.temperature > 0.0 and params.top_p >= 1.0 and not 0 < params.top_k < vocabulary
+    return params.temperature > 0.0 and keeps_all(params, vocabulary)
 
 
 @torch.inference_mode()
@@ -110,7 +110,8 @@ class _Batch:
         vocabulary = logits.shape[1]
         top_k = [p.top_k if p.temperature and p.top_k < vocabulary else 0 for p in params]
         mass_wanted = [
-            p.temperature > 0.0 and p.top_p < 1.0 and not k for p, k in zip(params, top_k, strict=True)
+            p.temperature > 0.0 and p.top_p < 1.0 and not k and not p.min_p
+            for p, k in zip(params, top_k, strict=True)
         ]
         self._draws = draws
         self._size = next(size for size in _BLOCKS if vocabulary % size == 0)
@@ -120,6 +121,11 @@ class _Batch:
         self._temperature[self._greedy] = 1.0
         self._top_k = torch.tensor(top_k, device=device)
         self._top_p = torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device)
+        self._least: torch.Tensor | None = None
+        """The least tempered logit that min-p leaves, less the likeliest one's; None where no row has it."""
+        if any(p.min_p and p.temperature for p in params):
+            least = [math.log(p.min_p) if p.min_p and p.temperature else -math.inf for p in params]
+            self._least = torch.tensor(least, dtype=torch.float64, device=device)
         signed = [p.seed - (p.seed >> 63 << 64) for p in params]
         self._seed = torch.tensor(signed, device=device)
         self._position = torch.tensor([draw.position for draw in draws], device=device)
@@ -150,7 +156,7 @@ class _Batch:
     def candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Tempered logits of the likeliest tokens, and their ids; [rows, most].
 
-        They are in descending order, ties by id, where top-k or top-p ask for that, and else by id. Behind a row's last
+        They are in descending order, ties by id, unless every token may be chosen, and else by id. Behind a row's last
         candidate the scores are minus infinity. A row may have none.
         """
         blocks, peaks = self._blocks, self._peaks.double()
@@ -175,23 +181,27 @@ class _Batch:
         scores[row, column] = values[place, inner] / self._temperature[row]
         named = torch.zeros(scores.shape, dtype=torch.long, device=row.device)
         named[row, column] = ids
-        if all(draw.params.top_k == 0 and draw.params.top_p >= 1.0 for draw in self._draws):
+        if all(keeps_all(draw.params, blocks[0].numel()) for draw in self._draws):
             return scores, named
         ordered, order = scores.sort(dim=1, descending=True, stable=True)
         return ordered, named.gather(1, order)
 
     def kept(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which candidates top-k and top-p leave, [rows, most], and whether that cannot be told, [rows]."""
+        """Which candidates min-p, top-k and top-p leave, [rows, most], and whether that cannot be told, [rows]."""
         kept = scores > -torch.inf
         kept[:, 1:] &= ~self._greedy[:, None]
         unsure = ~kept[:, 0] | ~self._top.isfinite()
-        by_rank = self._top_k > 0
+        known = self._top_k > 0
         column = torch.arange(scores.shape[1], device=scores.device)
-        kept &= (column < self._top_k[:, None]) | ~by_rank[:, None]
+        kept &= (column < self._top_k[:, None]) | ~known[:, None]
+        if self._least is not None:
+            unsure |= self._least.isfinite() & (self._least < -_REACH) & ~known
+            kept &= ~(scores < (self._top / self._temperature + self._least)[:, None])
+            known |= self._least.isfinite()
         by_mass = (self._top_p < 1.0) & ~self._greedy
         if by_mass.any():
             mass = torch.where(kept, (scores - scores[:, :1]).exp(), 0.0).cumsum(dim=1)
-            wanted = self._top_p * torch.where(by_rank, mass[:, -1], self._mass)
+            wanted = self._top_p * torch.where(known, mass[:, -1], self._mass)
             least, most = (
                 (mass < (wanted * bound)[:, None]).sum(dim=1)
                 for bound in (1.0 - _MASS_ROUNDING, 1.0 + _MASS_ROUNDING)

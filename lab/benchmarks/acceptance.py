@@ -33,12 +33,12 @@ from flexspec_mq.models.head_files import DRAFT_FILES, read_weights
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.shape import Shape
 from flexspec_mq.models.text import Turn, encode_turns
-from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.sampling.params import verified
 from lab.bench import bootstrap
 from lab.bench.bootstrap import Ends, Floats
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks._common import finish, parser, say, table
-from schemas.messages import MAX_DRAFT_TOKENS, NOISE_VERSION, Identity
+from schemas.messages import MAX_DRAFT_TOKENS, NOISE_VERSION, Identity, Sampling
 
 QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
 TARGET, LORA = "target", "with the head's LoRA"
@@ -103,10 +103,10 @@ def make_texts(questions: Sequence[Question], loaded: LoadedText, options: Names
         )
         seed = random.Random(f"{options.seed} {place}").getrandbits(64)
         for temperature in options.temperatures:
+            sampling = verified(Sampling(temperature, seed=seed))
             identity = Identity(
-                NOISE_VERSION, loaded.fingerprint, temperature, 0, 1.0, seed, loaded.eos, False, options.tokens
-            )  # fmt: skip
-            SamplingParams.of(identity)
+                NOISE_VERSION, loaded.fingerprint, sampling, loaded.eos, False, options.tokens
+            )
             texts.append(Text(prompt, identity))
     return texts
 
@@ -208,7 +208,7 @@ def run(options: Namespace) -> int:
         for name, each in found.items()
     }
     first = next(iter(sums.values()))
-    at = np.array([text.identity.temperature for text in texts])
+    at = np.array([text.identity.sampling.temperature for text in texts])
     drafts = {
         name: {f"{t:g}": intervals(one[at == t], first[at == t], options.seed) for t in options.temperatures}
         for name, one in sums.items()

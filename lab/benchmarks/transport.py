@@ -47,7 +47,7 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks._common import finish, parser, percentile, say, table
 from lab.testbed.packet_counter import PacketCounter, packet_counter
 from lab.testbed.secured import VERSION, WORKER, secured_deployment
-from schemas.messages import Draft, Fin, Identity, Open, Verdict
+from schemas.messages import Draft, Fin, Identity, Open, PartialSampling, Sampling, Verdict
 from schemas.status import TokenizerStatus, WorkerStatus
 
 EDGE = "edge01"
@@ -111,7 +111,7 @@ class KeyedWire(Wire):
         self._codec = Codec(compresses=False)
         self._edge, self._worker, self._padded = edge, worker, padded
         edge.begin(SESSION, VERSION)
-        opened = Open(SESSION, 1, Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), True, 64), (1,), (), 0, 1, ())
+        opened = Open(SESSION, 1, Identity(2, bytes(16), Sampling(seed=1), (), True, 64), (1,), (), 0, 1, ())
         worker.unwrap(EDGE, VERSION, self.up(opened), 0.0)
         self.comes_back(self.down(verdict_for(Draft(SESSION, 1, 1, 0, 0, 0, (), 0))))
 
@@ -176,7 +176,7 @@ def sizes(wire: Wire, rng: random.Random) -> dict[str, int]:
     """Payload bytes of a first open, a draft and its verdict."""
     prompt = tuple(rng.randrange(49_152) for _ in range(PROMPT))
     opened = Open(
-        SESSION, 1, Identity(2, bytes(16), 0.7, 40, 0.95, 1, (2,), False, 256), prompt, (), 0, 1, ()
+        SESSION, 1, Identity(2, bytes(16), Sampling(0.7, 40, 0.95, 1), (2,), False, 256), prompt, (), 0, 1, ()
     )
     opening, drafted = wire.up(opened), wire.up(draft_message(1, rng))
     verdict = wire.down(verdict_for(wire.arrives(drafted)))
@@ -341,8 +341,7 @@ async def tell_statuses(link: Link, folder: Path, name: str) -> None:
             load=3,
             capacity=16,
             lease=60,
-            temperature=0.2,
-            top_p=0.9,
+            recommended=PartialSampling(0.2, top_p=0.9),
             draft="flexspec-draft",
             life=1,
             credential=keys.status_credential,

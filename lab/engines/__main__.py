@@ -40,7 +40,7 @@ from lab.benchmarks.exact.dice import Dice
 from lab.engines.audit import PATIENCE, Auditor, Tie
 from lab.engines.vllm import NAME, VllmServer, serving
 from lab.testbed.secured import secured_deployment
-from schemas.messages import NOISE_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity, Sampling
 
 DRAFTING = ("--policy", "fixed", "--draft-length", "4", "--ahead", "0")
 GREEDY, SAMPLED = Dice(0.0, 0, 1.0, 0), Dice(0.7, 20, 1.0, 0)
@@ -196,7 +196,7 @@ def pair(
     settings = WorkerSettings(engine="vllm", engine_url=url, engine_model=model)
     engine = load_engine(settings, say)
     draft = measure.drafter_for(str(target.source), replace(EdgeSettings(edge="lab"), lookup=False), say)
-    identity = Identity(NOISE_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, limit)
+    identity = Identity(NOISE_VERSION, target.fingerprint, Sampling(), target.eos, False, limit)
     texts = measure.write(engine, [Text(prompt, identity) for prompt in prompts], say)
     assert draft.drafter is not None
     figures = measure.measure(engine, draft.drafter, texts, say)

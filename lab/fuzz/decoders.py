@@ -46,6 +46,7 @@ from schemas.messages import (
     Open,
     Poll,
     Prefix,
+    Sampling,
     Verdict,
 )
 from schemas.status import (
@@ -66,7 +67,7 @@ _MOST_TOPIC = 65_535
 _LONGEST = CONTEXT - 400
 """Tokens of a prompt, or of a text that a worker takes over, that it can go on from."""
 _CODEC = Codec()
-_IDENTITY = Identity(1, bytes(range(16)), 0.7, 40, 0.95, 2**64 - 1, (2, 0), False, 512)
+_IDENTITY = Identity(1, bytes(range(16)), Sampling(0.7, 40, 0.95, 2**64 - 1), (2, 0), False, 512)
 _DIGEST = bytes(range(32))
 _FRESH = WorkerConfig(
     worker="w1", versions=("v",), facts=VersionFacts(_IDENTITY.fingerprint, CONTEXT, 49_152), prefixes=16

@@ -11,12 +11,14 @@ from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.keys.trust import Trust
 from flexspec_mq.keys.worker import WorkerKeys
 from lab.fuzz.identities import Identities
-from schemas.messages import Fin, Identity, Open, Poll, Verdict
+from schemas.messages import Fin, Identity, Open, Poll, Sampling, Verdict
 from schemas.status import WorkerStatus
 
 _CODEC = Codec()
 _EDGE, _WORKER, _VERSION = "edge", "w1", "v"
-_OPEN = Open(7, 1, Identity(1, bytes(16), 0.7, 40, 0.95, 1, (2,), False, 64), (30, 216, 34), (), 16, 1, ())
+_OPEN = Open(
+    7, 1, Identity(1, bytes(16), Sampling(0.7, 40, 0.95, 1), (2,), False, 64), (30, 216, 34), (), 16, 1, ()
+)
 _POLL = Poll(7, 1, 2, 0, 0, 5, (), 0)
 _VERDICT = Verdict(7, 1, 2, 0, (198, 30), 5, Fin.NONE, 3, 61)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeCounters
-from schemas.messages import NOISE_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity, Sampling
 
 
 class RecordedText(msgspec.Struct, frozen=True):
@@ -77,10 +77,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
         return Identity(
             NOISE_VERSION,
             bytes.fromhex(self.fingerprint),
-            text.temperature,
-            0,
-            1.0,
-            text.seed,
+            Sampling(text.temperature, 0, 1.0, text.seed),
             self.eos,
             False,
             self.limit,

@@ -50,7 +50,7 @@ class ReplayedDrafter:
             else:
                 self._goes_on(one, 0)
                 read += unread - 1
-            text = self._texts[one.identity.seed, one.identity.temperature]
+            text = self._texts[one.identity.sampling.seed, one.identity.sampling.temperature]
             found[place] = (text.proposal(place_of(one)),)
         self._spend(DraftForward(len(wanted), read))
         return found

@@ -104,7 +104,7 @@ def go_on(world: World, cell: Cell, rng: random.Random) -> SessionRequest | None
         return None
     return replace(
         base,
-        identity=identity(seed=base.identity.seed, limit=limit, ignore_eos=base.identity.ignore_eos),
+        identity=identity(seed=base.identity.sampling.seed, limit=limit, ignore_eos=base.identity.ignore_eos),
         prompt=prompt,
         committed=(),
         reuse=world.prefixes.offer("v", prompt, world.now),

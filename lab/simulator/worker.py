@@ -198,7 +198,9 @@ class SimulatedWorker:
     def _decided(self, share: Scheduled, rows: DraftRows, began: float, ms: int) -> None:
         now, item = self._clock.now, share.item
         identity = item.identity
-        tokens = self._texts[identity.seed, identity.temperature].decide(item.start, share.draft)
+        tokens = self._texts[identity.sampling.seed, identity.sampling.temperature].decide(
+            item.start, share.draft
+        )
         if not self._scheduler.settle(item, tokens):
             return
         judged = share.draft[: len(share.draft) - rows.drafted]

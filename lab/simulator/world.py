@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from zlib import crc32
 
+import msgspec
+
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
@@ -30,7 +32,7 @@ from flexspec_mq.protocol.effects import (
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from lab.simulator.clock import SimulatedClock
-from schemas.messages import Close, Delivery, Error, Identity, Open, Verdict
+from schemas.messages import Close, Delivery, Error, Identity, Open, Sampling, Verdict
 
 FINGERPRINT = bytes(range(16))
 VOCAB = 50
@@ -40,9 +42,17 @@ LATE_BY = 20.0
 """Seconds that a message which comes late takes on top, at most."""
 
 
+def salted(identity: Identity, salt: int) -> Identity:
+    """An identity of another seed."""
+    sampling = identity.sampling
+    return msgspec.structs.replace(
+        identity, sampling=msgspec.structs.replace(sampling, seed=sampling.seed + salt)
+    )
+
+
 def identity(*, seed: int = 1, limit: int = 40, ignore_eos: bool = False) -> Identity:
     """Identity of a session of the fake target."""
-    return Identity(2, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, limit)
+    return Identity(2, FINGERPRINT, Sampling(0.7, 40, 0.9, seed), (EOS,), ignore_eos, limit)
 
 
 def _hash(*parts: object) -> int:
@@ -72,7 +82,7 @@ class FakeTarget:
 
     def run(self, item: WorkItem, tokens: Sequence[int]) -> tuple[int, ...]:
         """Forced tokens behind an item's context and what was decided, up to the end of the text."""
-        seed, prefix, out = item.identity.seed, (*item.context, *tokens), list[int]()
+        seed, prefix, out = item.identity.sampling.seed, (*item.context, *tokens), list[int]()
         ended = bool(tokens) and tokens[-1] == EOS and not item.identity.ignore_eos
         while (
             not ended and self.forces(seed, prefix) and len(prefix) < item.prompt_length + item.identity.limit
@@ -104,7 +114,7 @@ class FakeTarget:
         prefix = list(request.prompt)
         out: list[int] = []
         while True:
-            token = self.token(request.identity.seed, prefix)
+            token = self.token(request.identity.sampling.seed, prefix)
             prefix.append(token)
             out.append(token)
             if token in request.identity.eos and not request.identity.ignore_eos:
@@ -120,7 +130,7 @@ class FakeTarget:
         assert len(prefix) == item.prompt_length + item.start
         out: list[int] = []
         for drafted in (*(item.draft if draft is None else draft), None):
-            token = self.decide(item.identity.seed, prefix)
+            token = self.decide(item.identity.sampling.seed, prefix)
             out.append(token)
             prefix = (*prefix, token)
             if token != drafted or (token in item.identity.eos and not item.identity.ignore_eos):
@@ -417,7 +427,7 @@ class World:
             if self.rng.random() < self.early_stops:
                 self.edge(cell, cell.machine.draft_stopped(start, digest, self.now))
                 return
-            seed = cell.request.identity.seed
+            seed = cell.request.identity.sampling.seed
             if self.target.forces(seed, context):
                 drafted = DraftToken(self.target.token(seed, context), 1.0, "grammar")
             else:
@@ -551,7 +561,7 @@ class World:
         draft = item.draft
         for _ in range(self.rng.randint(0, item.room) if item.room else 0):
             context = (*item.context, *draft)
-            draft += (draft_token(self.target, item.identity.seed, context, self.worker_accuracy),)
+            draft += (draft_token(self.target, item.identity.sampling.seed, context, self.worker_accuracy),)
         return draft
 
     def _compose(self, host: Host) -> tuple[list[WorkItem], int]:

@@ -29,19 +29,19 @@ from flexspec_mq.errors import FlexSpecError, RemoteProtocolError, UsageError
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
 from flexspec_mq.models.text import StreamDecoder, Turn, encode_turns
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel
 from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
 from lab.traditional.schemes import SCHEMES, Scheme
 from lab.traditional.speculation import Halves, distribution, draw, probabilities, rounded
+from schemas.messages import Sampling
 
 T = TypeVar("T")
 
 _PIECE = 256
 """Prompt tokens that one forward reads, as an edge node's."""
-_PLAIN = SamplingParams(1.0)
+_PLAIN = Sampling(1.0)
 
 
 class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,17 +52,14 @@ class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):
         prompt: words of the user.
         tokens: new ones at most.
         guesses: drafted a round at most.
-        temperature, top_k, top_p, seed: as in `SamplingParams`.
+        sampling: how its tokens are chosen.
     """
 
     scheme: str
     prompt: str
     tokens: int
     guesses: int
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
+    sampling: Sampling = Sampling()
 
 
 class Drafts:
@@ -94,7 +91,7 @@ class Drafts:
         client: str,
         context: Sequence[int],
         count: int,
-        params: SamplingParams,
+        params: Sampling,
         scheme: Scheme,
         rng: np.random.Generator,
     ) -> tuple[list[int], list[Halves]]:
@@ -150,7 +147,7 @@ class _Text:
     """A text while it is written, and what was counted."""
 
     order: WriteOrder
-    params: SamplingParams
+    params: Sampling
     prompt: tuple[int, ...]
     limit: int
     decoder: StreamDecoder
@@ -227,7 +224,7 @@ class Writer:
         """Write a text; the answer as `lab.bench.client` gives it.
 
         Raises:
-            UsageError: the prompt does not fit, or no text can be sampled like this.
+            UsageError: the prompt does not fit.
             LinkError: the target cannot be reached any more.
             RemoteProtocolError: what came from there is no answer.
         """
@@ -236,11 +233,11 @@ class Writer:
         prompt = encode_turns(loaded.tokenizer, [Turn("user", order.prompt)], max_context=loaded.max_context)
         text = _Text(
             order,
-            SamplingParams(order.temperature, order.top_k, order.top_p, order.seed),
+            order.sampling,
             prompt,
             min(order.tokens, loaded.max_context - len(prompt)),
             StreamDecoder(loaded.tokenizer),
-            np.random.default_rng([order.seed, 0]),
+            np.random.default_rng([order.sampling.seed, 0]),
             began,
             None if self._energy is None else self._energy.text(began),
             [*prompt],
@@ -250,17 +247,7 @@ class Writer:
         return text.answer()
 
     async def _write(self, text: _Text) -> None:
-        order, params = text.order, text.params
-        start = Start(
-            order.scheme,
-            self._texts,
-            text.prompt,
-            params.temperature,
-            params.top_k,
-            params.top_p,
-            params.seed,
-            self._loaded.eos,
-        )
+        start = Start(text.order.scheme, self._texts, text.prompt, text.params, self._loaded.eos)
         # The target reads the prompt while the first guesses are drafted.
         self._send(text, encode(start))
         while not self._ended(text):

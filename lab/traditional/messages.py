@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from lab.traditional.speculation import Halves
+from schemas.messages import Sampling
 
 Count = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Tokens = tuple[Count, ...]
@@ -22,17 +23,14 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
         client: who asks; the target keeps what it read for each.
         text: number of the text, another one for each of a client's.
         prompt: token ids.
-        temperature, top_k, top_p, seed: as in `SamplingParams`.
+        sampling: how its tokens are chosen.
         eos: ids that end the text.
     """
 
     client: str
     text: Count
     prompt: Annotated[Tokens, Meta(min_length=1)]
-    temperature: float
-    top_k: Count
-    top_p: float
-    seed: int
+    sampling: Sampling
     eos: Tokens
 
 

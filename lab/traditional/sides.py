@@ -57,7 +57,7 @@ class TraditionalSide:
                 "prompt": body["messages"][0]["content"],
                 "tokens": body["max_tokens"],
                 "guesses": self.guesses,
-                **{name: body[name] for name in ("temperature", "top_k", "top_p", "seed")},
+                "sampling": [body[name] for name in ("temperature", "top_k", "top_p", "seed")],
             }
         )
         found = await self.device.event(lambda event: "text" in event, _ANSWER)

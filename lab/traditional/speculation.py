@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexspec_mq.sampling.choose import keep
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 
 Floats = npt.NDArray[np.float64]
 Halves = npt.NDArray[np.float16]
@@ -38,7 +38,7 @@ def distribution(halves: Halves) -> Floats:
     return found
 
 
-def probabilities(logits: npt.NDArray[np.float32], params: SamplingParams) -> Floats:
+def probabilities(logits: npt.NDArray[np.float32], params: Sampling) -> Floats:
     """Distribution that `choose` draws from: temperature, then top-k, then top-p.
 
     Args:

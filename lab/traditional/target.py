@@ -27,18 +27,18 @@ from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel
 from lab.traditional.messages import Guesses, Message, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import distribution, probabilities, verify
+from schemas.messages import Sampling
 
 
 @dataclass(slots=True)
 class _Text:
     start: Start
-    params: SamplingParams
+    params: Sampling
     context: list[int]
     kv: SessionKV
     rng: np.random.Generator
@@ -64,11 +64,7 @@ class Verifier:
         self._text: _Text | None = None
 
     def take(self, message: Message) -> RoundVerdict | None:
-        """Do what a message asks; a repeated one gets the same answer, one of an earlier round or text none.
-
-        Raises:
-            UsageError: no text can be sampled like this.
-        """
+        """Do what a message asks; a repeated one gets the same answer, one of an earlier round or text none."""
         if isinstance(message, Start):
             self._start(message)
             return None
@@ -78,10 +74,9 @@ class Verifier:
     def _start(self, message: Start) -> None:
         if self._text is not None and self._text.start == message:
             return
-        params = SamplingParams(message.temperature, message.top_k, message.top_p, message.seed)
         kv = self._kvs.setdefault(message.client, self._model.new_kv())
-        rng = np.random.default_rng([message.seed, 1])  # another one than the device's
-        self._text = _Text(message, params, [*message.prompt], kv, rng)
+        rng = np.random.default_rng([message.sampling.seed, 1])  # another one than the device's
+        self._text = _Text(message, message.sampling, [*message.prompt], kv, rng)
         known, prompt = kv.match(message.prompt[:-1]), message.prompt[:-1]
         for begin in range(known, len(prompt), self._prefill):
             self._forward(ModelInput(kv, prompt[begin : begin + self._prefill], 0))

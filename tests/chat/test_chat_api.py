@@ -94,9 +94,10 @@ async def test_seeds(mosquitto: PrivateBroker, capsys: Output) -> None:
 async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Output) -> None:
     async with served(mosquitto) as api, chat(api.url) as session:
         options = session.options
-        for said in ("/temperature 0.5", "/top-p 0.9", "/max-tokens 7", "/system be brief"):
+        for said in ("/temperature 0.5", "/top-p 0.9", "/min-p 0.1", "/max-tokens 7", "/system be brief"):
             await session.take(said)
-        assert (options.temperature, options.top_p, options.max_tokens) == (0.5, 0.9, 7)
+        assert (options.temperature, options.top_p, options.min_p) == (0.5, 0.9, 0.1)
+        assert options.max_tokens == 7
         await session.take("hi")
         ids = tokenizer().encode("system.be brief,user.hi,assistant.")
         assert shown(expected(ids, 5, 7)[0]) + "\n" == capsys.readouterr().out
@@ -342,6 +343,7 @@ def test_questions_are_taken_back() -> None:
     [
         ("temperature", ("0", "2", "0.7"), ("-1", "2.1", "nan", "hot", "")),
         ("top_p", ("0.1", "1"), ("0", "1.1", "inf")),
+        ("min_p", ("0", "1"), ("-0.1", "1.1")),
         ("max_tokens", ("1", "500"), ("0", "1.5", "-3", str(2**31))),
         ("seed", ("0", "-1", str(2**64 - 1)), ("x", "1.5")),
     ],

@@ -21,8 +21,7 @@ from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_models import built
 from tests.models.tiny_packed import VOCABULARY, packed
@@ -43,7 +42,7 @@ def model_of() -> PackedModel:
 
 def identity(number: int, *, eos: tuple[int, ...] = (), ignore_eos: bool = False) -> Identity:
     temperature = (0.0, 0.7, 1.0)[number % 3]
-    return Identity(2, bytes(16), temperature, 0, 1.0, number, eos, ignore_eos, LIMIT)
+    return Identity(2, bytes(16), Sampling(temperature, 0, 1.0, number), eos, ignore_eos, LIMIT)
 
 
 @cache
@@ -55,7 +54,7 @@ def written(number: int) -> tuple[int, ...]:
     model_input = ModelInput(kv, prompt)
     while len(tokens) < LIMIT:
         row = to_numpy(model.forward([model_input]))[0]
-        tokens.append(choose(row, SamplingParams.of(identity(number)), len(prompt) + len(tokens)))
+        tokens.append(choose(row, identity(number).sampling, len(prompt) + len(tokens)))
         model_input = ModelInput(kv, tokens[-1:])
     return tuple(tokens)
 

@@ -36,6 +36,7 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkSettings
 from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.simulator.world import salted
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.catalogue import FORMAT, Signed, VersionState
 from schemas.status import VersionStatus, WorkerStatus
@@ -53,7 +54,7 @@ class HeadedEngine(FakeEngine):
 
     def decide(self, item: WorkItem) -> tuple[int, ...]:
         salt = int(self.heads.get(item.version) or 0)
-        identity = msgspec.structs.replace(item.identity, seed=item.identity.seed + salt)
+        identity = salted(item.identity, salt)
         return TARGET.forward(dataclasses.replace(item, identity=identity))
 
 
@@ -175,7 +176,7 @@ def of(version: str, number: int = 1, limit: int = 60) -> GenerationRequest:
 
 def by(salt: int, request: GenerationRequest) -> tuple[int, ...]:
     """Text of a head alone."""
-    sampling = dataclasses.replace(request.sampling, seed=request.sampling.seed + salt)
+    sampling = msgspec.structs.replace(request.sampling, seed=request.sampling.seed + salt)
     return alone(dataclasses.replace(request, sampling=sampling))
 
 

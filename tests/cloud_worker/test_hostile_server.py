@@ -28,7 +28,7 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import NOISE_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity, Sampling
 from tests.daemons import FakeDrafter, link_to, read, wanting
 from tests.daemons import until as happens
 from tests.engine_server import EngineServer
@@ -233,7 +233,7 @@ def item_of(
     """The first item of a greedy text."""
     digest = None if grammar is None else grammar.digest(engine_name())
     identity = Identity(
-        NOISE_VERSION, engine.facts.fingerprint, 0.0, 0, 1.0, 1, (2,), grammar is None, 40, digest
+        NOISE_VERSION, engine.facts.fingerprint, Sampling(seed=1), (2,), grammar is None, 40, digest
     )
     return WorkItem(
         key=("edge", session), version="base", start=0, digest=0, context=(5, 6, 7), prompt_length=3, draft=draft,

@@ -16,7 +16,7 @@ from flexspec_mq.errors import Cancelled
 from flexspec_mq.links import LINKS, Link
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.testbed.link.profiles import built_in
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 from tests.lab.traditional.noisy_models import checkpoint, packed
 from tests.models.tiny_checkpoints import byte_fallback_tokenizer, save, tiny_llama
 from tests.terminated import terminated_at
@@ -56,7 +56,7 @@ def test_rounds_are_those_of_the_product(tmp_path: Path) -> None:
     asked = [
         Text(
             tuple(3 + (7 * place + i * i) % 290 for i in range(5 + 40 * (place % 3))),
-            Identity(2, bytes(16), float(place % 2), 0, 1.0, place, (17, 80), False, 40),
+            Identity(2, bytes(16), Sampling(float(place % 2), 0, 1.0, place), (17, 80), False, 40),
         )
         for place in range(9)
     ]

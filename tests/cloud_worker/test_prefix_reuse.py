@@ -25,9 +25,9 @@ from flexspec_mq.models.kv import GRAIN
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import Sampling
 from tests.cloud_worker.test_engine import model_of
 from tests.daemons import PATIENCE, until
 from tests.keys.deployments_of_keys import KeyedDeployment
@@ -90,7 +90,7 @@ def alone(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
     model_input = ModelInput(kv, prompt)
     for _ in range(LIMIT):
         row = to_numpy(model_of().forward([model_input]))[0]
-        tokens.append(choose(row, SamplingParams(0.8, 0, 1.0, seed), len(tokens)))
+        tokens.append(choose(row, Sampling(0.8, 0, 1.0, seed), len(tokens)))
         model_input = ModelInput(kv, tokens[-1:])
     return tuple(tokens[len(prompt) :])
 
@@ -100,7 +100,7 @@ async def turn(node: EdgeNode, prompt: tuple[int, ...], seed: int, qos: int = 1)
     generation = node.generate(
         GenerationRequest(
             prompt=prompt,
-            sampling=SamplingParams(0.8, 0, 1.0, seed),
+            sampling=Sampling(0.8, 0, 1.0, seed),
             limit=LIMIT,
             policy=FixedPolicy(Plan(0, 1, qos)),
             timeout=PATIENCE,

@@ -23,7 +23,7 @@ from flexspec_mq.heads.place import FetchError
 from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.shape import Shape
 from flexspec_mq.protocol.worker.types import WorkItem
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 from tests.engine_server import EngineServer
 from tests.families import Operator
 from tests.models.tiny_heads import save_lora
@@ -56,7 +56,7 @@ class Site:
 
     def write(self, version: str) -> tuple[int, ...]:
         """Text of a version, with right drafts and without."""
-        identity = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), True, TOKENS)
+        identity = Identity(2, bytes(16), Sampling(seed=1), (), True, TOKENS)
         text: tuple[int, ...] = ()
         while len(text) < TOKENS:
             draft = self.texts[version][len(text) : -1][: len(text) % 3]

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,11 +36,10 @@ from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import NOISE_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity, Sampling
 from tests.daemons import FakeDrafter, link_to, read, until, wanting
 from tests.engine_server import EngineServer
 from tests.packaging.test_imports import BLOCK
@@ -47,10 +47,11 @@ from tests.packaging.test_imports import BLOCK
 PROMPT = tuple(range(70, 160))
 LIMIT = 32
 EOS = (2,)
-GREEDY, WARM = SamplingParams(), SamplingParams(0.7, 20, 1.0, 5)
-COOL = SamplingParams(0.01, 20, 1.0, 5)
+GREEDY, WARM = Sampling(), Sampling(0.7, 20, 1.0, 5)
+COOL = Sampling(0.01, 20, 1.0, 5)
 """Dice that choose the likeliest token at half of the places, so that a stream is followed and left again."""
-BOTH, HOT = SamplingParams(0.7, 10, 0.8, 7), SamplingParams(1.0, 0, 1.0, 8)
+BOTH, HOT = Sampling(0.7, 10, 0.8, 7), Sampling(1.0, 0, 1.0, 8)
+SHARE = Sampling(0.01, 0, 1.0, 9, min_p=0.2)
 SCHEMA = Grammar.from_json_schema(
     {
         "type": "object",
@@ -83,17 +84,17 @@ def engine(server: EngineServer, tiny: Path) -> Iterator[ServerEngine]:
 
 @lru_cache
 def alone(
-    tiny: Path, params: SamplingParams, prompt: tuple[int, ...] = PROMPT, grammar: str = ""
+    tiny: Path, params: Sampling, prompt: tuple[int, ...] = PROMPT, grammar: str = ""
 ) -> tuple[int, ...]:
     """Reference text, by transformers' own code, llguidance's, and a second writing of sampling."""
-    dice = Dice(params.temperature, params.top_k, params.top_p, params.seed)
+    dice = Dice(*msgspec.structs.astuple(params))
     eos = () if not grammar else EOS
     return tuple(Reference(str(tiny), "float32").write(Text(0, prompt, dice, LIMIT, eos, grammar)).tokens)
 
 
 def write(
     engine: ServerEngine,
-    params: SamplingParams,
+    params: Sampling,
     drafter: Drafter,
     *,
     grammar: Grammar | None = None,
@@ -103,7 +104,7 @@ def write(
     digest = None if grammar is None else grammar.digest(engine_name())
     eos = () if grammar is None else EOS
     identity = Identity(
-        NOISE_VERSION, engine.facts.fingerprint, params.temperature, params.top_k, params.top_p, params.seed, eos,
+        NOISE_VERSION, engine.facts.fingerprint, params, eos,
         grammar is None, LIMIT, digest,
     )  # fmt: skip
     written: list[int] = []
@@ -149,15 +150,15 @@ def late(drafter: Drafter) -> Drafter:
 @given(
     logits=st.lists(st.integers(-40, 40), min_size=30, max_size=60, unique=True),
     params=st.builds(
-        SamplingParams,
+        Sampling,
         st.sampled_from([0.0, 0.2, 0.7, 1.0, 1.5]), st.sampled_from([0, 1, 4, 8, 20]),
-        st.sampled_from([0.3, 0.8, 1.0]), st.integers(0, 2**64 - 1),
+        st.sampled_from([0.3, 0.8, 1.0]), st.integers(0, 2**64 - 1), st.sampled_from([0.0, 0.03, 0.4]),
     ),
     allowed=st.sets(st.integers(0, 29)),
     most=st.integers(1, 30),
 )  # fmt: skip
 def test_the_likeliest_tell_what_the_whole_row_tells_or_nothing(
-    logits: list[int], params: SamplingParams, allowed: set[int], most: int
+    logits: list[int], params: Sampling, allowed: set[int], most: int
 ) -> None:
     row = np.array(logits, np.float32) / np.float32(4)
     logprobs = (row - np.logaddexp.reduce(row)).astype(np.float32)
@@ -174,11 +175,9 @@ def test_the_likeliest_tell_what_the_whole_row_tells_or_nothing(
 
 
 @pytest.mark.parametrize(
-    "params", [GREEDY, WARM, COOL, BOTH], ids=["greedy", "top-k", "cool", "top-k and top-p"]
+    "params", [GREEDY, WARM, COOL, BOTH, SHARE], ids=["greedy", "top-k", "cool", "top-k and top-p", "min-p"]
 )
-def test_a_text_is_the_targets_whoever_drafts(
-    engine: ServerEngine, tiny: Path, params: SamplingParams
-) -> None:
+def test_a_text_is_the_targets_whoever_drafts(engine: ServerEngine, tiny: Path, params: Sampling) -> None:
     wanted = alone(tiny, params)
     assert write(engine, params, lambda _: ()) == wanted
     assert write(engine, params, drafts_of(wanted)) == wanted
@@ -206,7 +205,7 @@ def test_a_server_that_throws_our_dice_samples_for_us(
     with EngineServer(tiny, name="tiny") as server:
         engine = connected(server, tiny)
         assert "the server's own dice" not in engine.facts.proof
-        for params in (HOT, BOTH, SamplingParams(1.5, 0, 0.9, 2**64 - 3)):
+        for params in (HOT, BOTH, Sampling(1.5, 0, 0.9, 2**64 - 3, 0.5)):
             server.asked.clear()
             wanted = alone(tiny, params)
             assert write(engine, params, lambda _: ()) == wanted
@@ -219,7 +218,7 @@ def test_a_server_that_throws_our_dice_samples_for_us(
 
 @pytest.mark.parametrize("params", [GREEDY, WARM], ids=["greedy", "top-k"])
 def test_a_grammar_holds_as_at_our_own_engine(
-    engine: ServerEngine, server: EngineServer, tiny: Path, params: SamplingParams
+    engine: ServerEngine, server: EngineServer, tiny: Path, params: Sampling
 ) -> None:
     assert engine.grammars is not None
     kept = engine.grammars.compile(SCHEMA)  # noqa: F841  as its open holds it

@@ -10,7 +10,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from cloud_worker.engine import draft, target
-from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.interface import Facts, recommended
 from cloud_worker.engine.timing import Timings, timed
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
@@ -26,6 +26,7 @@ from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 from flexspec_mq.transport.base import LinkSettings
+from schemas.messages import LEFT_OPEN, PartialSampling
 from schemas.status import MAX_MS, WorkerStatus
 from tests.cloud_worker.test_engine import model_of
 from tests.cloud_worker.test_prefix_reuse import engine_of
@@ -152,23 +153,26 @@ def told(**facts: Any) -> WorkerStatus:
 @pytest.mark.parametrize(
     ("generation", "expected"),
     [
-        ({"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [1, 2]}, (0.6, None, 0.9)),
-        ({"temperature": 1, "top_k": 20, "top_p": 0.8}, (1.0, 20, 0.8)),
-        ({"eos_token_id": 2, "_from_model_config": True}, (None, None, None)),
-        ({"do_sample": False, "temperature": 0.6}, (None, None, None)),
-        ({"temperature": -1.0, "top_p": 0.9}, (None, None, None)),
-        ({"temperature": "hot"}, (None, None, None)),
-        ({"top_p": 0.0}, (None, None, None)),
-        ({"top_k": 2**40}, (None, None, None)),
-        ({"temperature": None}, (None, None, None)),
-        ({}, (None, None, None)),
+        (
+            {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [1, 2]},
+            PartialSampling(0.6, top_p=0.9),
+        ),
+        ({"temperature": 1, "top_k": 20, "top_p": 0.8, "min_p": 0.05}, PartialSampling(1.0, 20, 0.8, 0.05)),
+        ({"eos_token_id": 2, "_from_model_config": True}, LEFT_OPEN),
+        ({"do_sample": False, "temperature": 0.6}, LEFT_OPEN),
+        ({"temperature": -1.0, "top_p": 0.9}, LEFT_OPEN),
+        ({"temperature": "hot"}, LEFT_OPEN),
+        ({"top_p": 0.0}, LEFT_OPEN),
+        ({"min_p": 1.5}, LEFT_OPEN),
+        ({"top_k": 2**40}, LEFT_OPEN),
+        ({"temperature": None}, LEFT_OPEN),
+        ({}, LEFT_OPEN),
     ],
 )
 def test_the_status_recommends_what_the_makers_do(
-    generation: dict[str, Any], expected: tuple[float | None, int | None, float | None]
+    generation: dict[str, Any], expected: PartialSampling
 ) -> None:
-    status = told(recommended=Recommended.from_generation(generation))
-    assert (status.temperature, status.top_k, status.top_p) == expected
+    assert told(recommended=recommended(generation)).recommended == expected
 
 
 def test_timings_are_told_within_bounds() -> None:
@@ -182,7 +186,7 @@ def test_timings_are_told_within_bounds() -> None:
 
 def test_recommendations_are_those_of_the_target() -> None:
     engine = engine_of("w", {"do_sample": True, "temperature": 0.6, "top_k": 50, "eos_token_id": 2})
-    assert engine.facts.recommended == Recommended(temperature=0.6, top_k=50)
+    assert engine.facts.recommended == PartialSampling(temperature=0.6, top_k=50)
 
 
 # Times that a worker measures when it starts

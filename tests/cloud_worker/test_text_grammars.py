@@ -13,7 +13,7 @@ from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.fuzz.grammars import LARK
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 
 pytestmark = pytest.mark.model
 SLOW, QUICK = Grammar.from_lark(LARK["ambiguous"]), Grammar.from_regex("[a-z ]*")
@@ -21,7 +21,7 @@ SLOW, QUICK = Grammar.from_lark(LARK["ambiguous"]), Grammar.from_regex("[a-z ]*"
 
 def an_item(edge: str, session: int, grammar: Grammar, text: list[int]) -> WorkItem:
     digest = grammar.digest(engine_name())
-    identity = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 4000, digest)
+    identity = Identity(2, bytes(16), Sampling(seed=1), (2,), False, 4000, digest)
     return WorkItem(
         key=(edge, session),
         version="base",

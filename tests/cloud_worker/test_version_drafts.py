@@ -26,7 +26,7 @@ from flexspec_mq.models.shape import Shape
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.draft_budget import DraftBudget
 from schemas.catalogue import BASE_ID
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 from tests.families import Operator
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full, save_lora
@@ -39,7 +39,7 @@ def write(
     engine: ModelEngine, version: str, half: Callable[[], object] = lambda: None
 ) -> tuple[tuple[int, ...], int]:
     """Text of a version, and in how many rounds it was written; ``half`` is called in the middle."""
-    identity = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), True, TOKENS)
+    identity = Identity(2, bytes(16), Sampling(seed=1), (), True, TOKENS)
     text: tuple[int, ...] = ()
     rounds = 0
     while len(text) < TOKENS:

@@ -27,18 +27,20 @@ from schemas.messages import (
     Verdict,
 )
 
-IDENTITY = Identity(1, bytes(range(16)), 0.7, 40, 0.95, 2**64 - 1, (2, 0), False, 512)
+IDENTITY = Identity(1, bytes(range(16)), Sampling(0.7, 40, 0.95, 2**64 - 1), (2, 0), False, 512)
 GRAMMAR = msgspec.structs.replace(IDENTITY, grammar=bytes(range(32, 48)))
+MIN_P = msgspec.structs.replace(IDENTITY, sampling=msgspec.structs.replace(IDENTITY.sampling, min_p=0.05))
 PROMPT = (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712)
 SAMPLES: dict[str, Message] = {
     "open": Open(0xDEADBEEF, 1, IDENTITY, PROMPT, (), 0, 1, (30, 216, 34)),
     "open-short": Open(7, 2, IDENTITY, (1,), (2**24 - 1,), 256, 3, ()),
-    "open-greedy": Open(0, 1, Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), True, 2**20), (0,), (), 0, 0, ()),
+    "open-greedy": Open(0, 1, Identity(1, bytes(16), Sampling(), (), True, 2**20), (0,), (), 0, 0, ()),
     "open-prefix": Open(8, 1, IDENTITY, (30, 216), (), 16, 1, (), Prefix(300, bytes(range(16, 32)))),
     "open-worker-draft": Open(9, 1, IDENTITY, (30, 216), (), 16, 1, (), None, 4),
     "open-resumes": Open(9, 2, IDENTITY, (30, 216), (), 0, 7, (), resumes=300),
     "open-grammar": Open(9, 1, GRAMMAR, (30, 216), (), 0, 7, (), grammar=bytes(range(40))),
     "open-grammar-known": Open(9, 1, GRAMMAR, (30, 216), (), 0, 7, (), Prefix(300, bytes(range(16, 32)))),
+    "open-min-p": Open(9, 1, MIN_P, (30, 216), (), 16, 1, ()),
     "open-deliver": Open(9, 1, IDENTITY, (30, 216), (), 16, 1, (), deliver=604_800),
     "draft": Draft(0xDEADBEEF, 1, 2, 130, 4, 0xCAFEBABE, (198, 30, 5646, 127, 128, 16383, 16384), 16),
     "draft-empty": Draft(1, 1, 1, 0, 0, 0, (), 0),

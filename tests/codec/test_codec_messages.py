@@ -27,6 +27,7 @@ from schemas.messages import (
     Identity,
     Message,
     Open,
+    Sampling,
     Verdict,
 )
 from schemas.status import AddedToken, EdgeStatus, TargetText, WorkerStatus
@@ -112,24 +113,30 @@ def test_what_is_wrong_is_named(payload: bytes, says: str) -> None:
 @pytest.mark.parametrize(
     ("place", "number"),
     [
-        *((2, number) for number in (float("nan"), float("inf"), -0.1, 100.5, "1")),
-        *((4, number) for number in (float("nan"), float("inf"), 0.0, 1.5)),
+        *((0, number) for number in (float("nan"), float("inf"), -0.1, 100.5, "1")),
+        *((2, number) for number in (float("nan"), float("inf"), 0.0, 1.5)),
+        *((4, number) for number in (float("nan"), float("inf"), -0.1, 1.5)),
     ],
 )
-def test_what_is_no_temperature_and_no_top_p_is_refused(place: int, number: object) -> None:
-    identity: list[object] = [1, bytes(16), 1.0, 0, 1.0, 0, [], False, 5]
-    identity[place] = number
-    with pytest.raises(RemoteProtocolError, match=rf"identity\[{place}\]"):
-        CODEC.decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
+def test_a_sampling_out_of_bounds_is_refused(place: int, number: object) -> None:
+    sampling: list[object] = [1.0, 0, 1.0, 0, 0.0]
+    sampling[place] = number
+    with pytest.raises(RemoteProtocolError, match=rf"identity\[2\]\[{place}\]"):
+        CODEC.decode(pack(1, 1, 1, [1, bytes(16), sampling, [], False, 5], (1,), (), 0, 0, ()))
 
 
 def test_equal_numbers_are_equal_bytes_on_both_sides() -> None:
-    sloppy = Identity(1, bytes(16), -0.0, 0, 1, 0, (), False, 5)
-    assert repr(sloppy) == repr(Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), False, 5))
-    ints = [1, bytes(16), 0, 0, 1, 0, [], False, 5]
+    sloppy = Identity(1, bytes(16), Sampling(-0.0, 0, 1, 0), (), False, 5)
+    assert repr(sloppy) == repr(Identity(1, bytes(16), Sampling(), (), False, 5))
+    ints = [1, bytes(16), [0, 0, 1, 0], [], False, 5]
     received = CODEC.decode(pack(1, 1, 1, ints, (1,), (), 0, 0, ()))
     assert isinstance(received, Open)
     assert repr(received.identity) == repr(sloppy)
+
+
+def _sampled(**values: Any) -> Open:
+    sampling = msgspec.structs.replace(IDENTITY.sampling, **values)
+    return Open(1, 1, msgspec.structs.replace(IDENTITY, sampling=sampling), (1,), (), 0, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -141,8 +148,8 @@ def test_equal_numbers_are_equal_bytes_on_both_sides() -> None:
         Draft(1, 1, 1, 0, 0, 0, (-1,), 0),
         Draft(1, 1, 1, 0, 0, 0, (1,) * 65, 0),
         Open(1, 1, IDENTITY, (), (), 0, 0, ()),
-        Open(1, 1, msgspec.structs.replace(IDENTITY, seed=2**64), (1,), (), 0, 0, ()),
-        Open(1, 1, msgspec.structs.replace(IDENTITY, temperature=float("nan")), (1,), (), 0, 0, ()),
+        _sampled(seed=2**64),
+        _sampled(temperature=float("nan")),
         Verdict(1, 1, 0, 0, (), 0, Fin.NONE, 0, 0, "no slash/please"),
         Error(1, 1, ErrorCode.BUSY, 10_000_001, "w"),
         Error(1, 1, ErrorCode.BUSY, 1, "w", "\ud800"),

@@ -13,20 +13,19 @@ from flexspec_mq.drafting.interface import Drafted
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.protocol.edge.types import DraftRequest
-from flexspec_mq.sampling.params import SamplingParams
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 
 
 def asked(
     session: int,
     context: Sequence[int],
-    params: SamplingParams | None = None,
+    params: Sampling | None = None,
     committed: int | None = None,
     **more: Any,
 ) -> DraftRequest:
     """A request; by default greedy, with all of the context committed."""
-    dice = params or SamplingParams()
-    identity = Identity(2, bytes(16), dice.temperature, dice.top_k, dice.top_p, dice.seed, (), False, 1000)
+    dice = params or Sampling()
+    identity = Identity(2, bytes(16), dice, (), False, 1000)
     return DraftRequest(session, context, identity, len(context) if committed is None else committed, **more)
 
 

@@ -23,7 +23,7 @@ class SimulatedDrafter:
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """Draft a token for each."""
-        return [(DraftToken(self._propose(one.identity.seed, one.context)),) for one in wanted]
+        return [(DraftToken(self._propose(one.identity.sampling.seed, one.context)),) for one in wanted]
 
     def free(self, session: int) -> None:
         """There is nothing to forget."""

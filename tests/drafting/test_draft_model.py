@@ -24,7 +24,7 @@ from flexspec_mq.models.onnx.trimming import RANKS
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 from tests.drafting.asking import ConstantModel, asked, settings, silent, tokens
 from tests.models.tiny_checkpoints import save, tiny_llama
 from tests.models.tiny_models import SIZES, drawn
@@ -50,7 +50,7 @@ def test_a_checkpoint_is_written_for_onnx_once_with_its_frequent_ids(
         assert found.engine == "ONNX Runtime, mixed weights, 41 token ids"  # the end of a text is always in
     assert sum("once" in line for line in said) == 1
     assert found.model is not None
-    wanted = [asked(seed, CONTEXT, SamplingParams(1.0, 0, 1.0, seed)) for seed in range(8)]
+    wanted = [asked(seed, CONTEXT, Sampling(1.0, 0, 1.0, seed)) for seed in range(8)]
     assert set(tokens(found.model.draft(wanted))) <= {2, *range(260, 300)}
 
 
@@ -73,7 +73,7 @@ def test_a_columns_dice_are_its_tokens(
     logits: list[float], temperature: float, seed: int, data: st.DataObject
 ) -> None:
     """Trimmed LM head: it chooses the same token as the full head, as long as it has that id."""
-    params = SamplingParams(temperature, 0, 1.0, seed)
+    params = Sampling(temperature, 0, 1.0, seed)
     wanted = choose(np.array(logits, dtype=np.float32), params, len(CONTEXT))
     others = data.draw(st.sets(st.integers(0, len(logits) - 1)))
     ids = np.array(sorted({wanted, *others}), dtype=np.int64)
@@ -88,7 +88,7 @@ CALIBRATION = ConfidenceCalibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_guess_is_the_choice_with_its_probability(temperature: float) -> None:
     logits = np.random.default_rng(3).standard_normal(500).astype(np.float32) * 2
-    params = SamplingParams(temperature, 0, 1.0, 5)
+    params = Sampling(temperature, 0, 1.0, 5)
     guess = proposer_of(CALIBRATION)(logits, params, 9, 4)
     assert guess.token == choose(logits, params, 9)
     assert guess.confidence == CALIBRATION.probability(features_of(logits, params, 9, 4)[1])
@@ -163,7 +163,7 @@ def test_it_drafts_what_transformers_would_and_is_as_sure(graphs: Path, checkpoi
     model = PackedModel(load_target(checkpoint, dtype="float32", attn_implementation=register()).model)
     engines = [device, ModelDrafter(model, max_context=512, proposer=proposer_of(None))]
     contexts = [TEXT[start : start + 20] for start in range(0, 400, 10)]
-    for params in (SamplingParams(), SamplingParams(1.0, 0, 1.0, 77)):
+    for params in (Sampling(), Sampling(1.0, 0, 1.0, 77)):
         requests = [asked(session, context, params) for session, context in enumerate(contexts)]
         ours, theirs = ([drafted(engine, request) for request in requests] for engine in engines)
         pairs = list(zip(ours, theirs, strict=True))

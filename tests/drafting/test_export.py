@@ -29,11 +29,11 @@ from flexspec_mq.drafting.load import load
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.protocol.edge.types import DraftRequest
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 draft = load(DraftSettings(draft=sys.argv[1], lookup=False), print)
 prompt = encode_turns(draft.loaded.tokenizer, [Turn("user", "a cat")], max_context=draft.loaded.max_context)
 ids = [*prompt]
-dice = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), False, 99)
+dice = Identity(2, bytes(16), Sampling(seed=1), (), False, 99)
 for _ in range(6):
     (found,) = draft.drafter.draft([DraftRequest(1, ids, dice, len(ids))])
     ids.append(found[0].token)

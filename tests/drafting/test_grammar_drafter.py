@@ -13,10 +13,10 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.matcher import Matcher
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.text import decode
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 
 TEXT = load_text("default")
-IDENTITY = Identity(2, bytes(16), 0.0, 0, 1.0, 1, TEXT.eos, False, 100)
+IDENTITY = Identity(2, bytes(16), Sampling(seed=1), TEXT.eos, False, 100)
 SAID = tuple(TEXT.tokenizer.encode("the cat sat on the mat and then the cat sat on"))
 
 

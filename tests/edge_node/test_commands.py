@@ -23,6 +23,7 @@ from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerErro
 from flexspec_mq.models.text import Turn, read_prompts
 from lab.simulator.world import EOS, FINGERPRINT
 from lab.testbed.memory_broker import MemoryBroker
+from schemas.messages import PartialSampling
 from tests.daemons import FakeEngine, link_to, worker_at
 from tests.edge_node.api.served import expected, ids_of, shown, speech
 
@@ -107,11 +108,11 @@ async def test_for_programs_an_answer_is_its_events(
 
 def test_whoever_scripts_gets_the_same_text_each_time() -> None:
     args = build_parser().parse_args(["ask", "x"])
-    assert (args.temperature, args.top_k, args.top_p, args.max_tokens) == (0.0, 0, 1.0, 256)
+    assert (args.temperature, args.top_k, args.top_p, args.min_p, args.max_tokens) == (0.0, 0, 1.0, 0.0, 256)
 
 
 HELLO = (Turn("user", "hello"),)
-WHOLE: dict[str, Any] = {"temperature": 0.0, "seed": 4, "limit": 60, "ignore_eos": True}
+WHOLE: dict[str, Any] = {"sampling": PartialSampling(0.0), "seed": 4, "limit": 60, "ignore_eos": True}
 
 
 @asynccontextmanager

@@ -24,10 +24,9 @@ from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.waiting import STALE
 from schemas.catalogue import MAX_VERSIONS, CatalogueVersion, VersionState
-from schemas.messages import Sampling
+from schemas.messages import PartialSampling, Sampling
 from schemas.status import VersionFigures, VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE
 from tests.edge_node.families import CANARY, DRAINING, RETIRED, STABLE, Family, digest, version
@@ -102,17 +101,17 @@ def test_a_sessions_worker_is_believed_about_sampling_before_any_status(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     workers = WorkerDirectory()
-    assert workers.recommended("base") == SamplingParams(1.0)
-    workers.take("w", status(temperature=0.5, top_k=7))
-    assert workers.recommended("base") == SamplingParams(0.5, 7)
-    workers.take("w", status(temperature=100.0, top_k=7))
-    assert workers.recommended("base") == SamplingParams(1.0)
-    assert workers.take_recommendation("base", "w", Sampling(2.01)) is None
-    assert workers.recommended("base") == SamplingParams(1.0)
-    assert workers.take_recommendation("base", "w", Sampling(2.0, 3, 0.9)) == SamplingParams(2.0, 3, 0.9)
-    workers.take("w", status(temperature=0.5, top_k=7))
-    assert workers.recommended("base") == SamplingParams(2.0, 3, 0.9)
-    assert workers.recommended("other") == SamplingParams(1.0)
+    assert workers.recommended("base") == Sampling(1.0)
+    workers.take("w", status(recommended=PartialSampling(0.5, 7)))
+    assert workers.recommended("base") == Sampling(0.5, 7)
+    workers.take("w", status(recommended=PartialSampling(100.0, 7)))
+    assert workers.recommended("base") == Sampling(1.0)
+    assert not workers.take_recommendation("base", "w", Sampling(2.01))
+    assert workers.recommended("base") == Sampling(1.0)
+    assert workers.take_recommendation("base", "w", Sampling(2.0, 3, 0.9))
+    workers.take("w", status(recommended=PartialSampling(0.5, 7)))
+    assert workers.recommended("base") == Sampling(2.0, 3, 0.9)
+    assert workers.recommended("other") == Sampling(1.0)
     assert caplog.text.count("worker w recommends temperature") == 1
     assert "temperature 100 for version base, above 2: ignored" in caplog.text
 

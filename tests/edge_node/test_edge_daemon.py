@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.launcher import PrivateBroker
@@ -168,7 +169,7 @@ class Generous(FakeDrafter):
             self.calls += 1
             path = list(request.context)
             for _ in range(self.calls % 4 * 3):  # more than are of use, too
-                path += [draft_token(TARGET, request.identity.seed, path, self.accuracy)]
+                path += [draft_token(TARGET, request.identity.sampling.seed, path, self.accuracy)]
             guesses = [DraftToken(token, 0.9, "lookup") for token in path[len(request.context) :]]
             answers.append(None if self.calls % 7 == 0 else guesses)
         return answers
@@ -397,7 +398,7 @@ async def test_a_prediction_speeds_a_text_up_and_never_changes_it(temperature: f
     """It is drafted from the first token on; where it is wrong, the text is the target's all the same."""
     broker, drafter = MemoryBroker(), PromptLookupDrafter(max_context=500)
     plain = wanting(1, limit=60, plan=Plan(8, 1, 1))
-    plain = replace(plain, sampling=replace(plain.sampling, temperature=temperature))
+    plain = replace(plain, sampling=msgspec.structs.replace(plain.sampling, temperature=temperature))
     text = alone(plain)
     edited = (*text[:20], 7, 7, 7, *text[23:])
     predictions = [(), text, edited, tuple(reversed(text)), (3,)]

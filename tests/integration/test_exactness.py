@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 import torch
@@ -23,10 +24,10 @@ from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.protocol.effects import Finish
-from flexspec_mq.sampling.params import SamplingParams
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
 from lab.testbed.process import Process
+from schemas.messages import Sampling
 from tests.daemons import until
 from tests.integration.processes import (
     PATIENCE,
@@ -49,8 +50,8 @@ pytestmark = [
 
 SKY = "Why is the sky blue? Answer in two sentences."
 SEA = "List three facts about the sea."
-GREEDY = SamplingParams()
-WARM = SamplingParams(0.8, 0, 1.0, 20_240_229)
+GREEDY = Sampling()
+WARM = Sampling(0.8, 0, 1.0, 20_240_229)
 PLAIN = Plan(draft_length=4, in_flight=1, qos=1)
 
 
@@ -98,9 +99,7 @@ def prompt_of(draft: DraftModel, text: str) -> tuple[int, ...]:
     return encode_turns(draft.loaded.tokenizer, [Turn("user", text)], max_context=draft.loaded.max_context)
 
 
-def request(
-    prompt: tuple[int, ...], params: SamplingParams, limit: int, plan: Plan = PLAIN
-) -> GenerationRequest:
+def request(prompt: tuple[int, ...], params: Sampling, limit: int, plan: Plan = PLAIN) -> GenerationRequest:
     return GenerationRequest(prompt=prompt, sampling=params, limit=limit, policy=FixedPolicy(plan))
 
 
@@ -112,10 +111,10 @@ def reference() -> Reference:
 
 @lru_cache
 def alone(
-    prompt: tuple[int, ...], params: SamplingParams, limit: int, eos: tuple[int, ...], grammar: str = ""
+    prompt: tuple[int, ...], params: Sampling, limit: int, eos: tuple[int, ...], grammar: str = ""
 ) -> tuple[int, ...]:
     """Reference text: the target alone, by transformers' own code, llguidance's, and a second writing of sampling."""
-    dice = Dice(params.temperature, params.top_k, params.top_p, params.seed)
+    dice = Dice(*msgspec.structs.astuple(params))
     return tuple(reference().write(Text(0, prompt, dice, limit, eos, grammar)).tokens)
 
 
@@ -151,16 +150,14 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("params", [GREEDY, WARM])
-async def test_it_is_the_targets_text_whoever_drafts(
-    pool: Pool, draft: DraftModel, params: SamplingParams
-) -> None:
+@pytest.mark.parametrize("params", [GREEDY, WARM, Sampling(1.2, seed=7, min_p=0.05)])
+async def test_it_is_the_targets_text_whoever_drafts(pool: Pool, draft: DraftModel, params: Sampling) -> None:
     (name, *_) = await pool.at_least(1)
     assert (await status(pool.broker, name, lambda _: True)).draft
     prompt = prompt_of(draft, SEA)
     async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
         asked = {who: node.generate(request(prompt, params, 28, plan)) for who, plan in PLANS.items()}
-        other = node.generate(request(prompt_of(draft, SKY), SamplingParams(0.8, 0, 1.0, 1), 24))
+        other = node.generate(request(prompt_of(draft, SKY), Sampling(0.8, 0, 1.0, 1), 24))
         texts = await asyncio.gather(*map(read, (*asked.values(), other)))
     for generation, tokens in zip((*asked.values(), other), texts, strict=True):
         check(generation, tokens, draft)

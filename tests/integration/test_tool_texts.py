@@ -31,10 +31,9 @@ from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.tools import HERMES, CallParser, Content, ToolUse
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.protocol.effects import Finish
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.messages import Open
+from schemas.messages import Open, Sampling
 from tests.integration.processes import CODEC, PATIENCE, edge_of, start_worker, status
 from tests.integration.test_exactness import PLANS, alone, prompt_of, read
 from tests.transport.reading import linked
@@ -92,7 +91,7 @@ async def client(broker: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
             yield made
 
 
-def reference(params: SamplingParams, **more: Any) -> tuple[str, list[tuple[str, str]]]:
+def reference(params: Sampling, **more: Any) -> tuple[str, list[tuple[str, str]]]:
     """Content and calls of the text that the target alone writes under the mask, with our tools or `more` ones."""
     asked = chat_request({**ASKED, "tools": TOOLS, **more})
     use, text = asked.spec.tools, draft().loaded
@@ -111,7 +110,7 @@ async def test_calls_are_what_the_target_alone_writes(client: AsyncOpenAI, choic
     asked = {**ASKED, "tools": TOOLS, "tool_choice": choice, "temperature": 0.9, "seed": 3, "top_p": 1}
     whole = (await client.chat.completions.create(**asked, extra_body={"top_k": 0})).choices[0]
     calls = [(call.function.name, call.function.arguments) for call in whole.message.tool_calls or ()]
-    expected = reference(SamplingParams(0.9, 0, 1.0, 3), tool_choice=choice)
+    expected = reference(Sampling(0.9, 0, 1.0, 3), tool_choice=choice)
     assert (whole.message.content or "", calls) == expected
     if choice != "auto":
         assert calls
@@ -230,9 +229,9 @@ CALL = Grammar.from_json_schema({
 })  # fmt: skip
 
 
-@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(0.9, 40, 0.95, 11)])
+@pytest.mark.parametrize("params", [Sampling(), Sampling(0.9, 40, 0.95, 11)])
 async def test_the_text_is_what_the_target_alone_writes_under_the_mask(
-    broker: PrivateBroker, params: SamplingParams
+    broker: PrivateBroker, params: Sampling
 ) -> None:
     prompt, limit = prompt_of(draft(), "Turn on the kitchen light at half brightness."), 80
     grammars = draft().loaded.grammars()
@@ -258,7 +257,7 @@ async def test_a_grammar_travels_once_and_a_wrong_one_is_told(broker: PrivateBro
     """Also by a device that reads none itself."""
     prompt = prompt_of(draft(), "Turn on the kitchen light at half brightness.")
     wish = GenerationRequest(
-        prompt=prompt, sampling=SamplingParams(), limit=80, policy=FixedPolicy(Plan(4, 1, 1)), grammar=CALL,
+        prompt=prompt, sampling=Sampling(), limit=80, policy=FixedPolicy(Plan(4, 1, 1)), grammar=CALL,
         engine=engine_name(),
     )  # fmt: skip
     asks = (Subscription("f1/o/+/+"), Subscription("f1/d/+/+"))

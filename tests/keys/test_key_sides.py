@@ -17,12 +17,23 @@ from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import SEAL, STEP, Sealer, enveloped, read_envelope
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
-from schemas.messages import MAX_ANSWERS, Close, CloseReason, Draft, Fin, Identity, Open, Poll, Verdict
+from schemas.messages import (
+    MAX_ANSWERS,
+    Close,
+    CloseReason,
+    Draft,
+    Fin,
+    Identity,
+    Open,
+    Poll,
+    Sampling,
+    Verdict,
+)
 from schemas.status import WorkerStatus
 from tests.keys.deployments_of_keys import KeyedDeployment, status_by
 
 CODEC = Codec()
-IDENTITY = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
+IDENTITY = Identity(2, bytes(16), Sampling(seed=1), (2,), False, 64)
 
 
 def an_open(session: int = 7, attempt: int = 1) -> Open:

@@ -28,13 +28,24 @@ from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
+from schemas.messages import (
+    Close,
+    CloseReason,
+    Error,
+    ErrorCode,
+    Fin,
+    Identity,
+    Open,
+    Poll,
+    Sampling,
+    Verdict,
+)
 from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment, at
 from tests.transport.reading import Reader, linked
 
 CODEC = Codec()
-IDENTITY = Identity(2, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
+IDENTITY = Identity(2, FINGERPRINT, Sampling(0.7, 40, 0.9, 1), (), True, 40)
 WORKER_REASONS = {KeyReason.UNKEYED, KeyReason.MALFORMED, KeyReason.FORGED, KeyReason.REPLAYED}
 EDGE_REASONS = {*WORKER_REASONS, KeyReason.NO_KEY}
 

@@ -25,11 +25,11 @@ from flexspec_mq.keys.envelope import Sealer
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
-from schemas.messages import Close, CloseReason, Fin, Identity, Open, Poll, Verdict
+from schemas.messages import Close, CloseReason, Fin, Identity, Open, Poll, Sampling, Verdict
 from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
-IDENTITY = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
+IDENTITY = Identity(2, bytes(16), Sampling(seed=1), (2,), False, 64)
 WORKERS, SESSIONS = st.sampled_from(("w1", "w2")), st.integers(1, 3)
 LEASE = 10.0
 FORGETS = LEASE + 120.0

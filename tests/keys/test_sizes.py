@@ -19,11 +19,11 @@ from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.link import Link
 from lab.simulator.world import FINGERPRINT
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import Identity, Open
+from schemas.messages import Identity, Open, Sampling
 from tests.daemons import check, edge_at, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment
 
-IDENTITY = Identity(2, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
+IDENTITY = Identity(2, FINGERPRINT, Sampling(0.7, 40, 0.9, 1), (), True, 40)
 TRIES = 20
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_worker.engine.interface import Recommended
+from cloud_worker.engine.interface import recommended
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models import default
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
@@ -18,6 +18,7 @@ from flexspec_mq.models.gguf import convert
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.onnx import write
 from flexspec_mq.models.onnx.folder import MANIFEST, default_graphs_folder
+from schemas.messages import PartialSampling
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_the_package_is_found_without_being_imported() -> None:
 @pytest.mark.model
 def test_the_converted_model_recommends_what_its_card_does() -> None:
     loaded = load_text()
-    assert Recommended.from_generation(loaded.generation) == Recommended(temperature=0.2, top_p=0.9)
+    assert recommended(loaded.generation) == PartialSampling(temperature=0.2, top_p=0.9)
     assert loaded.eos == (2,)
 
 

@@ -30,7 +30,7 @@ from flexspec_mq.models.draft.delta import (
     read_meta,
 )
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 from tests.models.tiny_checkpoints import tiny_llama
 from training.commands.draft import add_parser
 from training.draft.architecture import build_draft, trained_parameters
@@ -231,7 +231,7 @@ def test_features_are_those_of_the_token_that_is_chosen(
     seed: int, temperature: float, top_p: float, size: int
 ) -> None:
     logits = (np.random.default_rng(seed).standard_normal(size) * 3).astype(np.float32)
-    params = SamplingParams(temperature, 0, top_p, seed)
+    params = Sampling(temperature, 0, top_p, seed)
     token, features = features_of(logits, params, 5, 3)
     margin, logp, top_logp, told, streak = (float(features[COLUMNS.index(name)]) for name in COLUMNS)
     likely = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum()
@@ -248,7 +248,7 @@ def test_features_are_those_of_the_token_that_is_chosen(
 def test_a_target_within_the_margin_takes_the_token(seed: int, temperature: float) -> None:
     rng = np.random.default_rng(seed)
     draft = (rng.standard_normal((6, 200)) * 3).astype(np.float32)
-    params = SamplingParams(temperature, 0, 1.0, seed)
+    params = Sampling(temperature, 0, 1.0, seed)
     margins = np.array([features_of(row, params, 3 + place, 0)[1][0] for place, row in enumerate(draft)])
     # No two logits differ by more than the margin from what they were, in relation to each other.
     moved = draft + (rng.uniform(-0.49, 0.49, draft.shape) * margins[:, None]).astype(np.float32)

@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cloud_worker.engine.interface import Recommended
+from cloud_worker.engine.interface import recommended
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import read_tensors
 from flexspec_mq.models.default import _find_gguf
@@ -169,7 +169,7 @@ def test_logits_are_the_models_own(name: str, tmp_path: Path) -> None:
 def test_text_is_as_the_file_says(tmp_path: Path) -> None:
     found = load_text(write(tmp_path / "a.gguf", "qwen2", tiny("qwen2", {})))
     assert found.eos == (0, 2)  # <|im_end|> is known by its name
-    assert Recommended.from_generation(found.generation).temperature == pytest.approx(0.7)
+    assert recommended(found.generation).temperature == pytest.approx(0.7)
     assert (len(found.tokenizer), found.vocab_size) == (261, WORDS)
     prompt = found.tokenizer.apply_chat_template(
         [{"role": "user", "content": "e\u0301 <think>"}], tokenize=False

@@ -2,10 +2,10 @@
 
 from zlib import crc32
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.errors import LocalProtocolError
@@ -29,12 +29,14 @@ def test_the_root_is_pinned() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"temperature": 0.8}, {"top_k": 41}, {"top_p": 0.91}, {"seed": 2}, {"eos": (48,)}, {"ignore_eos": True},
-        {"limit": 41}, {"noise": 1}, {"fingerprint": bytes(16)},
+        {"eos": (48,)}, {"ignore_eos": True}, {"limit": 41}, {"noise": 1}, {"fingerprint": bytes(16)},
+        *({"sampling": replace(identity().sampling, **{name: value})} for name, value in (
+            ("temperature", 0.8), ("top_k", 41), ("top_p", 0.91), ("seed", 2), ("min_p", 0.05),
+        )),
     ],
 )  # fmt: skip
 def test_everything_that_determines_the_text_is_in_the_root(change: dict[str, object]) -> None:
-    other = msgspec.structs.replace(identity(), **change)
+    other = replace(identity(), **change)
     assert chains.root(other, "v") != chains.root(identity(), "v")
     assert chains.root(identity(), "other") != chains.root(identity(), "v")
 

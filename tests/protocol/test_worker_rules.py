@@ -55,7 +55,7 @@ def test_the_name_is_repeated_until_a_draft_shows_that_it_is_known() -> None:
 
 
 def test_a_hello_tells_what_the_makers_recommend_where_the_session_samples_otherwise() -> None:
-    sampled = Sampling(identity().temperature, identity().top_k, identity().top_p)
+    sampled = replace_field(identity().sampling, seed=0)
     for recommended, told in ((None, None), (sampled, None), (Sampling(0.25), Sampling(0.25))):
         facts = replace(CONFIG.facts, recommended=recommended)
         worker = WorkerMachine(replace(CONFIG, facts=facts))
@@ -305,7 +305,10 @@ def test_the_lease_frees_and_any_message_renews_it() -> None:
         (opening(committed=(EOS, 1)), ErrorCode.MALFORMED),
         (opening(ident=identity(limit=98)), ErrorCode.CONTEXT),
         (opening(ident=identity(limit=0)), ErrorCode.MALFORMED),
-        (opening(ident=Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), False, 5)), ErrorCode.FINGERPRINT),
+        (
+            opening(ident=Identity(2, bytes(16), Sampling(seed=1), (), False, 5)),
+            ErrorCode.FINGERPRINT,
+        ),
         (opening(ident=replace_field(identity(), noise=NOISE_VERSION - 1)), ErrorCode.PROTOCOL),
         (opening(ident=replace_field(identity(), noise=NOISE_VERSION + 1)), ErrorCode.PROTOCOL),
     ],
@@ -322,7 +325,7 @@ def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(
     assert verdicts(decide(machine, 7))[0].tokens == (7,)
 
 
-OTHER = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (EOS,), False, 5)
+OTHER = Identity(2, bytes(16), Sampling(seed=1), (EOS,), False, 5)
 """Identity of a session whose device has a tokenizer with another fingerprint."""
 
 

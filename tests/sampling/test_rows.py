@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from flexspec_mq.sampling import noise, rows
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.sampling.rows import Draw, choose_rows
-from tests.sampling.test_choose import TEMPERATURES, TOP_K, TOP_P
+from schemas.messages import Sampling
+from tests.sampling.test_choose import PARAMS
 
 SEEDS = st.integers(0, 2**64 - 1)
-PARAMS = st.builds(SamplingParams, TEMPERATURES, TOP_K, TOP_P, SEEDS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,7 +34,7 @@ def none_is_few() -> Iterator[None]:
     st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_rows_together_get_what_each_is_given_alone(
-    batch: list[tuple[SamplingParams, int]], vocabulary: int, seed: int, dtype: torch.dtype
+    batch: list[tuple[Sampling, int]], vocabulary: int, seed: int, dtype: torch.dtype
 ) -> None:
     """Half of the logits are eighths, which tie, some are masked, and every other row has a grammar."""
     rng = np.random.default_rng(seed)
@@ -61,18 +60,21 @@ def test_rows_together_get_what_each_is_given_alone(
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        (SamplingParams(), 24),
-        (SamplingParams(0.7, seed=1), 24),
-        (SamplingParams(1.0, seed=2), 22),
-        (SamplingParams(0.7, 20, 0.8, 3), 24),
-        (SamplingParams(1.0, 50, 1.0, 4), 24),
-        (SamplingParams(0.7, 0, 0.95, 5), 22),
-        (SamplingParams(1.0, 0, 0.9, 6), 18),
-        (SamplingParams(4.0, 0, 0.9, 7), 0),
+        (Sampling(), 24),
+        (Sampling(0.7, seed=1), 24),
+        (Sampling(1.0, seed=2), 22),
+        (Sampling(0.7, 20, 0.8, 3), 24),
+        (Sampling(1.0, 50, 1.0, 4), 24),
+        (Sampling(0.7, 0, 0.95, 5), 22),
+        (Sampling(1.0, 0, 0.9, 6), 18),
+        (Sampling(4.0, 0, 0.9, 7), 0),
+        (Sampling(1.0, seed=8, min_p=0.05), 24),
+        (Sampling(1.0, 0, 0.9, 9, min_p=0.05), 22),
+        (Sampling(1.0, seed=10, min_p=1e-9), 0),
     ],
 )
 def test_a_whole_vocabulary_is_told_without_looking_at_most_of_it(
-    params: SamplingParams, told: int, vocabulary: int
+    params: Sampling, told: int, vocabulary: int
 ) -> None:
     """Logits as models have them: most far below, some hundred of all likelihoods above, rounded, so with ties."""
     rng = np.random.default_rng(vocabulary)

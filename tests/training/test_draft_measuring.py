@@ -17,7 +17,7 @@ from flexspec_mq.models.draft.calibrate import Coupled, calibrate, calibration_e
 from flexspec_mq.models.draft.confidence import USUAL, ConfidenceCalibration, features_of
 from flexspec_mq.models.draft.delta import DeltaMeta
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 from tests.training.drafts import some_text, tiny_base
 from training.draft.architecture import build_draft, lm_head_weight
 from training.draft.evaluate import (
@@ -62,7 +62,7 @@ def test_replays_throw_the_dice_of_the_product() -> None:
     for answer in found:
         row, first = answer.row - 5, int(text.prompt_len[answer.row - 5])
         ids = torch.from_numpy(text.row(row))[None]
-        params = SamplingParams(answer.temperature, seed=answer.row)
+        params = Sampling(answer.temperature, seed=answer.row)
         with torch.no_grad():
             mine, theirs = (
                 model(input_ids=ids).logits[0, first - 1 : -1].float().numpy() for model in (draft, base)

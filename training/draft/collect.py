@@ -14,8 +14,8 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.sampling.rows import Draw, choose_rows
+from schemas.messages import Sampling
 
 PREFILL = 512
 """Tokens of prompts that one forward reads beside the texts that are being written."""
@@ -48,17 +48,17 @@ class TextOrder:
         if not self.prompt or self.limit < 1:
             raise UsageError("a text needs a prompt and room for a token")
 
-    def params(self) -> SamplingParams:
+    def params(self) -> Sampling:
         """How tokens are chosen."""
         key = f"{self.seed} {self.temperature} {' '.join(map(str, self.prompt))}".encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
-        return SamplingParams(self.temperature, 0, self.top_p, seed)
+        return Sampling(self.temperature, 0, self.top_p, seed)
 
 
 @dataclass(slots=True)
 class _Text:
     order: TextOrder
-    params: SamplingParams
+    params: Sampling
     kv: SessionKV
     tokens: list[int] = field(default_factory=list)
 

@@ -18,7 +18,7 @@ from torch import nn
 from flexspec_mq.models.draft.calibrate import Coupled
 from flexspec_mq.models.draft.confidence import COLUMNS, Floats, features_of
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 from training.draft.architecture import lm_head_weight, run_head, teacher_states
 from training.draft.cache import StateCache
 from training.draft.losses import chunks
@@ -164,7 +164,7 @@ def coupled(
             mine = (student[span] @ weight.T).float().cpu().numpy()
             theirs = row.teacher_logits(span, weight).float().cpu().numpy()
             for temperature in temperatures:
-                params = SamplingParams(temperature, seed=number)
+                params = Sampling(temperature, seed=number)
                 found = samples(mine, theirs, params, first + span.start, runs[temperature])
                 parts[temperature].append(found)
                 runs[temperature] = _accepted_run(runs[temperature], found[1])
@@ -176,7 +176,7 @@ def coupled(
 def samples(
     draft: npt.NDArray[np.float32],
     target: npt.NDArray[np.float32],
-    params: SamplingParams,
+    params: Sampling,
     first: int,
     accepted_run: int = 0,
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.interface import Facts, recommended
 from cloud_worker.engine.servers.client import ServerGone, ServerRefused
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.engine.servers.heads import ServerHeads
@@ -24,8 +24,8 @@ from flexspec_mq.errors import LinkDown, UsageError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.target_text import target_text
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.settings.values import is_loopback, read_api_key
+from schemas.messages import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +128,7 @@ async def _connect(
         device="vllm",
         dtype="",
         keeps=True,
-        recommended=Recommended.from_generation(loaded.generation),
+        recommended=recommended(loaded.generation),
         tokenizer=loaded.tokenizer_status,
         text=target_text(loaded),
         timings=timings,
@@ -159,7 +159,7 @@ async def _throws_our_dice(server: Server, model: str, text: list[int], most: in
     if most < _FEWEST_TO_TELL:
         return False
     # Rows of more tokens than top-k leaves, so that most of those are told which tie with the last that it leaves.
-    params = SamplingParams(2.0, most // 2, 1.0, _TRIED_SEED)
+    params = Sampling(2.0, most // 2, 1.0, _TRIED_SEED)
     alike, position = 0, len(text)
     async for row in server.stream(model, text, most, params, _TIMED_TOKENS, ()):
         alike += row.token == chosen(row, params, position)

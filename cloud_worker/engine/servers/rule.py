@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from flexspec_mq.sampling.choose import choose_few
@@ -12,13 +13,13 @@ from flexspec_mq.sampling.choose import choose_few
 if TYPE_CHECKING:
     from cloud_worker.engine.servers.server import Row
     from flexspec_mq.grammar.matcher import Mask
-    from flexspec_mq.sampling.params import SamplingParams
+    from schemas.messages import Sampling
 
 
-def chosen(row: Row, params: SamplingParams, position: int, mask: Mask | None = None) -> int | None:
+def chosen(row: Row, params: Sampling, position: int, mask: Mask | None = None) -> int | None:
     """Token that `choose` gives for the whole row; None where the likeliest do not tell.
 
-    They do if all that top-k and top-p leave are among them, or all that the mask allows.
+    They do if all that min-p, top-k and top-p leave are among them, or all that the mask allows.
     """
     if params.temperature == 0.0 and mask is None:
         return row.token  # the likeliest by the server's own account
@@ -29,23 +30,27 @@ def chosen(row: Row, params: SamplingParams, position: int, mask: Mask | None = 
         whole = len(ids) == np.count_nonzero(mask)
     if not len(ids):
         return None
+    if params.temperature > 0.0 and params.min_p > 0.0:
+        least = float(logprobs[0]) / params.temperature + math.log(params.min_p)
+        likely = logprobs.astype(np.float64) / params.temperature >= least
+        ids, logprobs = ids[likely], logprobs[likely]
+        whole |= float(row.logprobs[-1]) / params.temperature < least
     if params.temperature > 0.0 and not whole and not 0 < params.top_k <= len(ids):
         nucleus = _nucleus(row, logprobs, params)
         if nucleus is None:
             return None
         ids, logprobs = ids[:nucleus], logprobs[:nucleus]
-        params = replace(params, top_p=1.0, top_k=0)
+        params = msgspec.structs.replace(params, top_p=1.0, top_k=0)
     return choose_few(ids, logprobs, params, position)
 
 
-def by_rule(params: SamplingParams, most: int) -> bool:
+def by_rule(params: Sampling, most: int) -> bool:
     """Whether rows of so many tokens usually tell."""
-    return params.temperature == 0.0 or 0 < params.top_k <= most or params.top_p < 1.0 >= params.temperature
+    cut = (params.top_p < 1.0 or params.min_p > 0.0) and params.temperature <= 1.0
+    return params.temperature == 0.0 or 0 < params.top_k <= most or cut
 
 
-def _nucleus(
-    row: Row, allowed: np.ndarray[tuple[int], np.dtype[np.float32]], params: SamplingParams
-) -> int | None:
+def _nucleus(row: Row, allowed: np.ndarray[tuple[int], np.dtype[np.float32]], params: Sampling) -> int | None:
     """How many of the allowed tokens, the likeliest first, top-p alone leaves; None if that cannot be told.
 
     Tokens that are not known have some mass. Below temperature 1 each weighs less than its share of what the known

@@ -13,15 +13,14 @@ from msgspec import Meta
 
 from cloud_worker.engine.servers.client import MOST_SAID, MOST_STREAM, Client, ServerGone, ServerRefused
 from flexspec_mq.errors import UsageError
-from flexspec_mq.sampling.params import SamplingParams
-from schemas.messages import TokenId
+from schemas.messages import Sampling, TokenId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     import numpy.typing as npt
 
-GREEDY = SamplingParams()
+GREEDY = Sampling()
 _EVENT, _LIKELY = 1024, 64
 """Bytes of a stream's event at most, and those that each of the likeliest tokens adds."""
 _TOKEN = re.compile(r"token_id:([0-9]{1,8})")
@@ -104,7 +103,7 @@ class Server(Client):
         self.vocab_size, self.wanted = vocab_size, wanted
         self.our_dice = False
 
-    def samples(self, params: SamplingParams) -> bool:
+    def samples(self, params: Sampling) -> bool:
         """Whether its own choice is that of our rule, but for ties."""
         coldest, hottest = _TEMPERATURES
         ours = self.our_dice and coldest <= params.temperature <= hottest and params.seed != _NO_SEED
@@ -147,7 +146,7 @@ class Server(Client):
         context: Sequence[int],
         draft: Sequence[int] = (),
         most: int = 0,
-        params: SamplingParams = GREEDY,
+        params: Sampling = GREEDY,
         allowed: Sequence[int] | None = None,
     ) -> list[Row]:
         """Rows behind a context and each token of a draft, in one request.
@@ -179,7 +178,7 @@ class Server(Client):
         model: str,
         context: Sequence[int],
         most: int,
-        params: SamplingParams,
+        params: Sampling,
         length: int,
         stop: Sequence[int],
     ) -> AsyncGenerator[Row]:
@@ -247,9 +246,7 @@ class Server(Client):
         return Row.of(token, likeliest, most)
 
 
-def _body(
-    model: str, prompt: Sequence[object], most: int, params: SamplingParams, length: int
-) -> dict[str, Any]:
+def _body(model: str, prompt: Sequence[object], most: int, params: Sampling, length: int) -> dict[str, Any]:
     body = {
         "model": model,
         "prompt": prompt,
@@ -260,5 +257,5 @@ def _body(
     }
     if params.temperature > 0.0:
         seed = params.seed & _MAX_SEED if params.seed == _NO_SEED else params.seed - (params.seed >> 63 << 64)
-        body |= {"top_p": params.top_p, "top_k": params.top_k, "seed": seed}
+        body |= {"top_p": params.top_p, "top_k": params.top_k, "min_p": params.min_p, "seed": seed}
     return body

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.grammars import MOST_FORCED
@@ -15,7 +16,7 @@ from cloud_worker.engine.servers.rule import by_rule, chosen
 from cloud_worker.engine.servers.server import GREEDY, Row
 from flexspec_mq.errors import GrammarError
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
@@ -103,7 +104,7 @@ class ServedText:
             ServerGone, ServerRefused: the server cannot be asked.
             GrammarError: the text cannot go on by its grammar.
         """
-        params, context, draft = SamplingParams.of(item.identity), [*item.context], item.draft
+        params, context, draft = item.identity.sampling, [*item.context], item.draft
         eos = () if item.identity.ignore_eos else item.identity.eos
         masks: list[Mask] | None = None
         if grammars is not None and item.identity.grammar is not None:
@@ -144,7 +145,7 @@ class ServedText:
         return None if self._stream is None else self._stream.behind(context)
 
     async def _streamed(
-        self, item: WorkItem, model: str, context: Sequence[int], most: int, params: SamplingParams
+        self, item: WorkItem, model: str, context: Sequence[int], most: int, params: Sampling
     ) -> list[Row]:
         """Rows that the server writes by itself behind a context, at least one."""
         eos = () if item.identity.ignore_eos else item.identity.eos
@@ -161,14 +162,14 @@ class ServedText:
                 raise
         return rows
 
-    def _dice(self, params: SamplingParams, start: int) -> SamplingParams:
+    def _dice(self, params: Sampling, start: int) -> Sampling:
         """Parameters for the server's own sampling.
 
         Dice that go by requests have the seed for a text from its beginning, and others where it is taken up again.
         """
         if self._server.samples(params):
             return params
-        return replace(params, seed=(params.seed ^ (_STEP * start)) % 2**64)
+        return msgspec.structs.replace(params, seed=(params.seed ^ (_STEP * start)) % 2**64)
 
     async def close(self) -> None:
         """Stop what the server writes by itself."""
@@ -184,7 +185,7 @@ def _along(rows: Sequence[Row], draft: Sequence[int]) -> Sequence[Row]:
 
 
 def _choices(
-    rows: Iterable[Row], params: SamplingParams, position: int, masks: Sequence[Mask] | None
+    rows: Iterable[Row], params: Sampling, position: int, masks: Sequence[Mask] | None
 ) -> Iterator[int]:
     """Tokens by our rule, up to the first row that does not tell."""
     for place, row in enumerate(rows if masks is None else islice(rows, len(masks))):
@@ -194,6 +195,6 @@ def _choices(
         yield token
 
 
-def _wanted(params: SamplingParams, masks: Sequence[Mask] | None, most: int) -> int:
+def _wanted(params: Sampling, masks: Sequence[Mask] | None, most: int) -> int:
     """Likeliest tokens of a row that usually tell what our rule chooses."""
     return params.top_k if 0 < params.top_k <= most and masks is None else min(most, _LIKELIEST)

@@ -28,7 +28,7 @@ from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.sampling.choose import choose_with_margin
 
 if TYPE_CHECKING:
-    from flexspec_mq.sampling.params import SamplingParams
+    from schemas.messages import Sampling
 
 Floats = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ _MOST_MARGIN, _LEAST_LOGP = 50.0, -20.0
 
 def features_of(
     logits: Logits,
-    params: SamplingParams,
+    params: Sampling,
     position: int,
     accepted_run: int,
     ids: npt.NDArray[np.int64] | None = None,

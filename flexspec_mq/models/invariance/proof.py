@@ -21,7 +21,7 @@ from flexspec_mq.models.invariance.product_probe import compare, compare_attenti
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 
 if TYPE_CHECKING:
     from flexspec_mq.models.invariance.target import TargetModel
@@ -203,7 +203,7 @@ def _flips(one: torch.Tensor, other: torch.Tensor) -> float:
     """Share of tokens that differ between two readings, over greedy choice and temperature 1."""
     changed = [
         choose(a, params, position) != choose(b, params, position)
-        for params in (SamplingParams(), SamplingParams(temperature=1.0, seed=1))
+        for params in (Sampling(), Sampling(temperature=1.0, seed=1))
         for position, (a, b) in enumerate(zip(to_numpy(one), to_numpy(other), strict=True))
     ]
     return sum(changed) / len(changed)

@@ -17,7 +17,6 @@ from schemas.messages import (
     Fin,
     Open,
     Poll,
-    Sampling,
     Verdict,
 )
 
@@ -80,8 +79,8 @@ class WorkerSession:
         self._config = config
         self._counters = counters
         self.identity = identity = opened.identity
-        sampled = Sampling(identity.temperature, identity.top_k, identity.top_p)
         recommended = config.facts.recommended
+        sampled = msgspec.structs.replace(identity.sampling, seed=0)
         self.recommended = None if recommended == sampled else recommended
         self.prompt = opened.prompt
         self._eos = frozenset() if self.identity.ignore_eos else frozenset(self.identity.eos)

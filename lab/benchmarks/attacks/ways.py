@@ -39,6 +39,7 @@ from schemas.messages import (
     Identity,
     Open,
     Poll,
+    Sampling,
     Verdict,
 )
 
@@ -152,7 +153,7 @@ class Way:
         at = self.dice.randrange(_WORDS)
         words = tuple(self._words[at : at + prompt])
         identity = Identity(
-            NOISE_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, (), ignore_eos=True, limit=limit
+            NOISE_VERSION, self.target.fingerprint, Sampling(seed=1), (), ignore_eos=True, limit=limit
         )
         message = Open(self.dice.randrange(1, 2**32), 1, identity, words, (), ahead, 1, ())
         if self.target.keys is not None:
@@ -181,7 +182,7 @@ class Unpacks(Way):
     def __init__(self, target: Target, seed: int = 0) -> None:
         super().__init__(target, seed)
         zeros = msgspec.msgpack.encode(bytes(MAX_PROMPT_TOKENS - 8))
-        fields = [NOISE_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, [], True, 64]
+        fields = [NOISE_VERSION, self.target.fingerprint, [0.0, 0, 1.0, 1], [], True, 64]
         body = b"\x98\x01\x07\x01" + msgspec.msgpack.encode(fields) + zeros + b"\xc4\x00\x00\x01"
         squeezed = zstandard.ZstdCompressor(
             compression_params=zstandard.ZstdCompressionParameters(

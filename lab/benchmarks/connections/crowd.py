@@ -32,12 +32,12 @@ from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import Finish, FinishReason
-from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import MqttLink
 from lab.testbed.process import Process, Processes
+from schemas.messages import Sampling
 
 T = TypeVar("T")
 
@@ -110,9 +110,7 @@ class _Device:
     async def ask(self, prompt: tuple[int, ...]) -> Finish:
         """Have a token written that follows a prompt."""
         plan = FixedPolicy(Plan(draft_length=0, ahead=1))
-        request = GenerationRequest(
-            prompt=prompt, sampling=SamplingParams(), limit=1, policy=plan, ignore_eos=True
-        )
+        request = GenerationRequest(prompt=prompt, sampling=Sampling(), limit=1, policy=plan, ignore_eos=True)
         async for event in self._node.generate(request):
             if isinstance(event, Finish):
                 return event

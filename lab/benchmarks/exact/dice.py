@@ -16,12 +16,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Dice:
-    """Sampling parameters: temperature (0 is greedy), top-k (0 is off), top-p (1 is off), 64-bit seed."""
+    """Sampling parameters: temperature (0 is greedy), top-k and min-p (0 is off), top-p (1 is off), 64-bit seed."""
 
     temperature: float
     top_k: int
     top_p: float
     seed: int
+    min_p: float = 0.0
 
 
 def murmur(blocks: Sequence[U32s]) -> U32s:
@@ -59,9 +60,12 @@ def gumbel(seed: int, position: int, vocabulary: int) -> Floats:
 
 
 def kept(logits: npt.NDArray[np.float32], dice: Dice) -> npt.NDArray[np.bool_]:
-    """Which ids top-k and then top-p leave; both take likelier ids first, of equal ones the lower first."""
+    """Which ids min-p, then top-k and then top-p leave; all take likelier ids first, of equal ones the lower first."""
     scores = logits.astype(np.float64) / dice.temperature
-    order = np.lexsort((np.arange(len(scores)), -scores))[: dice.top_k or None]
+    order = np.lexsort((np.arange(len(scores)), -scores))
+    if dice.min_p > 0.0:
+        order = order[scores[order] >= scores.max() + np.log(dice.min_p)]
+    order = order[: dice.top_k or None]
     if dice.top_p < 1.0:
         mass = np.exp(scores[order] - scores.max())
         before = np.concatenate(([0.0], np.cumsum(mass)[:-1]))

@@ -24,7 +24,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from broker.launcher import PrivateBroker
-from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.interface import Facts
 from edge_node.api.app import create_app
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.server import serve
@@ -51,8 +51,8 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.simulator.world import EOS, FINGERPRINT, VOCAB
-from schemas.messages import Identity
+from lab.simulator.world import EOS, FINGERPRINT, VOCAB, salted
+from schemas.messages import Identity, PartialSampling, Sampling
 from tests.daemons import PATIENCE, TARGET, Daemon, FakeDrafter, FakeEngine, until, worker_at
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ def expected(
     prompt: Sequence[int], seed: int, limit: int, *, ignore_eos: bool = False
 ) -> tuple[tuple[int, ...], str]:
     """Tokens that the target alone writes, and whether they end by ``eos`` or ``length``."""
-    identity = Identity(2, FINGERPRINT, 0.0, 0, 1.0, seed, (EOS,), ignore_eos, limit)
+    identity = Identity(2, FINGERPRINT, Sampling(seed=seed), (EOS,), ignore_eos, limit)
     return TARGET.text(SessionRequest(session=1, version="base", identity=identity, prompt=tuple(prompt)))
 
 
@@ -346,19 +346,19 @@ class Opinionated(FakeEngine):
     """A target whose makers recommend a sampling, and that draws other tokens at each temperature.
 
     Attributes:
-        asked: temperature, top-k and top-p of each step's items.
+        asked: sampling of each step's items, but for the seed.
     """
 
-    def __init__(self, recommended: Recommended) -> None:
+    def __init__(self, recommended: PartialSampling) -> None:
         super().__init__(self._note)
         self._recommended = recommended
-        self.asked: set[tuple[float, int, float]] = set()
+        self.asked: set[Sampling] = set()
 
     def decide(self, item: WorkItem) -> tuple[int, ...]:
         return TARGET.forward(replace(item, identity=_drawn(item.identity)))
 
     def _note(self, items: Sequence[WorkItem]) -> None:
-        self.asked |= {(round(i.identity.temperature, 6), i.identity.top_k, i.identity.top_p) for i in items}
+        self.asked |= {msgspec.structs.replace(i.identity.sampling, seed=0) for i in items}
 
     @property
     def facts(self) -> Facts:
@@ -366,12 +366,12 @@ class Opinionated(FakeEngine):
 
 
 def _drawn(identity: Identity) -> Identity:
-    return msgspec.structs.replace(identity, seed=identity.seed + round(1000 * identity.temperature))
+    return salted(identity, round(1000 * identity.sampling.temperature))
 
 
 def text_at(temperature: float, seed: int, limit: int, prompt: str = "hello") -> str:
     """The text that an `Opinionated` target alone writes to a chat, without an end before the limit."""
-    identity = _drawn(Identity(2, FINGERPRINT, temperature, 0, 1.0, seed, (EOS,), True, limit))
+    identity = _drawn(Identity(2, FINGERPRINT, Sampling(temperature, 0, 1.0, seed), (EOS,), True, limit))
     asked = SessionRequest(session=1, version="base", identity=identity, prompt=ids_of(prompt))
     return shown(TARGET.text(asked)[0])
 

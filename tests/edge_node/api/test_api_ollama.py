@@ -23,6 +23,7 @@ from edge_node.text.spec import WHOLE_CONTEXT
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
+from schemas.messages import PartialSampling
 from tests.edge_node.api.served import RESPONSES, Served, alone, finish, never, served, text_of, tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -111,6 +112,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "m", "messages": HELLO, "options": {"mirostat": 2}}, 400, "options.mirostat"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"repeat_penalty": 1.1}}, 400, "repeat_penalty"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"top_p": 0}}, 400, "options.top_p"),
+    ("chat", {"model": "m", "messages": HELLO, "options": {"min_p": 2}}, 400, "options.min_p"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"surprise": 1}}, 400, "options.surprise"),
     ("chat", {"model": "m", "messages": HELLO, "tools": [{"function": {"name": "a b"}}]}, 400, "'a b'"),
     ("generate", {"model": "m", "prompt": "a", "suffix": "b"}, 400, "suffix"),
@@ -243,6 +245,7 @@ def test_requests() -> None:
         "temperature": 0,
         "top_k": -1,
         "top_p": 1,
+        "min_p": 0.1,
         "seed": -1,
         "num_predict": -2,
         "stop": ["\n", ""],
@@ -277,7 +280,7 @@ def test_requests() -> None:
         Turn("tool", "o", tool="h"),
     )
     asked = wanted.spec
-    assert (asked.temperature, asked.top_k, asked.top_p, asked.seed) == (0, 0, 1, None)
+    assert (asked.sampling, asked.seed) == (PartialSampling(0.0, 0, 1.0, 0.1), None)
     assert (asked.limit, asked.stops, asked.grammar, asked.tools) == (WHOLE_CONTEXT, ("\n",), None, None)
     assert wanted.stream
 

@@ -14,6 +14,7 @@ from edge_node.text.spec import WHOLE_CONTEXT
 from flexspec_mq.grammar.grammar import GBNF, Grammar
 from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
+from schemas.messages import LEFT_OPEN, PartialSampling
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -32,7 +33,8 @@ def refused(parse: Any, body: dict[str, Any]) -> ApiError:
 def test_the_defaults_are_those_of_openai() -> None:
     request = chat()
     asked = request.spec
-    assert {asked.temperature, asked.top_p, asked.seed, asked.limit} == {None}
+    assert asked.sampling == LEFT_OPEN
+    assert {asked.seed, asked.limit} == {None}
     assert asked.stops == ()
     assert (request.stream, request.spec.version) == (False, None)
     assert completion_request({"prompt": "x"}).spec.limit == 16
@@ -40,12 +42,12 @@ def test_the_defaults_are_those_of_openai() -> None:
 
 def test_everything_that_is_honoured_arrives() -> None:
     request = chat(
-        model="m", temperature=0, top_p=0.5, top_k=7, seed=-1, stop="x", max_completion_tokens=9, stream=True,
-        stream_options={"include_usage": True, "include_obfuscation": False}, ignore_eos=True, user="me",
+        model="m", temperature=0, top_p=0.5, top_k=7, min_p=0.1, seed=-1, stop="x", max_completion_tokens=9,
+        stream=True, stream_options={"include_usage": True, "include_obfuscation": False}, ignore_eos=True, user="me",
     )  # fmt: skip
     assert request.spec.seed == 2**64 - 1
     asked = request.spec
-    assert (asked.temperature, asked.top_p, asked.top_k, asked.stops, asked.limit) == (0.0, 0.5, 7, ("x",), 9)
+    assert (asked.sampling, asked.stops, asked.limit) == (PartialSampling(0.0, 7, 0.5, 0.1), ("x",), 9)
     assert (request.spec.version, request.stream, request.include_usage) == ("m", True, True)
     assert request.spec.ignore_eos
     assert chat(max_tokens=5, max_completion_tokens=5).spec.limit == 5
@@ -98,7 +100,7 @@ NEUTRAL = {
         ("logit_bias", {"5": 1}), ("frequency_penalty", 0.1), ("presence_penalty", -1),
         ("functions", [{}]), ("function_call", {"name": "x"}), ("logprobs", True), ("min_keep", 2), ("top_logprobs", 2),
         ("modalities", ["text", "audio"]), ("audio", {"voice": "x"}), ("service_tier", "flex"),
-        ("web_search_options", {}), ("repetition_penalty", 1.1), ("length_penalty", 0.9), ("min_p", 0.05),
+        ("web_search_options", {}), ("repetition_penalty", 1.1), ("length_penalty", 0.9),
         ("min_tokens", 5), ("use_beam_search", True), ("skip_special_tokens", False),
         ("include_stop_str_in_output", True), ("add_generation_prompt", False), ("continue_final_message", True),
     ],
@@ -118,7 +120,7 @@ def test_what_completions_do_not_honour(field: str, value: Any) -> None:
 
 
 HARMLESS: dict[str, Any] = {
-    "repetition_penalty": 1.0, "length_penalty": 1, "min_p": 0, "min_tokens": 0, "use_beam_search": False,
+    "repetition_penalty": 1.0, "length_penalty": 1, "min_tokens": 0, "use_beam_search": False,
     "early_stopping": False, "skip_special_tokens": True, "spaces_between_special_tokens": True,
     "include_stop_str_in_output": False, "n": 1.0,
 }  # fmt: skip
@@ -222,8 +224,8 @@ def test_unknown_fields_are_refused_by_name() -> None:
         ("top_p", 1.1), ("seed", 2**64), ("seed", 1.5), ("seed", "1"), ("max_tokens", 0), ("max_tokens", True),
         ("stop", ["a"] * 1025), ("stop", [1]), ("n", 0), ("n", 129),
         ("n", True), ("stop", 5), ("stop", "x" * 1025), ("stream", 1), ("model", 5),
-        ("stream_options", {"include_usage": True}), ("stream_options", []), ("top_k", -1), ("messages", []),
-        ("messages", None), ("messages", "hello"), ("ignore_eos", "yes"),
+        ("stream_options", {"include_usage": True}), ("stream_options", []), ("top_k", -1), ("min_p", 1.5),
+        ("messages", []), ("messages", None), ("messages", "hello"), ("ignore_eos", "yes"),
     ],
 )  # fmt: skip
 def test_values_out_of_bounds(field: str, value: Any) -> None:

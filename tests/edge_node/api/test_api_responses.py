@@ -20,6 +20,7 @@ from edge_node.api.responses import Output, responses_request
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.grammar.tools import HERMES, CallParser, Tool, ToolUse
 from flexspec_mq.models.text import Turn
+from schemas.messages import PartialSampling
 from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import expected, said, served, shown, tokenizer
 
@@ -105,6 +106,7 @@ def test_items_become_turns() -> None:
         ("tool", "three", [], "f"),
     ]
     assert asked().spec.prompt == (Turn("user", "a"),)
+    assert asked(temperature=1, min_p=0.1).spec.sampling == PartialSampling(1.0, min_p=0.1)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,7 @@ def test_items_become_turns() -> None:
         ("input[0].id", {"input": [{"id": "msg_0_0"}]}),
         ("input[0].what", {"input": [{"role": "user", "content": "x", "what": 1}]}),
         ("max_output_tokens", {"max_output_tokens": 0}),
+        ("min_p", {"min_p": -0.1}),
         ("metadata", {"metadata": {"a": 1}}),
         ("previous_response_id", {"previous_response_id": "resp_0"}),
         ("tools[1].type", {"tools": [FUNCTION, {"type": "web_search"}]}),

@@ -5,14 +5,15 @@ import time
 from math import inf
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.launcher import PrivateBroker
-from cloud_worker.engine.interface import Recommended
 from edge_node.text.service import QUEUED, Service, Wait
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import WorkerError
 from flexspec_mq.models.text import decode
+from schemas.messages import PartialSampling, Sampling
 from tests.daemons import FakeEngine, until, worker_at
 from tests.edge_node.api.served import (
     Opinionated,
@@ -138,24 +139,24 @@ async def test_a_text_that_has_begun_survives_its_worker(mosquitto: PrivateBroke
 @pytest.mark.parametrize(
     ("recommended", "asked", "used"),
     [
-        (Recommended(0.5, 20, 0.75), {}, (0.5, 20, 0.75)),
-        (Recommended(0.5, 20, 0.75), {"temperature": 0.25, "top_k": 0}, (0.25, 0, 0.75)),
-        (Recommended(0.5, 20, 0.75), {"temperature": 0}, (0.0, 20, 0.75)),
-        (Recommended(), {}, (1.0, 0, 1.0)),
-        (Recommended(temperature=0.5), {"top_p": 0.5}, (0.5, 0, 0.5)),
-        (Recommended(2.5, 20, 0.75), {}, (1.0, 0, 1.0)),  # nobody means that
+        (PartialSampling(0.5, 20, 0.75, 0.25), {}, Sampling(0.5, 20, 0.75, min_p=0.25)),
+        (PartialSampling(0.5, 20, 0.75), {"temperature": 0.25, "top_k": 0}, Sampling(0.25, 0, 0.75)),
+        (PartialSampling(0.5, 20, 0.75), {"temperature": 0}, Sampling(0.0, 20, 0.75)),
+        (PartialSampling(), {}, Sampling(1.0)),
+        (PartialSampling(temperature=0.5), {"min_p": 0.5}, Sampling(0.5, min_p=0.5)),
+        (PartialSampling(2.5, 20, 0.75), {}, Sampling(1.0)),  # nobody means that
     ],
 )
 async def test_what_a_request_leaves_open_is_what_the_targets_makers_recommend(
     mosquitto: PrivateBroker,
-    recommended: Recommended,
+    recommended: PartialSampling,
     asked: dict[str, Any],
-    used: tuple[float, int, float],
+    used: Sampling,
 ) -> None:
     engine = Opinionated(recommended)
     async with served(mosquitto, engine=engine) as api:
         usage = (await api.chat(max_tokens=3, **asked)).json()["usage"]["flexspec"]
-        assert (usage["temperature"], usage["top_k"], usage["top_p"]) == used
+        assert msgspec.convert(usage, PartialSampling).over(Sampling()) == used
         assert engine.asked == {used}
 
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import pytest
 
 from broker.launcher import PrivateBroker
-from cloud_worker.engine.interface import Recommended
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running as running_task
@@ -22,6 +21,7 @@ from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.transport.base import Inbound, LinkSettings
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import PartialSampling
 from schemas.status import VersionStatus, WorkerStatus
 from tests.broker.deployments import as_client, good, made, running
 from tests.daemons import Daemon, until, worker_at
@@ -30,7 +30,7 @@ from tests.keys.deployments_of_keys import status_by
 from tests.transport.reading import linked
 
 CODEC = Codec()
-RECOMMENDED = Recommended(temperature=0.25)
+RECOMMENDED = PartialSampling(temperature=0.25)
 RARELY: dict[str, Any] = {"status_every": 60.0}
 """So that a liar's status is the newest one."""
 
@@ -45,7 +45,7 @@ def said(
     """A status that tempts devices."""
     return WorkerStatus(
         state=state, epoch=1, at=time.time(), worker=worker, version=version, versions=versions,
-        temperature=temperature, life=9,
+        recommended=PartialSampling(temperature), life=9,
     )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ async def test_what_another_worker_recommends_changes_no_text(
 async def test_a_text_is_begun_again_once_where_workers_disagree(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, workers=0) as api:
         link, version = links_to(mosquitto), api.version
-        cold, warm = Opinionated(RECOMMENDED), Opinionated(Recommended(temperature=0.75))
+        cold, warm = Opinionated(RECOMMENDED), Opinionated(PartialSampling(temperature=0.75))
         async with (
             worker_at(link, "asd-1", cold, version=version, **RARELY) as first,
             worker_at(link, "asd-2", warm, version=version, **RARELY) as second,
@@ -108,7 +108,7 @@ async def test_a_text_goes_on_as_it_began_where_the_next_worker_recommends_other
 ) -> None:
     async with served(mosquitto, workers=0) as api:
         link, version = links_to(mosquitto), api.version
-        slow, other = Opinionated(RECOMMENDED), Opinionated(Recommended(temperature=0.75))
+        slow, other = Opinionated(RECOMMENDED), Opinionated(PartialSampling(temperature=0.75))
         async with worker_at(link, "asg-1", slow, version=version) as first:
             await until(lambda: version in api.node.directory.versions())
             slow.before = lambda _: time.sleep(0.003)

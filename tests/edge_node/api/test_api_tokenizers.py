@@ -13,7 +13,7 @@ from cloud_worker.engine.interface import Facts
 from edge_node.api.client import RunningNode, find_node
 from flexspec_mq.protocol.edge.types import SessionRequest
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 from schemas.status import TokenizerStatus
 from tests.daemons import TARGET, FakeEngine, until
 from tests.edge_node.api.served import (
@@ -43,7 +43,7 @@ def silent(tokenizer: TokenizerStatus | None) -> Facts:
 
 def written(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
     """The target's text that ends with id 3 too."""
-    identity = Identity(2, FINGERPRINT, 0.0, 0, 1.0, seed, (3, EOS), False, 40)
+    identity = Identity(2, FINGERPRINT, Sampling(seed=seed), (3, EOS), False, 40)
     return TARGET.text(SessionRequest(session=1, version="base", identity=identity, prompt=prompt))[0]
 
 

@@ -17,6 +17,7 @@ from flexspec_mq.energy.meters import Batteries
 from flexspec_mq.errors import LinkDown
 from flexspec_mq.links import LINKS
 from flexspec_mq.protocol.effects import FinishReason
+from schemas.messages import PartialSampling
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, until
 from tests.edge_node.api.served import Served, alone, served
 
@@ -30,7 +31,7 @@ def options(**more: object) -> TextSpec:
         "prompt": "user.hello,assistant.",
         "offline": "provisional",
         "seed": 3,
-        "temperature": 0.0,
+        "sampling": PartialSampling(0.0),
         "limit": LIMIT,
         "ignore_eos": True,
         **more,

@@ -112,6 +112,7 @@ async def test_a_repeated_ask_is_one_text(mosquitto: PrivateBroker) -> None:
         ({**ASK, "messages": []}, "invalid_value", "prompt"),
         ({**ASK, "id": "e", "colour": 1}, "unknown_parameter", "colour"),
         ({**ASK, "id": "e", "temperature": 9}, "invalid_value", "temperature"),
+        ({**ASK, "id": "e", "min_p": 9}, "invalid_value", "min_p"),
         ({**ASK, "id": "e", "model": "none"}, "model_not_found", "model"),
         ({**ASK, "id": "e", "schema": {"type": "nonsense"}, "ignore_eos": False}, "invalid_value", "schema"),
         ({**ASK, "id": "e", "guided_regex": "(", "ignore_eos": False}, "invalid_value", "guided_regex"),

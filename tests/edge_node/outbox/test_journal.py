@@ -24,6 +24,7 @@ from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.protocol.effects import Commit
+from schemas.messages import Sampling
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  thousands of syncs say nothing of a disk
 
@@ -244,10 +245,18 @@ class Model(RuleBasedStateMachine):
 
 
 def replace_opened(session: int) -> Opened:
-    return Opened(session=session, version="base", temperature=0.0, top_k=1, top_p=1.0, limit=9, root=5)
+    return Opened(session=session, version="base", sampling=Sampling(top_k=1), limit=9, root=5)
 
 
 OPENED_JSON = msgspec.json.encode(replace_opened(1))
+
+
+def test_a_session_that_an_older_node_opened_is_read() -> None:
+    row = (
+        b'{"session":1,"version":"base","temperature":0.0,"top_k":1,"top_p":1.0,"limit":9,"root":5,"engine":"",'
+        b'"private":""}'
+    )
+    assert Opened.read(row) == Opened.read(OPENED_JSON) == replace_opened(1)
 
 
 def test_the_journal_is_what_its_model_is_through_restarts() -> None:

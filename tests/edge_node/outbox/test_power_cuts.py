@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edge_node.outbox.entries import Entry, Opened, OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from flexspec_mq.protocol.effects import Commit
+from schemas.messages import Sampling
 from tests.edge_node.outbox.power import Recording, everything, memory_folder, nothing_more, recorded, some
 from tests.edge_node.outbox.test_journal import clock
 
@@ -98,9 +99,7 @@ class _Node:
         """Whether it is promised: sessions and tokens are at times, and readings never."""
         promised = bool(size % 2)
         if kind == "open":
-            opened = Opened(
-                session=int(name[4:]), version="v", temperature=0.0, top_k=0, top_p=1.0, limit=9, root=size
-            )
+            opened = Opened(session=int(name[4:]), version="v", sampling=Sampling(), limit=9, root=size)
             journal.open(name, opened, promised=promised)
             return promised
         if kind == "commit":

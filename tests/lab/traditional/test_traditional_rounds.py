@@ -17,11 +17,11 @@ from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.params import SamplingParams
 from lab.traditional.device import Drafts, WriteOrder, Writer
 from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import Halves, distribution, draw, rounded, verify
 from lab.traditional.target import Verifier
+from schemas.messages import Sampling
 from tests.lab.traditional.noisy_models import checkpoint, packed
 
 VOCAB = 300
@@ -80,11 +80,16 @@ async def bench(
 
 
 def order(scheme: str, **changes: object) -> WriteOrder:
-    wanted: dict[str, object] = {"prompt": "Why is it so?", "tokens": 24, "guesses": 3, "seed": 5}
+    wanted: dict[str, object] = {
+        "prompt": "Why is it so?",
+        "tokens": 24,
+        "guesses": 3,
+        "sampling": Sampling(seed=5),
+    }
     return WriteOrder(scheme=scheme, **(wanted | changes))  # type: ignore[arg-type]
 
 
-def alone(target: PackedModel, loaded: LoadedText, params: SamplingParams, count: int) -> list[int]:
+def alone(target: PackedModel, loaded: LoadedText, params: Sampling, count: int) -> list[int]:
     """Reference text: tokens that the target alone writes with the session's dice."""
     prompt = encode_turns(loaded.tokenizer, [Turn("user", "Why is it so?")], max_context=400)
     context = [*prompt]
@@ -99,15 +104,15 @@ def alone(target: PackedModel, loaded: LoadedText, params: SamplingParams, count
 @pytest.mark.parametrize(
     ("scheme", "dice"),
     [
-        ("traditional", SamplingParams(seed=5)),
-        ("traditional-ids", SamplingParams(seed=5)),
-        *(("traditional-ids", SamplingParams(0.8, 5, 1.0, seed)) for seed in range(4)),
+        ("traditional", Sampling(seed=5)),
+        ("traditional-ids", Sampling(seed=5)),
+        *(("traditional-ids", Sampling(0.8, 5, 1.0, seed)) for seed in range(4)),
     ],
 )
 async def test_a_text_is_the_targets_without_sampling_and_by_ids_with_it_too(
-    scheme: str, dice: SamplingParams, target: PackedModel, draft: PackedModel, loaded: LoadedText
+    scheme: str, dice: Sampling, target: PackedModel, draft: PackedModel, loaded: LoadedText
 ) -> None:
-    wanted = order(scheme, temperature=dice.temperature, top_k=dice.top_k, seed=dice.seed)
+    wanted = order(scheme, sampling=dice)
     async with bench(target, draft, loaded) as (writer, channel):
         usage = (await writer.write(wanted))["usage"]
     assert channel.tokens == alone(target, loaded, dice, 24)
@@ -146,7 +151,7 @@ class Counting:
         return self.model.forward(inputs)
 
 
-START = Start("a", 1, tuple(range(10, 20)), 0.0, 0, 1.0, 0, ())
+START = Start("a", 1, tuple(range(10, 20)), Sampling(), ())
 
 
 def test_what_was_read_for_a_client_stays(target: PackedModel) -> None:
@@ -156,9 +161,9 @@ def test_what_was_read_for_a_client_stays(target: PackedModel) -> None:
     assert model.read == [4, 4, 1]
     first = verifier.take(Guesses(1, 1, (7, 8)))
     assert model.read[3:] == [3]
-    verifier.take(Start("a", 2, (*range(10, 18), 3, 4), 0.0, 0, 1.0, 0, ()))
+    verifier.take(Start("a", 2, (*range(10, 18), 3, 4), Sampling(), ()))
     assert model.read[4:] == [1]
-    verifier.take(Start("b", 3, START.prompt, 0.0, 0, 1.0, 0, ()))
+    verifier.take(Start("b", 3, START.prompt, Sampling(), ()))
     assert model.read[5:] == [4, 4, 1]
     assert verifier.take(Guesses(3, 1, (7, 8))) == RoundVerdict(3, 1, first.tokens if first else ())
 
@@ -178,7 +183,7 @@ def test_a_round_that_is_told_again_is_answered_again_and_an_earlier_one_passed_
     assert sum(model.read) == len(START.prompt) + 1, "nothing is read twice"
     assert verifier.take(Guesses(1, 1, ())) is None
     assert verifier.take(Guesses(1, 2, ())) == second
-    verifier.take(Start("a", 2, START.prompt, 0.0, 0, 1.0, 0, ()))
+    verifier.take(Start("a", 2, START.prompt, Sampling(), ()))
     assert verifier.take(Guesses(1, 2, ())) is None
     assert verifier.take(Guesses(2, 1, ())) == RoundVerdict(2, 1, first.tokens)
 
