@@ -1,8 +1,8 @@
-"""An edge node as its page and ``flexspec top`` see it: types of the events of its HTTP API.
+"""The view of an edge node that its page and ``flexspec top`` show: types of the events of its HTTP API.
 
 ``GET /v1/events`` is a stream of server-sent events. Each has a kind, which is the event's name, and one of these types
 as its data: the whole of what it is about, not a difference. Whoever has the newest event of each kind, and of each
-text, knows all.
+text, knows all. The node derives rates, shares and sentences once, for whoever shows them.
 """
 
 from typing import Any, Literal
@@ -10,8 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.catalogue import VersionState
-from schemas.openai import FlexspecUsage
-from schemas.plan import LimitReport, VersionPlan
+from schemas.openai import FlexspecUsage, Writer
+from schemas.plan import LimitView, VersionPlan
 from schemas.status import CatalogueStatus, ConnectionStatus, EdgeStatus, WorkerStatus
 
 
@@ -64,7 +64,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     energy_j: float | None = None
     energy_source: str = "none"
     battery: float | None = None
-    limits: list[LimitReport] = []
+    limits: list[LimitView] = []
 
 
 class TextFigures(FlexspecUsage, frozen=True, kw_only=True):
@@ -91,6 +91,13 @@ class TextFigures(FlexspecUsage, frozen=True, kw_only=True):
     worker: str | None
 
 
+class TimePart(msgspec.Struct, frozen=True):
+    """A part of the time of a round, in milliseconds."""
+
+    name: str
+    ms: float
+
+
 class TextView(msgspec.Struct, frozen=True, kw_only=True):
     """A text that is being written, or is just over; event ``text``, up to ten times a second while it goes on.
 
@@ -100,6 +107,11 @@ class TextView(msgspec.Struct, frozen=True, kw_only=True):
         why: whom it waits for, or the error that ended it; empty else.
         reason: why it ended, ``stop``, ``length`` or ``provisional``; empty before, and after an error.
         figures: null before it has a session.
+        written: tokens by who wrote them; empty before it has a session.
+        tokens_per_second: since the first token; null before that can be told.
+        tokens_per_round: null before a round.
+        time: where its time goes, in sentences.
+        parts: parts of the time of a round that are known, the longest first; none while it waits.
     """
 
     id: str
@@ -107,6 +119,11 @@ class TextView(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     reason: str = ""
     figures: TextFigures | None = None
+    written: dict[Writer, int] = {}
+    tokens_per_second: float | None = None
+    tokens_per_round: float | None = None
+    time: str = ""
+    parts: list[TimePart] = []
 
 
 class OutboxView(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +196,24 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     data: list[VersionPlan]
 
 
-class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+class _Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A member of the fleet in words: a worker, a device, or a version of the family.
+
+    Attributes:
+        condition: its state, in words.
+        mood: whether that is good or bad, or news; empty for neither.
+        load: texts or workers that it has now.
+        facts: all else that is known.
+    """
+
+    name: str
+    condition: str
+    mood: Literal["good", "bad", "news", ""] = ""
+    load: str
+    facts: list[str]
+
+
+class WorkerView(_Member, frozen=True, kw_only=True):
     """A worker.
 
     Attributes:
@@ -191,6 +225,12 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     status: WorkerStatus
 
 
+class DeviceView(_Member, frozen=True, kw_only=True):
+    """An edge node that this one may read, and its newest status."""
+
+    status: EdgeStatus
+
+
 CatalogueState = Literal["canary", "stable", "draining", "retired"]
 _STATES: dict[VersionState, CatalogueState] = {
     VersionState.CANARY: "canary",
@@ -200,7 +240,7 @@ _STATES: dict[VersionState, CatalogueState] = {
 }
 
 
-class VersionView(msgspec.Struct, frozen=True, kw_only=True):
+class VersionView(_Member, frozen=True, kw_only=True):
     """A version of the family in a catalogue.
 
     Attributes:
@@ -209,7 +249,6 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
         workers: workers that take new sessions of it now.
     """
 
-    name: str
     state: CatalogueState
     digest: str
     share: int = 0
@@ -238,17 +277,19 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         workers: workers that are online or draining, by name.
-        devices: newest statuses of devices that this node may read, its own among them, by name.
+        devices: devices that this node may read, itself among them, by name.
         blind: true where the broker lets the node read no worker's status.
         catalogue: state of the family's catalogue; null where the node follows no family.
+        told: the same in sentences, what is wrong with it first.
         versions: versions of the family.
         history: catalogues since the node started, the newest first.
     """
 
     workers: list[WorkerView]
-    devices: list[EdgeStatus]
+    devices: list[DeviceView]
     blind: bool = False
     catalogue: CatalogueStatus | None = None
+    told: list[str] = []
     versions: list[VersionView] = []
     history: list[CatalogueChange] = []
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from flexspec_mq import waiting
-from flexspec_mq.doctor.statuses import duration
+from flexspec_mq.daemon.words import duration
 from schemas.status import ConnectionStatus
 
 _MOST = 2**26

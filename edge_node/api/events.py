@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from math import floor, inf
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 import flexspec_mq
+from edge_node.api import members
 from edge_node.api.errors import ApiError
 from edge_node.api.sending import Sender, unless_gone
+from edge_node.api.sentences import Watched, plan_words
 from edge_node.api.serving import Api
 from edge_node.text.generator import plan_told
 from flexspec_mq import waiting
-from schemas.catalogue import CatalogueVersion
-from schemas.node import FleetView, LinkView, NodeView, PlanView, VersionView, WorkerView
-from schemas.plan import PlanEstimate, VersionPlan
-from schemas.status import WorkerStatus
+from flexspec_mq.controller.explain import limit_in_words
+from schemas.node import FleetView, LinkView, NodeView, PlanView
+from schemas.plan import LimitReport, LimitView, PlanEstimate, VersionPlan
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Send
 
     from edge_node.node import EdgeNode
-    from flexspec_mq.controller.explain import Planned
 
     _Told = tuple[str, msgspec.Struct, msgspec.Struct]
     """Id of the text that an event is about, or nothing; its data; the same without what differs at each look."""
@@ -71,14 +71,17 @@ class _Stream:
     """Knows what a client was told, and tells it what is new."""
 
     def __init__(self, api: Api) -> None:
+        self._api = api
         self._sources: dict[str, tuple[float, Callable[[], Iterator[_Told]]]] = {
             "node": (0.0, lambda: _node(api)),
-            "text": (0.0, lambda: _texts(api)),
-            "plan": (4 * waiting.LOOK, lambda: _plan(api.node)),
+            "text": (0.0, self._texts),
+            "plan": (4 * waiting.LOOK, self._plan),
             "fleet": (4 * waiting.LOOK, lambda: _fleet(api.node)),
         }
         self._looked = dict.fromkeys(self._sources, -inf)
         self._told: dict[str, dict[str, bytes]] = {kind: {} for kind in self._sources}
+        self._watched: dict[str, Watched] = {}
+        self._plans: dict[str, VersionPlan] = {}  # the newest, by their versions
 
     def news(self, now: float) -> bytes:
         """Events that are due."""
@@ -94,6 +97,18 @@ class _Stream:
                     due += b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(view))
             self._told[kind] = told
         return bytes(due)
+
+    def _texts(self) -> Iterator[_Told]:
+        before, self._watched, now = self._watched, {}, time.monotonic()
+        for view in self._api.texts.views():
+            watched = self._watched[view.id] = before.get(view.id) or Watched()
+            plan = None if view.figures is None else self._plans.get(view.figures.version)
+            yield view.id, *watched.look(view, plan, now)
+
+    def _plan(self) -> Iterator[_Told]:
+        self._plans = {plan.version: plan for plan in _plans(self._api.node)}
+        if data := list(self._plans.values()):
+            yield "", PlanView(data=data), PlanView(data=[replace(plan, age_s=None) for plan in data])
 
 
 def _node(api: Api) -> Iterator[_Told]:
@@ -118,74 +133,50 @@ def _node(api: Api) -> Iterator[_Told]:
         energy_j=api.metrics.energy_j,
         energy_source="none" if newest is None else newest.energy_source,
         battery=None if battery is None else 100 * battery,
-        limits=[] if newest is None else newest.limits,
+        limits=[] if newest is None else _limits(newest.limits),
     )
     yield "", view, replace(view, link=replace(view.link, seconds=0.0))
 
 
-def _texts(api: Api) -> Iterator[_Told]:
-    for view in api.texts.views():
-        figures = view.figures
-        gist = None if figures is None else replace(figures, seconds=floor(figures.seconds))
-        yield view.id, view, replace(view, figures=gist)
-
-
-def _plan(node: EdgeNode) -> Iterator[_Told]:
+def _plans(node: EdgeNode) -> Iterator[VersionPlan]:
     now, active = time.monotonic(), node.active_versions
-    data = [
-        VersionPlan(
+    for version, planned in sorted(node.plans.items()):
+        plan, alternatives, alone = (
+            plan_told(planned),
+            list(planned.alternatives),
+            node.provisional_share(version),
+        )
+        estimates = dict(planned.estimates())
+        if alone.drafted:
+            estimates["provisional"] = PlanEstimate(value=alone.share, unit="share", tries=alone.drafted)
+        yield VersionPlan(
             version=version,
             under_way=version in active,
             age_s=None if planned.seen.at is None else max(0.0, now - planned.seen.at),
-            plan=plan_told(planned),
-            alternatives=list(planned.alternatives),
-            estimates=_estimates(node, version, planned),
-            limits=list(planned.limits),
+            plan=plan,
+            words=plan_words(plan, alternatives, alone.share if alone.drafted else None),
+            alternatives=alternatives,
+            estimates=estimates,
+            limits=_limits(planned.limits),
         )
-        for version, planned in sorted(node.plans.items())
-    ]
-    if data:
-        yield "", PlanView(data=data), PlanView(data=[replace(plan, age_s=None) for plan in data])
 
 
-def _estimates(node: EdgeNode, version: str, planned: Planned) -> dict[str, PlanEstimate]:
-    estimates, alone = dict(planned.estimates()), node.provisional_share(version)
-    if alone.drafted:
-        estimates["provisional"] = PlanEstimate(value=alone.share, unit="share", tries=alone.drafted)
-    return estimates
+def _limits(limits: Iterable[LimitReport]) -> list[LimitView]:
+    return [LimitView(**asdict(limit), words=limit_in_words(limit)) for limit in limits]
 
 
 def _fleet(node: EdgeNode) -> Iterator[_Told]:
     family, seen = node.models.followed, node.directory.seen()
+    statuses = [status for _, status in seen]
+    known = () if family is None or family.catalogue is None else family.catalogue.versions
+    status = None if family is None else family.status()
     view = FleetView(
-        workers=[WorkerView(age_s=age, status=_public(status)) for age, status in seen],
-        devices=node.devices.online(),
+        workers=[members.worker(age, status) for age, status in seen],
+        devices=[members.device(status) for status in node.devices.online()],
         blind=node.directory.blind,
-        catalogue=None if family is None else family.status(),
-        versions=[]
-        if family is None or family.catalogue is None
-        else [_version(known, [status for _, status in seen]) for known in family.catalogue.versions],
+        catalogue=status,
+        told=[] if status is None else members.catalogue(status),
+        versions=[members.version(version, statuses) for version in known],
         history=[] if family is None else list(family.history),
     )
     yield "", view, replace(view, workers=[replace(worker, age_s=0.0) for worker in view.workers])
-
-
-def _public(status: WorkerStatus) -> WorkerStatus:
-    return replace(status, credential=b"", signature=b"")
-
-
-def _version(known: CatalogueVersion, statuses: list[WorkerStatus]) -> VersionView:
-    digest = known.digest.hex()
-    serving = [
-        status
-        for status in statuses
-        for version in status.ready
-        if status.state == "online" and version.name == known.name and digest.startswith(version.digest)
-    ]
-    return VersionView(
-        name=known.name,
-        state=VersionView.state_of(known.state),
-        digest=digest,
-        share=known.share,
-        workers=len(serving),
-    )

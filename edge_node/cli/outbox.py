@@ -18,7 +18,7 @@ from edge_node.api.client import ask, find_node, reached_at
 from edge_node.outbox.journal import Journal
 from edge_node.text.outbox_views import listed, shown
 from flexspec_mq.daemon.printable import printable
-from flexspec_mq.doctor.statuses import duration
+from flexspec_mq.daemon.words import duration
 from flexspec_mq.errors import FlexSpecError, UsageError
 from schemas.node import OutboxList, OutboxText, OutboxView
 from schemas.openai import ErrorBody

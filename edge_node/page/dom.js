@@ -92,9 +92,6 @@ export function seconds(value) {
 /** @param {number} count @param {string} word */
 export const many = (count, word) => `${number(count, 0)} ${word}${count === 1 ? "" : "s"}`;
 
-/** @param {number} count */
-export const times = (count) => (count === 1 ? "once" : `${count} times`);
-
 /** @param {number} [epoch] in seconds */
 export const clock = (epoch) => (epoch === undefined ? new Date() : new Date(epoch * 1000)).toLocaleTimeString("en-GB");
 

@@ -1,9 +1,8 @@
 /** Live figures: the link, the newest text, where its time goes, and the plan. */
 import { ownText } from "./chat.js";
-import { byId, clock, eachFrame, make, many, number, redraw, say, seconds, span, times } from "./dom.js";
+import { byId, clock, eachFrame, make, many, number, redraw, say, seconds, span } from "./dom.js";
 import * as news from "./news.js";
 import * as timeline from "./timeline.js";
-import { choiceSentence, parts, planSentence, why } from "./why.js";
 
 const TEXTS = 8;
 
@@ -11,12 +10,7 @@ const TEXTS = 8;
 let node = null;
 /** @type {any[]} */
 let plans = [];
-/**
- * A text's newest view, when that came, when its state began, milliseconds for which it waited before its first token
- * and after it, and for whom it waited last.
- * @typedef {{view: any, at: number, since: number, waited: number[], whom: string}} Text
- */
-/** @type {Map<string, Text>} newest texts by id */
+/** @type {Map<string, {view: any, at: number}>} newest views of texts by id, and when they came */
 const texts = new Map();
 /** When the link came up or was lost, on this clock. */
 let linkSince = Date.now();
@@ -42,18 +36,9 @@ const SEEN = {
     if (now && before && now !== before) news.happened(`Another plan: ${now}`, "plan");
   },
   text(view) {
-    const last = texts.get(view.id);
-    const same = last && last.view.state === view.state && last.view.why === view.why;
-    if (view.figures) timeline.count(view.figures, last && { at: last.at, figures: last.view.figures }, connected);
-    const now = Date.now();
-    const { waited, whom } = last ?? { waited: [0, 0], whom: "" };
-    const text = { view, at: now, since: same ? last.since : now, waited, whom };
-    if (last && !same && ["waiting", "queued"].includes(last.view.state)) {
-      text.waited[last.view.figures?.first_token == null ? 0 : 1] += now - last.since;
-      text.whom = last.view.why || text.whom;
-    }
+    if (view.figures) timeline.count(view, texts.get(view.id), connected);
     texts.delete(view.id);
-    texts.set(view.id, text);
+    texts.set(view.id, { view, at: Date.now() });
     if (texts.size > TEXTS) texts.delete(texts.keys().next().value ?? "");
   },
 };
@@ -93,7 +78,7 @@ function drawLink() {
   byId("link").title = state === "unknown" ? "" : since;
   say(byId("edge"), `${node.edge} · ${node.model}${node.draft === "none" ? "" : ` · draft ${node.draft}`}`);
   say(byId("since-title"), node.link.up ? "Link up for" : "Link down for");
-  const losses = node.link.losses ? `lost ${times(node.link.losses)}` : "never lost";
+  const losses = node.link.losses ? `lost ${many(node.link.losses, "time")}` : "never lost";
   tile("since", seconds((Date.now() - linkSince) / 1000), losses);
 }
 
@@ -102,12 +87,11 @@ function tile(id, value, more = "") {
   redraw(byId(id), [value, more], () => (more ? [value, " ", make("small", {}, more)] : [value]));
 }
 
-/** @param {any} figures */
-function drawTiles(figures) {
-  const writing = figures?.first_token != null ? figures.seconds - figures.first_token : 0;
-  tile("tokens-per-second", writing > 0.05 ? number(figures.tokens / writing) : "–");
-  const rounds = figures?.rounds ?? 0;
-  tile("tokens-per-round", rounds ? number(figures.tokens / rounds) : "–", rounds ? `in ${many(rounds, "round")}` : "");
+/** @param {any} text newest view of the shown text */
+function drawTiles(text) {
+  const figures = text?.figures;
+  tile("tokens-per-second", number(text?.tokens_per_second));
+  tile("tokens-per-round", number(text?.tokens_per_round), figures?.rounds ? `in ${many(figures.rounds, "round")}` : "");
   tile("round-trip", span(figures?.rtt_ms ?? node?.link.rtt_ms));
   const drafted = figures ? figures.accepted + figures.worker_accepted : 0;
   const judged = figures?.drafted ? `here ${figures.accepted} of ${figures.drafted} right` : "none from this device";
@@ -119,16 +103,14 @@ function drawTiles(figures) {
   tile("energy", number(joules), source === "none" ? "not told here" : `${unit}, ${source.split(":")[0]}${battery}`);
 }
 
-/** @param {Text} text @param {any} plan of its version */
-function drawWhy(text, plan) {
-  const { view, since, waited, whom } = text;
-  say(byId("time"), view.state === "over" ? "Where the time of the last answer went" : "Where the time goes");
-  say(byId("why"), why(view, plan, (Date.now() - since) / 1000, waited, whom));
-  const computes = view.figures?.rounds && (view.state === "writing" || (view.state === "over" && !view.why));
-  const found = computes ? parts(view.figures, plan) : [];
-  const most = Math.max(...found.map(({ ms }) => ms), 1);
-  const told = found.map(({ name, ms }) => [name, span(ms), String(Math.round((100 * ms) / most))]);
-  redraw(byId("parts"), told, () => told.map(([name, ms, width]) => {
+/** @param {any} text newest view of the shown text */
+function drawTime({ state, time, parts }) {
+  say(byId("time"), state === "over" ? "Where the time of the last answer went" : "Where the time goes");
+  say(byId("why"), time);
+  const most = parts[0]?.ms;
+  const told = parts.map((/** @type {any} */ { name, ms }) =>
+    [name, span(ms), String(Math.round((100 * ms) / most))]);
+  redraw(byId("parts"), told, () => told.map((/** @type {string[]} */ [name, ms, width]) => {
     const bar = make("dd", { class: "bar", "aria-hidden": "true" });
     bar.style.width = `${width}%`;
     return make("div", {}, make("dt", {}, name), bar, make("dd", {}, ms));
@@ -138,9 +120,7 @@ function drawWhy(text, plan) {
 /** @param {any} plan newest plan of the shown text's version */
 function drawPlan(plan) {
   if (!plan) return;
-  const alone = plan.estimates.provisional?.value;
-  const lately = alone == null ? "" : `Lately ${number(100 * alone, 0)} % of what the draft wrote alone was confirmed.`;
-  say(byId("plan"), [planSentence(plan.plan), choiceSentence(plan.alternatives), lately].filter(Boolean).join(" "));
+  say(byId("plan"), plan.words);
   byId("choice").hidden = !plan.alternatives.length;
   redraw(byId("alternatives").tBodies[0], plan.alternatives, () => plan.alternatives.map((/** @type {any} */ way) => {
     const name = `${way.chosen ? "✓ " : ""}${way.name}${way.allowed ? "" : " (a limit excludes it)"}`;
@@ -148,10 +128,7 @@ function drawPlan(plan) {
     return make("tr", { "aria-current": way.chosen && "true" }, ...cells);
   }));
   const limits = plan.limits.length ? plan.limits : node?.limits ?? [];
-  redraw(byId("limits"), limits, () => limits.map((/** @type {any} */ { name, limit, unit, state, value }) => {
-    const words = `${name} of ${number(limit)} ${unit}: ${state}`.replaceAll("_", " ");
-    return make("li", {}, value == null ? words : `${words}, ${number(value, 2)} so far`);
-  }));
+  redraw(byId("limits"), limits, () => limits.map((/** @type {any} */ { words }) => make("li", {}, words)));
 }
 
 /** Draws all of it, at most once a frame. */
@@ -161,9 +138,9 @@ const draw = eachFrame(() => {
   const shown = shownText();
   const written = shown?.view.figures?.version;
   const plan = plans.find(({ version }) => version === written) ?? plans.find(({ under_way: is }) => is) ?? plans[0];
-  drawTiles(shown?.view.figures);
+  drawTiles(shown?.view);
   timeline.draw();
-  if (shown) drawWhy(shown, plan);
+  if (shown) drawTime(shown.view);
   drawPlan(plan);
 });
 

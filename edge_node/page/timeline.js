@@ -18,30 +18,22 @@ function bin(time = Date.now()) {
   return bins[at % BINS];
 }
 
-/** @param {any} figures @returns {Record<string, number>} tokens by who wrote them */
-function written(figures) {
-  if (!figures) return { lookup: 0, worker: 0, grammar: 0, device: 0, target: 0 };
-  const { tokens, accepted: right, looked_up: lookup, worker_accepted: worker, forced: grammar } = figures;
-  const device = Math.max(right - lookup, 0);
-  return { lookup, worker, grammar, device, target: Math.max(tokens - device - lookup - worker - grammar, 0) };
-}
-
 /**
  * Counts what a text has got since its last view, or since its first token where this page saw it begin.
- * @param {any} figures
- * @param {{at: number, figures: any} | undefined} last view, and when it came
+ * @param {any} view
+ * @param {{at: number, view: any} | undefined} last view, and when it came
  * @param {number} connected when the stream of events began
  */
-export function count(figures, last, connected) {
+export function count({ figures, written: after }, last, connected) {
   const now = Date.now();
   const began = now - (figures.seconds - (figures.first_token ?? 0)) * 1000;
   if (!last && began < connected) return;
-  const [before, after] = [written(last?.figures), written(figures)];
+  const before = last?.view.written ?? {};
   const steps = Math.floor(now / BIN) - Math.floor(Math.max(last?.at ?? began, now - SPREAD) / BIN) + 1;
   for (let step = 0; step < steps; step += 1) {
     const { counts } = bin(now - step * BIN);
     for (const writer of WRITERS) {
-      counts[writer] = (counts[writer] ?? 0) + Math.max(after[writer] - before[writer], 0) / steps;
+      counts[writer] = (counts[writer] ?? 0) + Math.max(after[writer] - (before[writer] ?? 0), 0) / steps;
     }
   }
 }

@@ -12,14 +12,21 @@ from rich.table import Table
 from rich.text import Text
 
 from flexspec_mq.chat.answer import style
-from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.printable import printable
-from flexspec_mq.doctor.statuses import duration
+from flexspec_mq.daemon.words import count, duration, figure, moment
 from flexspec_mq.energy.model import in_words, per_hundred
-from schemas.node import FleetView, NodeEvent, NodeView, PlanView, TextFigures, TextView, WorkerView
+from schemas.node import (
+    DeviceView,
+    FleetView,
+    NodeEvent,
+    NodeView,
+    PlanView,
+    TextView,
+    VersionView,
+    WorkerView,
+)
 from schemas.openai import Writer
 from schemas.plan import VersionPlan
-from schemas.status import EdgeStatus, WorkerStatus
 
 Words = str | Text | tuple[str, str]
 """Text, text of a style, or a text and its style."""
@@ -34,10 +41,10 @@ WIDE = 110
 _BAR = 10
 _GLYPHS: dict[Writer, str] = {"device": "█", "lookup": "▇", "worker": "▓", "grammar": "·", "target": "░"}
 _STATES = {
-    **dict.fromkeys(("writing", "online", "ready", "stable", "current"), "green"),
-    **dict.fromkeys(("queued", "waiting", "degraded", "draining", "loading", "canary", "none"), "yellow"),
-    **dict.fromkeys(("refused", "expired", "gone", "offline"), "red"),
-    **dict.fromkeys(("over", "retired"), "dim"),
+    **dict.fromkeys(("writing", "online", "good"), "green"),
+    **dict.fromkeys(("queued", "waiting", "degraded", "news"), "yellow"),
+    **dict.fromkeys(("offline", "bad"), "red"),
+    "over": "dim",
 }
 
 
@@ -130,7 +137,7 @@ class Screenful:
         for version in [] if seen.plan is None else seen.plan.data:
             yield _plan(version, seen.age(PlanView))
         if seen.fleet is not None:
-            yield from _fleet(seen.fleet, seen.age(FleetView))
+            yield from _fleet(seen.fleet)
 
 
 def fit(wanted: Sequence[int], rows: int) -> list[int]:
@@ -180,23 +187,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Words]], words_from: int
     return table
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
-def _styled(state: str) -> tuple[str, str]:
-    return state, _STATES.get(state, "")
-
-
-def _number(value: float | None) -> str:
-    """To three digits, without powers of ten."""
-    if value is None:
-        return ""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
 def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
     """A node, its state and link, sums and limits."""
     told = node.connection
@@ -212,25 +202,25 @@ def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
     if seen.away:
         yield _line((f"no events for {duration(seen.age(NodeView))}: {seen.away}", "red"))
     for_ = duration(node.link.seconds + seen.age(NodeView))
-    losses = f"lost {_count(node.link.losses, 'time')}" if node.link.losses else ""
+    losses = f"lost {count(node.link.losses, 'time')}" if node.link.losses else ""
     if (outage := told.outage) is not None:
-        losses += f", the last time for {duration(outage.seconds)} until {_moment(outage.ended)}"
+        losses += f", the last time for {duration(outage.seconds)} until {moment(outage.ended)}"
     energy = ""
     if node.energy_j is not None:
         energy = in_words(node.energy_j, per_hundred(node.energy_j, node.tokens), node.energy_source)
     yield _line(
         (f"link up for {for_}", "green") if node.link.up else (f"link down for {for_}", "red"),
         losses,
-        "" if node.link.rtt_ms is None else f"round trip {_number(node.link.rtt_ms)} ms",
-        _count(node.texts, "text") + " now",
-        _count(node.tokens, "token") + " written",
+        "" if node.link.rtt_ms is None else f"round trip {figure(node.link.rtt_ms)} ms",
+        count(node.texts, "text") + " now",
+        count(node.tokens, "token") + " written",
         energy,
         "" if node.battery is None else f"battery {node.battery:.0f} %",
     )
-    if waits := [f"{count} {state}" for state, count in node.outbox.items() if state != "done"]:
+    if waits := [f"{number} {state}" for state, number in node.outbox.items() if state != "done"]:
         yield _line("outbox", *waits)
     for limit in node.limits:
-        yield _line((limit_in_words(limit), "" if limit.state in {"kept", "unknown"} else "yellow"))
+        yield _line((limit.words, "" if limit.state in {"kept", "unknown"} else "yellow"))
 
 
 def _texts(texts: Sequence[TextView], *, wide: bool) -> Section:
@@ -240,24 +230,23 @@ def _texts(texts: Sequence[TextView], *, wide: bool) -> Section:
     versions = wide or len({text.figures.version for text in texts if text.figures is not None}) > 1
     rows = [_row(text, wide=wide, versions=versions) for text in (*now, *over)]
     title = _line(("texts", "bold"), f"{len(now)} now", f"{len(over)} over", "who wrote % of the tokens")
-    return title, _table(head, rows, words_from=len(head) - 4)
+    return title, _table(head, rows, words_from=len(head) - 4), _line(((now or texts)[-1].time, "dim"))
 
 
 def _row(text: TextView, *, wide: bool, versions: bool) -> list[Words]:
     figures, about = text.figures, text.why or text.reason
-    state, name = _styled(text.state), text.id[-8:] if wide else ""
+    state, name = (text.state, _STATES[text.state]), text.id[-8:] if wide else ""
     if figures is None:
         return [state, name, *[""] * (len(_GLYPHS) + 7), about]
-    shares, tokens = writers(figures), figures.tokens
-    paced = figures.seconds - (figures.first_token or 0.0)
+    shares = {writer: text.written.get(writer, 0) / max(1, sum(text.written.values())) for writer in _GLYPHS}
     if not about and figures.plan is not None:
         about = figures.plan.does
     return [
         state,
         name,
-        f"{tokens:,}",
-        f"{tokens / paced:.1f}" if tokens and paced > 0.2 else "",
-        f"{tokens / figures.rounds:.1f}" if figures.rounds else "",
+        f"{figures.tokens:,}",
+        "" if text.tokens_per_second is None else f"{text.tokens_per_second:.1f}",
+        "" if text.tokens_per_round is None else f"{text.tokens_per_round:.1f}",
         *((f"{100 * share:.0f}" if share else "", style(writer)) for writer, share in shares.items()),
         "" if figures.rtt_ms is None else f"{figures.rtt_ms:.0f}",
         _bar(shares) if wide else "",
@@ -265,19 +254,6 @@ def _row(text: TextView, *, wide: bool, versions: bool) -> list[Words]:
         figures.worker or "",
         (about, "red" if text.state == "over" and text.why else "yellow" if text.why else ""),
     ]
-
-
-def writers(figures: TextFigures) -> dict[Writer, float]:
-    """Shares of a text's tokens by who wrote them; they add up to 1, or are 0 before any token."""
-    device = max(0, figures.accepted - figures.looked_up)
-    counts: dict[Writer, int] = {
-        "device": device,
-        "lookup": figures.looked_up,
-        "worker": figures.worker_accepted,
-        "grammar": figures.forced,
-    }
-    counts["target"] = max(0, figures.tokens - sum(counts.values()))
-    return {writer: count / max(1, sum(counts.values())) for writer, count in counts.items()}
 
 
 def _bar(shares: dict[Writer, float]) -> Text:
@@ -294,14 +270,15 @@ def _plan(version: VersionPlan, since: float) -> Section:
     age = "no tokens yet" if version.age_s is None else f"newest tokens {duration(version.age_s + since)} ago"
     sizes = f"run-ahead {plan.ahead}, worker's drafts {plan.worker_draft}, QoS {plan.qos}"
     body: list[RenderableType] = [
+        _line(version.words),
         _line(f"policy {plan.policy}", f"{sizes}, threshold {plan.confidence_threshold:g}", state, age),
     ]
     if version.alternatives:
         rows = [
             (
                 "*" if other.chosen else " ",
-                _number(other.ms_per_token),
-                _number(other.j_per_token),
+                _known(other.ms_per_token),
+                _known(other.j_per_token),
                 other.name if other.allowed else f"{other.name} (beyond a limit)",
             )
             for other in version.alternatives
@@ -311,6 +288,10 @@ def _plan(version: VersionPlan, since: float) -> Section:
     return _line(("plan", "bold"), version.version, (plan.does, "bold")), *body
 
 
+def _known(value: float | None) -> str:
+    return "" if value is None else figure(value)
+
+
 def _estimates(version: VersionPlan) -> Iterator[str]:
     """Estimates that the plan was made from; those without a value at the end."""
     unseen = []
@@ -318,111 +299,34 @@ def _estimates(version: VersionPlan) -> Iterator[str]:
         if estimate.value is None:
             unseen.append(name)
             continue
-        error = "" if estimate.error is None else f" ± {_number(estimate.error)}"
+        error = "" if estimate.error is None else f" ± {figure(estimate.error)}"
         tries = "" if estimate.tries is None else f" of {estimate.tries:.0f}"
-        yield f"{name} {_number(estimate.value)}{error} {estimate.unit}{tries}"
+        yield f"{name} {figure(estimate.value)}{error} {estimate.unit}{tries}"
     if unseen:
         yield f"not seen yet: {', '.join(unseen)}"
 
 
-def _fleet(fleet: FleetView, since: float) -> Iterator[Section]:
+def _fleet(fleet: FleetView) -> Iterator[Section]:
     body: list[RenderableType] = []
     if fleet.blind:
         body.append(_line(("the broker lets this node read no worker's status", "yellow")))
-    if fleet.workers:
-        head = ("worker", "load", "ms", "age", "state", "verification", "target", "versions")
-        body.append(_table(head, (_worker(worker, since) for worker in fleet.workers), words_from=4))
-    if fleet.devices:
-        body.append(
-            _table(
-                ("device", "texts", "state", "draft", "versions"), map(_device, fleet.devices), words_from=2
-            )
-        )
-    counts = _count(len(fleet.workers), "worker"), _count(len(fleet.devices), "device")
+    body += [*_members("worker", fleet.workers), *_members("device", fleet.devices)]
+    counts = count(len(fleet.workers), "worker"), count(len(fleet.devices), "device")
     yield _line(("fleet", "bold"), *counts), *body
     if fleet.catalogue is not None:
-        yield _catalogue(fleet)
+        *wrong, told = fleet.told or [""]
+        lines: list[RenderableType] = [_line((words, "red")) for words in wrong]
+        lines += _members("version", fleet.versions)
+        lines += [
+            _line((moment(change.epoch), "dim"), *(change.changes or ["signed anew"]), between="  ")
+            for change in fleet.history
+        ]
+        yield _line(("catalogue", "bold"), told), *lines
 
 
-def _worker(worker: WorkerView, since: float) -> list[Words]:
-    status = worker.status
-    return [
-        status.worker,
-        f"{status.load}/{status.capacity}",
-        _number(status.forward_ms),
-        duration(worker.age_s + since),
-        _styled(status.state),
-        status.exactness,
-        _line(status.device, status.dtype, "" if status.weights == "native" else status.weights, between=" "),
-        _line(*_versions(status), between=", "),
+def _members(kind: str, members: Sequence[WorkerView | DeviceView | VersionView]) -> list[Table]:
+    rows = [
+        (member.name, member.load, (member.condition, _STATES.get(member.mood, "")), _line(*member.facts))
+        for member in members
     ]
-
-
-def _versions(status: WorkerStatus) -> Iterator[Words]:
-    if not status.versions:
-        yield status.version
-    for version in status.versions:
-        why = f" ({version.reason})" if version.reason else ""
-        state = "" if version.state == "ready" else f" {version.state}"
-        yield f"{version.name}{state}{why}", _STATES[version.state] if state else ""
-
-
-def _device(status: EdgeStatus) -> list[Words]:
-    waits = f"{_count(status.waiting, 'text')} waiting" if status.waiting else ""
-    away = (
-        status.outage and f"away for {duration(status.outage.seconds)} until {_moment(status.outage.ended)}"
-    )
-    versions = (
-        f"{version.name}: {_count(version.answers, 'answer')}"
-        + (f", {_count(version.errors, 'error')}" if version.errors else "")
-        + (f", {version.accepted / version.drafted:.0%} accepted" if version.drafted else "")
-        for version in status.versions
-    )
-    return [
-        status.edge,
-        str(status.sessions),
-        _styled(status.state),
-        status.draft,
-        _line(*versions, waits, away or "", between="; "),
-    ]
-
-
-def _catalogue(fleet: FleetView) -> Section:
-    catalogue = fleet.catalogue
-    assert catalogue is not None  # noqa: S101  the caller looked
-    left = catalogue.expires - time.time()
-    until = f"expires in {duration(left)}" if left > 0 else f"expired {duration(-left)} ago"
-    body: list[RenderableType] = []
-    if catalogue.alarm:
-        body.append(_line((catalogue.alarm, "bold red")))
-    if catalogue.refused:
-        body.append(_line((f"{catalogue.refused} refused, the last: {catalogue.why}", "yellow")))
-    if fleet.versions:
-        head = ("version", "share", "workers", "state", "digest")
-        rows = (
-            (
-                version.name,
-                f"{version.share} %" if version.state == "canary" else "",
-                str(version.workers),
-                _styled(version.state),
-                version.digest[:16],
-            )
-            for version in fleet.versions
-        )
-        body.append(_table(head, rows, words_from=3))
-    body.extend(
-        _line((_moment(change.epoch), "dim"), *(change.changes or ["signed anew"]), between="  ")
-        for change in fleet.history
-    )
-    title = _line(
-        ("catalogue", "bold"), catalogue.family, _styled(catalogue.state), until if catalogue.epoch else ""
-    )
-    return title, *body
-
-
-def _moment(epoch: float) -> str:
-    """A time by this machine's clock and zone."""
-    try:
-        return time.strftime("%m-%d %H:%M:%S", time.localtime(epoch))
-    except (OverflowError, OSError, ValueError):
-        return str(epoch)
+    return [_table((kind, "has", "state", ""), rows, words_from=1)] if rows else []

@@ -18,11 +18,12 @@ from flexspec_mq.catalogue.refusals import Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.words import duration
 from flexspec_mq.doctor import checks
 from flexspec_mq.doctor.broker import Forbidden, Probe, log_in, reach
 from flexspec_mq.doctor.checks import Fault, Finding, Said, Warned, run_checks
 from flexspec_mq.doctor.machine import check_cache
-from flexspec_mq.doctor.statuses import check_clock, check_name, duration
+from flexspec_mq.doctor.statuses import check_clock, check_name
 from flexspec_mq.doctor.watch import Watch
 from flexspec_mq.errors import LinkError
 from flexspec_mq.keys.refusals import KeysRefused

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from flexspec_mq import topics
+from flexspec_mq.daemon.words import duration
 from flexspec_mq.doctor.checks import Fault, Skipped, Warned
 
 if TYPE_CHECKING:
@@ -118,13 +119,3 @@ def _named(workers: list[str]) -> str:
     shown = ", ".join(sorted(workers)[:3])
     more = f" and {len(workers) - 3} more" if len(workers) > 3 else ""
     return f"worker{'s' * (len(workers) > 1)} {shown}{more}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time for people."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min" if whole < 172_800 else f"{whole // 86_400} days"

@@ -10,7 +10,7 @@ from typing import Any
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.dated import day
 from flexspec_mq.daemon.progress import answer
-from flexspec_mq.doctor.statuses import duration
+from flexspec_mq.daemon.words import duration
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.evolution.analysis import acceptance
 from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected

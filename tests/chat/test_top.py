@@ -144,7 +144,7 @@ async def test_a_node_at_one_moment(mosquitto: PrivateBroker, capsys: pytest.Cap
         assert {name: text["figures"][name] for name in usage} == usage
         assert plan["plan"] == usage["plan"]
         assert [worker["status"]["worker"] for worker in fleet["workers"]] == [worker_of(api)]
-        assert api.node.name in [device["edge"] for device in fleet["devices"]]
+        assert api.node.name in [device["name"] for device in fleet["devices"]]
         await show(where, once=False, as_json=False)  # as there is no terminal
         out = capsys.readouterr().out
         for words in (

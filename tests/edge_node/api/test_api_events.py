@@ -110,11 +110,11 @@ async def test_an_outage_and_who_else_is_there_are_seen_while_somebody_looks(
         served(mosquitto, through=proxy.port) as api,
     ):
         async with watched(api) as seen:
-            await seen.until("fleet", lambda fleet: api.node.name in [one.edge for one in fleet.devices])
+            await seen.until("fleet", lambda fleet: api.node.name in [one.name for one in fleet.devices])
             await link.publish(topic, codec.encode_status(other), retain=True)
-            await seen.until("fleet", lambda fleet: "other" in [one.edge for one in fleet.devices])
+            await seen.until("fleet", lambda fleet: "other" in [one.name for one in fleet.devices])
             await link.publish(topic, b"", retain=True)
-            await seen.until("fleet", lambda fleet: "other" not in [one.edge for one in fleet.devices])
+            await seen.until("fleet", lambda fleet: "other" not in [one.name for one in fleet.devices])
             proxy.stall(1.5)
             proxy.cut()
             down = await seen.until("node", lambda node: not node.link.up)
