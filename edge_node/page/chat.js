@@ -36,8 +36,6 @@ class Turn {
     this.place = "";
     this.reason = "";
     this.provisional = "";
-    this.confirmed = 0;
-    this.replaced = 0;
     this.draft = make("span", { "data-writer": "unverified", title: ALONE });
     this.began = performance.now();
     this.answer = make("div", { class: "answer" });
@@ -72,14 +70,9 @@ class Turn {
     this.draw();
   }
 
-  /** Counts how much of the unverified text confirmed text takes the place of. @param {string} text */
+  /** Lets confirmed text take the place of unverified text. @param {string} text */
   confirm(text) {
-    let right = 0;
-    while (right < text.length && text[right] === this.provisional[right]) right += 1;
-    this.confirmed += right;
-    const rest = this.provisional.slice(right);
-    this.provisional = right < text.length ? "" : rest;
-    if (!this.provisional) this.replaced += rest.length;
+    this.provisional = this.provisional.startsWith(text) ? this.provisional.slice(text.length) : "";
   }
 
   /** @param {string} piece @param {string} writer */
@@ -158,9 +151,9 @@ class Turn {
       const parts = [rate, many(own.rounds, "round"), version, own.exactness, `seed ${own.seed}`].filter(Boolean);
       line.append(make("br"), `${parts.join(" · ")} · `, make("a", { href: "#time" }, "where the time went"));
     }
-    if (this.confirmed + this.replaced) {
-      const sums = [`${many(this.confirmed, "character")} confirmed`, `${this.replaced} replaced`];
-      line.append(make("br"), `Written by the draft alone: ${sums.join(", ")}`);
+    if (usage?.flexspec.provisional) {
+      const { provisional, provisional_confirmed: confirmed } = usage.flexspec;
+      line.append(make("br"), `Written by the draft alone: ${many(provisional, "token")}, ${confirmed} confirmed`);
     }
     this.node.append(bar, line);
   }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 import msgspec
-from msgspec import UNSET
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
@@ -24,7 +25,16 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from schemas.node import EVENTS, NodeEvent
-from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Writer, unconfirmed
+from schemas.openai import (
+    ChatCompletionChunk,
+    Error,
+    ErrorBody,
+    FlexspecPart,
+    ModelList,
+    Usage,
+    Writer,
+    unconfirmed,
+)
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.settings import ChatOptions
@@ -33,8 +43,8 @@ T = TypeVar("T")
 
 MAX_EVENT = 64 * 2**20
 """Bytes of one event; a client that lags gets all that it missed in one."""
-MAX_REFUSAL = 2**20
 _DONE = "[DONE]"
+_BROKEN = "the connection to the API broke"
 _SINCE = "last-event-id"
 AGAIN = "/retry asks again"
 _KEY = "give the key with --api-key-file or FLEXSPEC_CHAT_API_KEY"
@@ -66,6 +76,46 @@ _BY_CODE: dict[str | int | None, tuple[type[FlexSpecError], str]] = {
 }
 
 
+@dataclass
+class Told:
+    """All that was told of an answer so far.
+
+    Attributes:
+        text: confirmed text.
+        unverified: provisional text behind it.
+        version: target version that writes.
+        reason: reason of its end.
+        seconds: time from the request to the newest event.
+        first: the same to the first text; None without any.
+        usage: figures of the API.
+    """
+
+    text: str = ""
+    unverified: str = ""
+    version: str | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+    first: float | None = None
+    usage: Usage = field(default_factory=lambda: Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0))
+    _began: float = field(default_factory=time.monotonic)
+
+    def take(self, chunk: ChatCompletionChunk) -> list[tuple[str, Writer | None]]:
+        """Take an event; its text in pieces by who wrote them, None where the API does not say."""
+        own, self.seconds = chunk.flexspec or FlexspecPart(), time.monotonic() - self._began
+        text = "".join(choice.delta.content or "" for choice in chunk.choices)
+        self.text += text
+        self.unverified = unconfirmed(self.unverified, text)
+        if own.provisional:
+            self.unverified = own.provisional.applied(self.unverified)
+        self.version, self.usage = chunk.model or self.version, chunk.usage or self.usage
+        self.reason = next((choice.finish_reason for choice in chunk.choices), None) or self.reason
+        if not text:
+            return []
+        self.first = self.seconds if self.first is None else self.first
+        told = own.pieces or []
+        return [*told] if "".join(piece for piece, _ in told) == text else [(text, None)]
+
+
 class ApiClient:
     """An edge node's API; made by `api_at`.
 
@@ -86,11 +136,8 @@ class ApiClient:
         Raises:
             FlexSpecError: the API cannot be reached, or refuses.
         """
-        answer = await self._send(self._http.build_request("GET", f"{self._url}/v1/models"))
-        try:
-            return [model.id for model in read(await self._body(answer), ModelList).data]
-        finally:
-            await answer.aclose()
+        async with _reading(await self._send("GET", "/v1/models")) as answer:
+            return [model.id for model in read(await answer.aread(), ModelList).data]
 
     async def answer(
         self, body: dict[str, Any], key: str, on_wait: Callable[[Waiting], None]
@@ -109,10 +156,10 @@ class ApiClient:
         """
         options = {"include_usage": True, "include_origin": True}
         asked = {**body, "stream": True, "stream_options": options}
-        path, headers = f"{self._url}/v1/chat/completions", {"idempotency-key": key}
+        headers = {"idempotency-key": key}
 
         async def ask() -> httpx2.Response:
-            return await self._send(self._http.build_request("POST", path, json=asked, headers=headers))
+            return await self._send("POST", "/v1/chat/completions", json=asked, headers=headers)
 
         backoff = Backoff(top=waiting.RETRY_AWAITED, give_up_after=self._patience)
         try:
@@ -120,7 +167,7 @@ class ApiClient:
                 answer = await retrying(ask, what="the API", on=NotReached, backoff=backoff, on_wait=on_wait)
                 before = headers.get(_SINCE)
                 try:
-                    async with aclosing(self._stream(answer)) as events:
+                    async with aclosing(_events(answer)) as events:
                         async for event in events:
                             if event.data == _DONE:
                                 return
@@ -132,8 +179,6 @@ class ApiClient:
                 except NotReached:
                     if headers.get(_SINCE) == before:  # nothing came by this connection
                         raise
-                finally:
-                    await answer.aclose()
         except (asyncio.CancelledError, GeneratorExit):
             await self._forget(key)
             raise
@@ -151,36 +196,12 @@ class ApiClient:
             FlexSpecError: the API cannot be reached, refuses, or goes away.
         """
         silence = httpx2.Timeout(1.5 * waiting.KEEPALIVE, connect=waiting.CONNECT)
-        answer = await self._send(self._http.build_request("GET", f"{self._url}/v1/events", timeout=silence))
-        try:
-            async with aclosing(self._stream(answer)) as events:
-                async for event in events:
-                    if (kind := EVENTS.get(event.event)) is not None:
-                        yield read(event.data, kind)
-        finally:
-            await answer.aclose()
+        async with aclosing(_events(await self._send("GET", "/v1/events", timeout=silence))) as events:
+            async for event in events:
+                if (kind := EVENTS.get(event.event)) is not None:
+                    yield read(event.data, kind)
 
-    async def _stream(self, answer: httpx2.Response) -> AsyncGenerator[httpx2.ServerSentEvent]:
-        """Events of a stream that ends by its reader only.
-
-        Raises:
-            RemoteProtocolError: it is no stream.
-            LinkDown: it broke.
-        """
-        try:
-            async for event in httpx2.EventSource(answer, max_event_size=MAX_EVENT):
-                yield event
-        except httpx2.SSEError as error:
-            raise RemoteProtocolError(
-                f"the API answered with no stream: {error}", hint="check the address after --url"
-            ) from error
-        except httpx2.TimeoutException as error:
-            raise LinkDown("the API fell silent", hint=AGAIN) from error
-        except httpx2.TransportError as error:
-            raise self._broken() from error
-        raise self._broken()  # it ended without saying so
-
-    async def _send(self, request: httpx2.Request) -> httpx2.Response:
+    async def _send(self, method: str, path: str, **how: Any) -> httpx2.Response:
         """Send a request; the answer's status is 200, and its body is not read yet.
 
         Raises:
@@ -188,6 +209,7 @@ class ApiClient:
             LinkDown: the API took the request, and was silent for too long.
             FlexSpecError: it refused.
         """
+        request = self._http.build_request(method, self._url + path, **how)
         try:
             answer = await self._http.send(request, stream=True)
         except httpx2.ReadTimeout as error:
@@ -199,10 +221,8 @@ class ApiClient:
             ) from error
         if answer.status_code == 200:
             return answer
-        try:
-            body = await self._body(answer)
-        finally:
-            await answer.aclose()
+        async with _reading(answer):
+            body = await answer.aread()
         try:
             failure = read(body, ErrorBody).error
         except RemoteProtocolError:  # a proxy, for example, says it in its own way
@@ -214,22 +234,35 @@ class ApiClient:
             request=answer.headers.get("x-request-id"),
         )
 
-    async def _body(self, answer: httpx2.Response) -> bytes:
-        body = bytearray()
-        try:
-            async for part in answer.aiter_bytes():
-                body += part
-                if len(body) > MAX_REFUSAL:
-                    raise RemoteProtocolError(
-                        "the API's answer is too long", hint="check the address after --url"
-                    )
-        except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise self._broken() from error
-        return bytes(body)
 
-    @staticmethod
-    def _broken() -> NotReached:
-        return NotReached("the connection to the API broke", hint=AGAIN)
+@asynccontextmanager
+async def _reading(answer: httpx2.Response) -> AsyncIterator[httpx2.Response]:
+    """Read an answer inside the block, then close it.
+
+    Raises:
+        RemoteProtocolError: it is no stream.
+        LinkDown: it broke.
+    """
+    try:
+        yield answer
+    except httpx2.SSEError as error:
+        raise RemoteProtocolError(
+            f"the API answered with no stream: {error}", hint="check the address after --url"
+        ) from error
+    except httpx2.TimeoutException as error:
+        raise LinkDown("the API fell silent", hint=AGAIN) from error
+    except (httpx2.TransportError, httpx2.DecodingError) as error:
+        raise NotReached(_BROKEN, hint=AGAIN) from error
+    finally:
+        await answer.aclose()
+
+
+async def _events(answer: httpx2.Response) -> AsyncGenerator[httpx2.ServerSentEvent]:
+    """Read a stream that ends by its reader only; see `_reading`."""
+    async with _reading(answer):
+        async for event in httpx2.EventSource(answer, max_event_size=MAX_EVENT):
+            yield event
+    raise NotReached(_BROKEN, hint=AGAIN)
 
 
 @asynccontextmanager
@@ -264,24 +297,6 @@ def read(data: bytes | str, kind: type[T]) -> T:
         raise RemoteProtocolError(
             f"what answers is no API of an edge node: {error}", hint="check the address after --url"
         ) from error
-
-
-def content(chunk: ChatCompletionChunk) -> str:
-    """The text of a chunk."""
-    return "".join(choice.delta.content or "" for choice in chunk.choices)
-
-
-def pieces(chunk: ChatCompletionChunk) -> list[tuple[str, Writer | None]]:
-    """The text of a chunk in pieces by who wrote them; None where the API does not say."""
-    told, text = [] if chunk.flexspec is UNSET else chunk.flexspec.pieces or [], content(chunk)
-    return [*told] if "".join(piece for piece, _ in told) == text else [(text, None)]
-
-
-def unverified(before: str, chunk: ChatCompletionChunk) -> str:
-    """The provisional text after a chunk."""
-    left = unconfirmed(before, content(chunk))
-    told = UNSET if chunk.flexspec is UNSET else chunk.flexspec.provisional
-    return left if told is UNSET else told.applied(left)
 
 
 def refused(

@@ -8,12 +8,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from flexspec_mq.chat.settings import NUMBERS, PROGRAM, ChatOptions, GenerationOptions
+from flexspec_mq import waiting
+from flexspec_mq.chat.settings import NUMBERS, PROGRAM, ChatOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import stoppable
-from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
+from flexspec_mq.errors import Cancelled, FlexSpecError
 from flexspec_mq.settings import add_flags, add_show_command, load, show
 from schemas.openai import Offline
 
@@ -27,7 +28,7 @@ _INTERRUPT = (signal.SIGINT,)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
+    return run_main(_main, argv, extras="chat")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,12 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument(
         "--offline",
         choices=get_args(Offline),
-        help="while nobody can be reached: wait, have the draft write on, or a worker (default: the node's)",
+        help="while nobody can be reached: wait, have the draft write on (default on a terminal), or a worker",
     )
-    for name, (_, setting) in NUMBERS.items():
-        text.add_argument(
-            f"--{name.replace('_', '-')}", metavar="N", help=f"{setting.help} (default: {setting.default})"
-        )
+    for name, (_, what, default) in NUMBERS.items():
+        text.add_argument(f"--{name.replace('_', '-')}", metavar="N", help=f"{what} (default: {default})")
     return parser
 
 
@@ -57,61 +56,56 @@ def _main(argv: Sequence[str]) -> int:
     if args.command == "config":
         show(loaded, json=args.json)
         return 0
-    settings = loaded.settings.chat
-    options = GenerationOptions(model=settings.model, system=args.system, offline=args.offline)
-    for name, number in NUMBERS.items():
-        if (text := getattr(args, name)) is not None:
-            setattr(options, name, number.read(name, text))
-    try:
-        import httpx2  # noqa: F401
-        import prompt_toolkit  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"flexspec chat needs {error.name}", hint=f"install it, {how_to_install('chat')}"
-        ) from error
-    return asyncio.run(_run(settings, options))
+    given = {name: getattr(args, name) for name in ("system", "offline", *NUMBERS)}
+    asked = {name: text for name, text in given.items() if text is not None}
+    asked |= {name: NUMBERS[name].read(name, text) for name, text in asked.items() if name in NUMBERS}
+    return asyncio.run(_talk(loaded.settings.chat, asked))
 
 
-async def _run(settings: ChatOptions, options: GenerationOptions) -> int:
+async def _talk(settings: ChatOptions, asked: dict[str, Any]) -> int:
+    """Begin a conversation and have it go on; returns the exit code.
+
+    Args:
+        settings: where the API is.
+        asked: fields of each request.
+    """
     from flexspec_mq.chat.api import api_at
     from flexspec_mq.chat.lines import Pipe, Terminal
     from flexspec_mq.chat.session import COMMANDS, ChatSession, check_model
     from flexspec_mq.chat.view import View
 
     people = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    if people:  # somebody waits and looks, as at the page
+        asked = {"offline": "provisional", **asked, "wait": waiting.PATIENCE}
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model writes characters that a terminal may not have
     view = View(people=people)
     # What ends the program leaves the terminal as it was, and tells the node.
     async with stoppable(numbers=(signal.SIGTERM, signal.SIGHUP)), api_at(settings) as api:
-        turns = Terminal(settings.history_file(), COMMANDS) if people else Pipe()
-        session = ChatSession(api, options, view)
+        turns = Terminal(settings.history_file(), [*COMMANDS, "/quit"]) if people else Pipe()
+        session = ChatSession(api, asked, view)
         async with stoppable(numbers=_INTERRUPT):
             known = await api.models()
-        if options.model is not None:
-            check_model(options.model, known)
+        if settings.model is not None:
+            check_model(settings.model, known)
+            session.options["model"] = settings.model
         if people:
-            view.say(f"{settings.base} · {options.model or ', '.join(known)} · /help lists the commands")
+            view.say(f"{settings.base} · {settings.model or ', '.join(known)} · /help lists the commands")
         if settings.in_the_clear:
             view.aside(f"what is said to {settings.base} can be read on its way: it is not https")
         view.legend()
-        return await _talk(session, turns)
+        return await _turns(session, turns)
 
 
-async def _talk(session: ChatSession, turns: Pipe | Terminal) -> int:
-    """Turn after turn until the user ends; returns the exit code."""
-    from flexspec_mq.chat.session import Quit
-
+async def _turns(session: ChatSession, turns: Pipe | Terminal) -> int:
+    """Take turn after turn until the user ends; returns the exit code."""
     code = 0
     while True:
         try:
-            line = await turns.next()
-            if line is None:
+            if (line := await turns.next()) is None or line.strip() == "/quit":
                 return code
             async with stoppable(numbers=_INTERRUPT):
                 await session.take(line)
-        except Quit:
-            return code
         except Cancelled:
             if not session.view.people:
                 raise

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flexspec_mq.chat.api import AGAIN, ApiClient, content, pieces, unverified
-from flexspec_mq.chat.settings import NUMBERS, GenerationOptions
+from flexspec_mq.chat.api import AGAIN, ApiClient, Told
+from flexspec_mq.chat.settings import NUMBERS
 from flexspec_mq.energy.model import in_words
-from flexspec_mq.errors import FlexSpecError, LinkDown, UsageError
-from schemas.openai import Usage
+from flexspec_mq.errors import LinkDown, UsageError
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.answer import Answer
@@ -25,27 +22,23 @@ NONE = "none"
 KEYS = (
     ("Alt-Enter, or \\ Enter", "a line break"),
     ("Ctrl-C", "stops an answer, throws a line away, or ends the chat at an empty one"),
-    ("Ctrl-D", "ends the chat"),
+    ("Ctrl-D, or /quit", "ends the chat"),
     ("//…", "a line that begins with one slash"),
 )
-
-
-class Quit(FlexSpecError):
-    """The user ends the chat."""
 
 
 class ChatSession:
     """A conversation over an API, and where it is shown.
 
     Attributes:
-        options: how the next answer is to be written.
+        options: fields of the next request, and `system`, what the conversation begins with.
         exchanges: questions and answers, the oldest first.
         unanswered: the last question, if it failed; the conversation stands as it was before it.
         version: target version that wrote the last answer; None before.
         seed: seed of the last answer; None before.
     """
 
-    def __init__(self, api: ApiClient, options: GenerationOptions, view: View) -> None:
+    def __init__(self, api: ApiClient, options: dict[str, Any], view: View) -> None:
         self.api = api
         self.options = options
         self.view = view
@@ -53,15 +46,12 @@ class ChatSession:
         self.unanswered: str | None = None
         self.version: str | None = None
         self.seed: int | None = None
-        self._asked: tuple[dict[str, Any], str] | None = (
-            None  # the newest request and its key, until it is over
-        )
+        self._asked: tuple[dict[str, Any], str] | None = None  # newest request and its key, until it is over
 
     async def take(self, line: str) -> None:
         """Take a turn of the user: a command, or a question.
 
         Raises:
-            Quit: the user ends the chat.
             FlexSpecError: it cannot be done; nothing has changed but what a failed question leaves.
         """
         if line.startswith("/") and not line.startswith("//"):
@@ -75,60 +65,54 @@ class ChatSession:
             await self.ask(line.removeprefix("/"))
 
     async def ask(self, question: str) -> None:
-        """Ask, show the answer, then what it took.
+        """Ask, show the answer as it comes, then what it took.
 
         Raises:
             FlexSpecError: there is no answer; the question is taken back.
         """
-        if not question.strip():
-            raise UsageError("the question is empty", hint="say what to write about")
-        self.unanswered = question
-        parts: list[str] = []
-        try:
-            with self.view.answer() as shown:
-                line = await self._follow(question, shown, parts)
-        except asyncio.CancelledError:
-            self._asked = None
-            self._stopped(question, "".join(parts))
-            raise
-        self._answered(question, "".join(parts))
-        self.view.aside(line)
-
-    async def _follow(self, question: str, shown: Answer, parts: list[str]) -> str:
-        """Show an answer as it comes, and add its parts; returns the line of its figures."""
-        shown.note("waiting for the first text · Ctrl-C stops")
-        began, first, reason, behind = time.monotonic(), None, None, ""
-        usage = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+        self.unanswered, body = question, self.body(question)
         # One key for all attempts: the node starts one session at most, however often the connection breaks. A question
         # that failed goes on under its key as well, where it is asked again as it was.
-        body = self.body(question)
         if self._asked is None or self._asked[0] != body:
             self._asked = body, uuid.uuid4().hex
-        events = self.api.answer(*self._asked, lambda waiting: shown.note(f"{waiting} · Ctrl-C stops"))
-        async with aclosing(events) as chunks:
-            async for chunk in chunks:
-                if text := content(chunk):
-                    first = first or time.monotonic() - began
-                    parts.append(text)
-                    shown.note("")
-                    shown.text(pieces(chunk))
-                if chunk.flexspec and chunk.flexspec.waiting:
-                    shown.note(f"{chunk.flexspec.waiting} · Ctrl-C stops")
-                if behind != (behind := unverified(behind, chunk)):
-                    shown.unverified(behind)
-                usage = chunk.usage or usage
-                reason = next((choice.finish_reason for choice in chunk.choices), None) or reason
-                self.version = chunk.model or self.version
+        told = Told()
+        try:
+            with self.view.answer() as shown:
+                await self._follow(self._asked, shown, told)
+        except asyncio.CancelledError:
+            self._asked = None
+            if told.text.strip():  # it was read
+                self._answered(question, told.text)
+                self.view.aside("stopped; what was written stays, /undo takes it back, /retry asks again")
+            else:
+                self.view.aside("stopped before any text; /retry asks again")
+            raise
         self._asked = None
-        if reason == "provisional":
+        if told.reason == "provisional":
             raise LinkDown("nobody could be reached: this is a draft that nobody has verified", hint=AGAIN)
-        self.seed = usage.flexspec.seed
-        self.version = usage.flexspec.version or self.version
-        return figures(usage, reason, time.monotonic() - began, first)
+        self._answered(question, told.text)
+        self.view.aside(figures(told))
+
+    async def _follow(self, asked: tuple[dict[str, Any], str], shown: Answer, told: Told) -> None:
+        """Show an answer as it comes."""
+
+        def note(words: object) -> None:
+            shown.note(f"{words} · Ctrl-C stops")
+
+        note("waiting for the first text")
+        async with aclosing(self.api.answer(*asked, note)) as chunks:
+            async for chunk in chunks:
+                if text := told.take(chunk):
+                    shown.note("")
+                    shown.text(text)
+                self.version, self.seed = told.version or self.version, told.usage.flexspec.seed
+                if chunk.flexspec and chunk.flexspec.waiting:
+                    note(chunk.flexspec.waiting)
+                shown.unverified(told.unverified)
 
     def body(self, question: str) -> dict[str, Any]:
         """The request for the answer to a question, with all that was said before."""
-        options = {name: value for name, value in asdict(self.options).items() if value is not None}
+        options = dict(self.options)
         turns = [("system", options.pop("system"))] if "system" in options else []
         for earlier, answer in self.exchanges:
             turns += [("user", earlier), ("assistant", answer)]
@@ -152,47 +136,29 @@ class ChatSession:
         self.exchanges.append((question, answer))
         self.unanswered = None
 
-    def _stopped(self, question: str, text: str) -> None:
-        """Keep what was written until then, since it was read; take a question without any text back."""
-        if text.strip():
-            self._answered(question, text)
-            self.view.aside("stopped; what was written stays, /undo takes it back, /retry asks again")
-        else:
-            self.view.aside("stopped before any text; /retry asks again")
 
-
-def figures(usage: Usage, reason: str | None, seconds: float, first: float | None) -> str:
-    """Put the figures of an answer into one line.
-
-    Args:
-        usage: figures of the API.
-        reason: why it ended.
-        seconds: seconds from the question to the end.
-        first: seconds to the first text; None without any.
-    """
-    extra, tokens = usage.flexspec, usage.completion_tokens
+def figures(told: Told) -> str:
+    """What an answer took, in one line."""
+    extra, tokens, seconds = told.usage.flexspec, told.usage.completion_tokens, told.seconds
     share = f" ({extra.accepted / extra.drafted:.0%})" if extra.drafted else ""
     by_lookup = f", {extra.looked_up} by lookup" if extra.looked_up else ""
+    alone = f"{extra.provisional_confirmed} of {extra.provisional} written alone were right"
+    limit = "the limit of tokens"
+    if extra.default_limit is not None:
+        limit = f"the node's limit of {extra.default_limit:,} tokens; /max-tokens N sets another"
     parts = [
         f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds if seconds > 0 else 0:.1f} a second",
-        f"first text {'–' if first is None else f'{first:.2f} s'}",
+        f"first text {'–' if told.first is None else f'{told.first:.2f} s'}",
         f"accepted {extra.accepted} of {extra.drafted}{share}{by_lookup}",
-        f"{extra.worker_accepted} by the worker's draft" if extra.worker_accepted else "",
-        f"{extra.provisional_confirmed} of {extra.provisional} written alone were right"
-        if extra.provisional
-        else "",
+        extra.worker_accepted and f"{extra.worker_accepted} by the worker's draft",
+        extra.provisional and alone,
         f"{extra.rounds} rounds",
         f"{size(extra.bytes_up)} up, {size(extra.bytes_down)} down",
-        ""
-        if extra.energy_j is None
-        else in_words(extra.energy_j, extra.energy_j_per_100, extra.energy_source),
+        extra.energy_j is not None and in_words(extra.energy_j, extra.energy_j_per_100, extra.energy_source),
         f"seed {'–' if extra.seed is None else extra.seed}",
+        told.reason == "length" and f"cut at {limit}",
     ]
-    if reason == "length" and extra.default_limit is not None:
-        parts.append(f"cut at the node's limit of {extra.default_limit:,} tokens; /max-tokens N sets another")
-    elif reason == "length":
-        parts.append("cut at the limit of tokens")
-    return " · ".join(filter(None, parts))
+    return " · ".join(part for part in parts if part)
 
 
 def size(count: int) -> str:
@@ -222,10 +188,10 @@ async def _model(session: ChatSession, name: str) -> None:
     known = await session.api.models()
     if name:
         check_model(name, known)
-        session.options.model = name
+        session.options["model"] = name
         session.view.say(f"model: {name}")
         return
-    current = session.options.model or session.version or (known[0] if len(known) == 1 else None)
+    current = session.options.get("model") or session.version or (known[0] if len(known) == 1 else None)
     for model in known:
         session.view.say(f"{'*' if model == current else ' '} {model}")
     if current is None:
@@ -235,24 +201,28 @@ async def _model(session: ChatSession, name: str) -> None:
 
 
 def _number(name: str) -> Command:
-    number, setting = NUMBERS[name], NUMBERS[name].setting
+    number = NUMBERS[name]
 
     async def run(session: ChatSession, text: str) -> None:
-        if text:
-            setattr(session.options, name, None if text == NONE else number.read(name, text))
-        value = getattr(session.options, name)
-        shown = setting.default if value is None else f"{value}"
+        if text == NONE:
+            session.options.pop(name, None)
+        elif text:
+            session.options[name] = number.read(name, text)
+        value = session.options.get(name)
+        shown = number.default if value is None else f"{value}"
         if value is None and name == "seed" and session.seed is not None:
             shown += f"; the last one was {session.seed}"
         session.view.say(f"{name.replace('_', '-')}: {shown}")
 
-    return Command(f"[N | {NONE}]", f"{setting.help}; none: {setting.default}", run)
+    return Command(f"[N | {NONE}]", f"{number.help}; none: {number.default}", run)
 
 
 async def _system(session: ChatSession, text: str) -> None:
-    if text:
-        session.options.system = None if text == NONE else text
-    session.view.say(f"system: {session.options.system or NONE}")
+    if text == NONE:
+        session.options.pop("system", None)
+    elif text:
+        session.options["system"] = text
+    session.view.say(f"system: {session.options.get('system', NONE)}")
 
 
 async def _retry(session: ChatSession, _: str) -> None:
@@ -275,10 +245,6 @@ async def _help(session: ChatSession, _: str) -> None:
     session.view.table([*commands, *KEYS])
 
 
-async def _quit(_session: ChatSession, _: str) -> None:
-    raise Quit("the user ends the chat")
-
-
 COMMANDS = {
     "/model": Command("[NAME]", "the target versions that there are, or takes another", _model),
     **{f"/{name.replace('_', '-')}": _number(name) for name in NUMBERS},
@@ -287,5 +253,4 @@ COMMANDS = {
     "/undo": Command("", "takes the last question back, with its answer", _undo),
     "/clear": Command("", "begins a new conversation", _clear),
     "/help": Command("", "this list", _help),
-    "/quit": Command("", "ends the chat", _quit),
 }

@@ -10,7 +10,6 @@ from flexspec_mq.daemon.files import state_folder
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Program, Section, Setting
 from flexspec_mq.settings.values import is_loopback, read_api_key
-from schemas.openai import Offline
 
 
 def _url(value: str) -> None:
@@ -95,52 +94,30 @@ PROGRAM = Program("chat", ChatConfig)
 
 
 class Number(NamedTuple):
-    """An option that is a number, with the bounds of the API and what holds without it."""
+    """A field of requests that is a number: its kind, what it does, and what holds without it. The API has bounds."""
 
     kind: type[int | float]
-    setting: Setting
+    help: str
+    default: str
 
     def read(self, name: str, text: str) -> int | float:
         """The number that a text says.
 
         Raises:
-            UsageError: it says none, or one out of bounds.
+            UsageError: it says none.
         """
-        name = name.replace("_", "-")
         try:
-            number = self.kind(text)
+            return self.kind(text)
         except ValueError as error:
             kind = "a whole number" if self.kind is int else "a number"
-            raise UsageError(f"{name} {text!r} is not {kind}", hint=self.setting.help) from error
-        self.setting.verify(name, number)
-        return number
+            raise UsageError(f"{name.replace('_', '-')} {text!r} is not {kind}", hint=self.help) from error
 
 
 _MAKERS = "as the target's makers recommend"
 NUMBERS = {
-    "temperature": Number(
-        float, Setting(help="0 is greedy, 1 as the target", least=0, most=2, default=_MAKERS)
-    ),
-    "top_p": Number(float, Setting(help="keep this mass of tokens", above=0, most=1, default=_MAKERS)),
-    "min_p": Number(
-        float, Setting(help="keep tokens so likely beside the likeliest", least=0, most=1, default=_MAKERS)
-    ),
-    "max_tokens": Number(
-        int, Setting(help="tokens of an answer", least=1, most=2**31 - 1, default="the node's limit")
-    ),
-    "seed": Number(int, Setting(help="same seed, same answer", default="drawn for each answer")),
+    "temperature": Number(float, "0 is greedy, 1 as the target, 2 the most", _MAKERS),
+    "top_p": Number(float, "keep this mass of tokens, up to 1", _MAKERS),
+    "min_p": Number(float, "keep tokens so likely beside the likeliest, up to 1", _MAKERS),
+    "max_tokens": Number(int, "tokens of an answer", "the node's limit"),
+    "seed": Number(int, "same seed, same answer", "drawn for each answer"),
 }
-
-
-@dataclass(slots=True, kw_only=True)
-class GenerationOptions:
-    """How answers are to be written; None leaves it to the API. `system` is what the conversation begins with."""
-
-    model: str | None = None
-    system: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    offline: Offline | None = None

@@ -9,9 +9,8 @@ import os
 import signal
 import sys
 import termios
-import time
-from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Sequence
+from contextlib import aclosing
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from flexspec_mq.chat.settings import PROGRAM, ChatOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import answer, in_foreground
 from flexspec_mq.daemon.retry import Backoff
-from flexspec_mq.daemon.signals import on_signal, stoppable
+from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import (
     FlexSpecError,
@@ -28,7 +27,6 @@ from flexspec_mq.errors import (
     LinkRefused,
     RemoteProtocolError,
     UsageError,
-    how_to_install,
 )
 from flexspec_mq.settings import add_flags, load
 
@@ -40,13 +38,15 @@ if TYPE_CHECKING:
 
 _WIDTH = 160
 """Columns of what is printed where there is no terminal."""
+_END, _STOP = b"q\x03", 0x1A
+"""Keys: q and Ctrl-C; Ctrl-Z."""
 _FINAL = (UsageError, LinkRefused, RemoteProtocolError)
 """Errors that waiting does not mend."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
+    return run_main(_main, argv, extras="chat")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,11 +65,6 @@ def build_parser() -> argparse.ArgumentParser:
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
     settings = load(PROGRAM, args).settings.chat
-    try:
-        import httpx2  # noqa: F401
-    except ModuleNotFoundError as error:
-        hint = f"install it, {how_to_install('chat')}"
-        raise UsageError(f"flexspec top needs {error.name}", hint=hint) from error
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     asyncio.run(show(settings, once=args.once or args.json, as_json=args.json))
@@ -87,7 +82,7 @@ async def show(settings: ChatOptions, *, once: bool, as_json: bool) -> None:
     from flexspec_mq.chat.api import api_at
     from flexspec_mq.chat.overview import Overview, Screenful
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     alive = console.is_terminal and not console.is_dumb_terminal
     alive = alive and sys.stdin is not None and sys.stdin.isatty() and in_foreground(sys.stdout)
     overview = Overview()
@@ -99,12 +94,8 @@ async def show(settings: ChatOptions, *, once: bool, as_json: bool) -> None:
         screen = Screenful(overview, settings.base)
         if as_json:
             answer(json.dumps(overview.report()))
-        elif console.is_terminal:
-            console.print(screen)
         else:
-            options = console.options.update(width=_WIDTH)
-            for line in console.render_lines(screen, options, pad=False):
-                answer("".join(segment.text for segment in line).rstrip())
+            console.print(screen)
 
 
 async def look(api: ApiClient, overview: Overview) -> None:
@@ -129,7 +120,7 @@ async def look(api: ApiClient, overview: Overview) -> None:
         raise LinkDown("the edge node tells nothing of itself", hint="look at its log")
 
 
-async def follow(api: ApiClient, overview: Overview, changed: Callable[[], None]) -> None:
+async def follow(api: ApiClient, overview: Overview) -> None:
     """Take events until cancelled; wait for a node that is not there, or not there any more.
 
     Raises:
@@ -144,66 +135,45 @@ async def follow(api: ApiClient, overview: Overview, changed: Callable[[], None]
                         overview.texts.clear()  # what was written when the last stream broke may be forgotten
                         overview.away, tries = "", 0
                     overview.take(view)
-                    changed()
         except _FINAL:
             raise
         except FlexSpecError as error:
             tries += 1
             overview.away = error.message
-            changed()
             await asyncio.sleep(backoff.delay(tries))
 
 
 async def _watch(api: ApiClient, overview: Overview, screen: Screenful, console: Console) -> None:
     """Show a node until somebody presses q or Ctrl-C; Ctrl-Z gives the terminal back for a while."""
-    news = asyncio.Event()
-    async with running(follow(api, overview, news.set), "events") as follows:
-        follows.add_done_callback(lambda _: news.set())
-        while await _draw(screen, console, follows, news):
+    async with running(follow(api, overview), "events") as follows:
+        while await _draw(screen, console, follows) == _STOP:
             os.kill(os.getpid(), signal.SIGSTOP)
         if follows.done():
             await follows
 
 
-async def _draw(
-    screen: Screenful, console: Console, follows: asyncio.Task[None], news: asyncio.Event
-) -> bool:
-    """Draw until it shall end, or stop for a while; tells which."""
+async def _draw(screen: Screenful, console: Console, follows: asyncio.Task[None]) -> int | None:
+    """Draw until a key says to end or to stop for a while, or there will be no events; returns the key."""
     from rich.live import Live
 
     from flexspec_mq.chat.view import without_modes
 
-    pressed: list[str] = []
-
-    def press(key: str) -> None:
-        pressed.append(key)
-        news.set()
+    pressed: list[int] = []
 
     def typed() -> None:
         keys = os.read(sys.stdin.fileno(), 1024)
-        press("q" if b"q" in keys or not keys else "")
+        pressed.extend(key for key in keys or _END if key in (*_END, _STOP))
 
     loop = asyncio.get_running_loop()
     with (
-        without_modes(termios.ICANON | termios.ECHO),
+        without_modes(termios.ICANON | termios.ECHO | termios.ISIG),
         Live(screen, console=console, screen=True, auto_refresh=False) as live,
-        on_signal(lambda: press("q"), signal.SIGINT),
-        on_signal(lambda: press("z"), signal.SIGTSTP),
-        on_signal(news.set, signal.SIGWINCH),
     ):
         loop.add_reader(sys.stdin.fileno(), typed)
         try:
-            while not ("q" in pressed or "z" in pressed or follows.done()):
-                began = time.monotonic()
+            while not (pressed or follows.done()):
                 live.refresh()
-                took = time.monotonic() - began
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(4 * waiting.LOOK):
-                        await news.wait()
-                news.clear()
-                await asyncio.sleep(
-                    max(0.4 * waiting.LOOK, 4 * took)
-                )  # four fifths of a core are left to the node
+                await asyncio.sleep(waiting.LOOK)
         finally:
             loop.remove_reader(sys.stdin.fileno())
-    return "z" in pressed
+    return pressed[0] if pressed else None

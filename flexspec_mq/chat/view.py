@@ -47,10 +47,8 @@ class View:
 
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print names and values."""
-        rows = list(rows)
-        width = max(len(name) for name, _ in rows) if self.people else 0
         for name, value in rows:
-            self.say(f"{name:<{width}}  {value}" if self.people else f"{name}: {value}")
+            self.say(f"{name:22}  {value}")
 
     def error(self, error: FlexSpecError) -> None:
         """Print an error and what to do about it."""

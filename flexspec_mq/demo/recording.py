@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from flexspec_mq import waiting
-from flexspec_mq.chat.api import api_at, pieces, unverified
+from flexspec_mq.chat.api import Told, api_at
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.errors import FlexSpecError
@@ -105,27 +105,29 @@ async def record(
     Raises:
         FlexSpecError: there is no answer.
     """
-    made, size = Recording(), 0
+    made, told = Recording(), Told()
     link = None if cut is None else cut.link
     async with api_at(ChatOptions(url=url)) as api:
         before, began = link.carried if link else 0, time.monotonic()
         async with aclosing(api.answer(body, uuid.uuid4().hex, lambda _wait: None)) as chunks:
             async for chunk in chunks:
                 now = time.monotonic() - began
-                new = [(piece, writer) for piece, writer in pieces(chunk) if piece]
-                if new:
+                if new := [(piece, writer) for piece, writer in told.take(chunk) if piece]:
                     made.pieces += [(now, piece, writer) for piece, writer in new]
                     made.seconds = now
-                    size += sum(len(piece) for piece, _ in new)
                 if shown is not None:
                     shown.text(new)
-                if (behind := unverified(made.unverified(now), chunk)) != made.unverified(now):
-                    made.provisional.append((now, behind))
-                if cut is not None and made.cut is None and cut.behind is not None and size >= cut.behind:
+                if told.unverified != made.unverified(now):
+                    made.provisional.append((now, told.unverified))
+                if (
+                    cut is not None
+                    and made.cut is None
+                    and cut.behind is not None
+                    and len(told.text) >= cut.behind
+                ):
                     cut.link.stall(cut.seconds)
                     made.cut, made.back = now, now + cut.seconds
-                if chunk.usage:
-                    made.took, made.tokens = chunk.usage.flexspec, chunk.usage.completion_tokens
+        made.took, made.tokens = told.usage.flexspec, told.usage.completion_tokens
         made.carried = link.carried - before if link else 0
     if made.cut == made.seconds:  # the last piece brought it beyond the half
         made.cut = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.chat.answer import Answer
-from flexspec_mq.chat.api import ApiClient, api_at, content
+from flexspec_mq.chat.api import ApiClient, Told, api_at
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.demo.main import together
@@ -164,10 +164,11 @@ class _Update:
 
     async def _stream(self, body: dict[str, Any], streamed: dict[str, str]) -> None:
         """Keep what comes of an answer of the family by the version that it says, until somebody ends it."""
-        asked = {**body, "model": FAMILY}
+        asked, told = {**body, "model": FAMILY}, Told()
         async with aclosing(self.api.answer(asked, uuid.uuid4().hex, lambda _wait: None)) as chunks:
             async for chunk in chunks:
-                streamed[chunk.model] = streamed.get(chunk.model, "") + content(chunk)
+                text = "".join(piece for piece, _ in told.take(chunk))
+                streamed[chunk.model] = streamed.get(chunk.model, "") + text
 
     async def _ask(self, body: dict[str, Any], model: str, version: str, *, shown: bool = False) -> str:
         """Have a version write a text.

@@ -12,11 +12,12 @@ from typing import Any, cast
 import pytest
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.chat.api import api_at, pieces, read, refused
-from flexspec_mq.chat.session import ChatSession, Quit, figures
-from flexspec_mq.chat.settings import NUMBERS, ChatOptions, GenerationOptions
+from flexspec_mq.chat.api import Told, api_at, read, refused
+from flexspec_mq.chat.session import ChatSession, figures
+from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.chat.view import View
 from flexspec_mq.daemon.signals import stoppable
+from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.errors import (
     Cancelled,
     FlexSpecError,
@@ -25,6 +26,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
+from flexspec_mq.links import LINKS
 from schemas.openai import ChatCompletionChunk, Error, FlexspecUsage, Usage
 from tests.daemons import PATIENCE, FakeEngine, until
 from tests.doctor.setups import answering
@@ -39,7 +41,7 @@ async def chat(
     url: str, *, seed: int | None = 5, max_tokens: int = 20, **options: Any
 ) -> AsyncIterator[ChatSession]:
     async with api_at(ChatOptions(url=url, **{"patience": 2.0, **options})) as api:
-        talk = GenerationOptions(seed=seed, max_tokens=max_tokens)
+        talk = {"max_tokens": max_tokens} if seed is None else {"seed": seed, "max_tokens": max_tokens}
         yield ChatSession(api, talk, View(people=False))
 
 
@@ -68,8 +70,8 @@ async def test_models(mosquitto: PrivateBroker, capsys: Output) -> None:
         with pytest.raises(UsageError, match="no model nonesuch") as raised:
             await session.take("/model nonesuch")
         assert api.version in raised.value.hint
-        assert session.options.model == other.version
-        session.options.model = "gone-since"
+        assert session.options["model"] == other.version
+        session.options["model"] = "gone-since"
         with pytest.raises(UsageError, match="HTTP 404"):
             await session.take("hello")
 
@@ -88,7 +90,7 @@ async def test_seeds(mosquitto: PrivateBroker, capsys: Output) -> None:
         assert capsys.readouterr().out == drawn
         assert len(session.exchanges) == 1
         await session.take("/seed none")
-        assert session.options.seed is None
+        assert "seed" not in session.options
 
 
 async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Output) -> None:
@@ -96,8 +98,8 @@ async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Ou
         options = session.options
         for said in ("/temperature 0.5", "/top-p 0.9", "/min-p 0.1", "/max-tokens 7", "/system be brief"):
             await session.take(said)
-        assert (options.temperature, options.top_p, options.min_p) == (0.5, 0.9, 0.1)
-        assert options.max_tokens == 7
+        numbers = {"temperature": 0.5, "top_p": 0.9, "min_p": 0.1, "max_tokens": 7}
+        assert options == {"seed": 5, "system": "be brief", **numbers}
         await session.take("hi")
         ids = tokenizer().encode("system.be brief,user.hi,assistant.")
         assert shown(expected(ids, 5, 7)[0]) + "\n" == capsys.readouterr().out
@@ -109,14 +111,12 @@ async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Ou
         await session.take("/system none")
         assert session.body("x")["messages"] == [{"role": "user", "content": "x"}]
         await session.take("/temperature none")
-        assert options.temperature is None
+        assert "temperature" not in options
         await session.take("/help")
         listed = capsys.readouterr().err
         assert all(f"/{name}" in listed for name in ("model", "seed", "retry", "quit"))
         await session.take("//seed")
         assert session.exchanges[-1][0] == "/seed"
-        with pytest.raises(Quit):
-            await session.take("/quit")
 
 
 @pytest.mark.parametrize("said", ["/sed 5", "/", "/temperature warm", "/seed x", "/undo", "/retry"])
@@ -179,6 +179,22 @@ async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys:
         with pytest.raises(WorkerError, match="503") as raised:
             await session.take("hello")
         assert "in 5 s" in raised.value.hint
+
+
+async def test_what_nobody_has_verified_is_no_answer(mosquitto: PrivateBroker) -> None:
+    async with (
+        Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port)).listening() as link,
+        served(mosquitto, through=link.port) as api,
+        chat(api.url) as session,
+    ):
+        await session.take("hello")
+        link.stall(60)
+        link.cut()
+        session.options |= {"offline": "provisional", "wait": 2.5}
+        with pytest.raises(LinkDown, match="nobody has verified"):
+            await session.take("again")
+        assert len(session.exchanges) == 1
+        assert session.unanswered == "again"
 
 
 async def test_the_node_stops_in_mid_answer(mosquitto: PrivateBroker) -> None:
@@ -311,7 +327,7 @@ async def test_an_api_that_says_nothing() -> None:
 
 def unanswered(**options: Any) -> ChatSession:
     """A conversation that nobody answers."""
-    return ChatSession(cast("Any", None), GenerationOptions(**options), View(people=False))
+    return ChatSession(cast("Any", None), options, View(people=False))
 
 
 def test_a_request_says_all_that_was_said_and_asked_for() -> None:
@@ -338,31 +354,13 @@ def test_questions_are_taken_back() -> None:
         talk.take_back()
 
 
-@pytest.mark.parametrize(
-    ("name", "good", "bad"),
-    [
-        ("temperature", ("0", "2", "0.7"), ("-1", "2.1", "nan", "hot", "")),
-        ("top_p", ("0.1", "1"), ("0", "1.1", "inf")),
-        ("min_p", ("0", "1"), ("-0.1", "1.1")),
-        ("max_tokens", ("1", "500"), ("0", "1.5", "-3", str(2**31))),
-        ("seed", ("0", "-1", str(2**64 - 1)), ("x", "1.5")),
-    ],
-)
-def test_numbers(name: str, good: tuple[str, ...], bad: tuple[str, ...]) -> None:
-    for text in good:
-        assert str(NUMBERS[name].read(name, text)) in (text, f"{text}.0")
-    for text in bad:
-        with pytest.raises(UsageError, match=name.replace("_", "-")):
-            NUMBERS[name].read(name, text)
-
-
 def test_pieces_that_are_not_the_text_are_not_believed() -> None:
     choice = '{"delta": {"content": "abc"}, "finish_reason": null}'
     head = f'{{"id": "x", "created": 1, "model": "m", "added later": 1, "choices": [{choice}]'
     body = head + ', "flexspec": {"pieces": [["ab", "device"], ["%s", "worker"]]}}'
-    assert pieces(read(body % "c", ChatCompletionChunk)) == [("ab", "device"), ("c", "worker")]
-    assert pieces(read(body % "d", ChatCompletionChunk)) == [("abc", None)]
-    assert pieces(read(head + "}", ChatCompletionChunk)) == [("abc", None)]
+    assert Told().take(read(body % "c", ChatCompletionChunk)) == [("ab", "device"), ("c", "worker")]
+    assert Told().take(read(body % "d", ChatCompletionChunk)) == [("abc", None)]
+    assert Told().take(read(head + "}", ChatCompletionChunk)) == [("abc", None)]
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"choices": 5}', b"\xff", b"[" * 100_000])
@@ -389,7 +387,7 @@ def test_the_line_of_an_answer() -> None:
         energy_j=12.0, energy_j_per_100=30.0, energy_source="modelled: phone-4g by 4g",
     )  # fmt: skip
     usage = Usage(prompt_tokens=30, completion_tokens=40, total_tokens=70, flexspec=extra)
-    assert figures(usage, "length", 4.0, 0.5).split(" · ") == [
+    assert figures(Told(usage=usage, reason="length", seconds=4.0, first=0.5)).split(" · ") == [
         "40 tokens in 4.0 s, 10.0 a second", "first text 0.50 s", "accepted 20 of 50 (40%), 6 by lookup",
         "5 by the worker's draft", "16 rounds", "12.3 kB up, 900 B down",
         "12.0 J, 30.0 J for 100 tokens (modelled: phone-4g by 4g)", "seed 7", "cut at the limit of tokens",
@@ -398,8 +396,7 @@ def test_the_line_of_an_answer() -> None:
         prompt_tokens=1, completion_tokens=1100, total_tokens=1101, flexspec=FlexspecUsage(default_limit=1100)
     )
     by_node = "cut at the node's limit of 1,100 tokens; /max-tokens N sets another"
-    assert figures(limited, "length", 1.0, 0.5).endswith(by_node)
-    nothing = Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1)
-    assert figures(nothing, "stop", 0.0, None) == (
+    assert figures(Told(usage=limited, reason="length", seconds=1.0, first=0.5)).endswith(by_node)
+    assert figures(Told(reason="stop")) == (
         "0 tokens in 0.0 s, 0.0 a second · first text – · accepted 0 of 0 · 0 rounds · 0 B up, 0 B down · seed –"
     )

@@ -186,7 +186,7 @@ async def test_waiting_ends_where_it_mends_nothing() -> None:
     with answering(refusal) as port:
         async with api_at(ChatOptions(url=f"http://127.0.0.1:{port}")) as api, asyncio.timeout(PATIENCE):
             with pytest.raises(LinkRefused):
-                await follow(api, Overview(), lambda: None)
+                await follow(api, Overview())
 
 
 async def test_a_terminal_waits_for_a_node_and_outlives_it(mosquitto: PrivateBroker) -> None:

@@ -98,7 +98,7 @@ async def test_an_outage_passes(browser: Any, mosquitto: PrivateBroker) -> None:
         await view.until("#banner[data-kind=back]", "back after")
         await whole(view, turn)
         assert await view.see(".answer [data-writer=unverified]").count() == 0
-        await view.until(".figures", " confirmed, 0 replaced")
+        await view.until(".figures", "Written by the draft alone: ")
         await view.until("#plan", "of what the draft wrote alone was confirmed")
         await view.until(f"#devices [data-device={api.node.name}]", "away for 2")
         assert "Answer complete" in (await view.see("#announcer").text_content() or "")
