@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from schemas.openai import Writer
     from schemas.plan import Plan, PlanAlternative, PlanEstimate, VersionPlan
 
+_WAITS = ("queued", "waiting")
 _LONG = 0.5
 """Seconds of a wait that is worth a word."""
 _MEANS = {
@@ -27,22 +27,14 @@ _MEANS = {
 """Parts of a round, and what would help."""
 
 
-@dataclass(slots=True)
 class Watched:
-    """A text that somebody looks at, and for whom it has waited since.
+    """A text that somebody looks at, and for how long and for whom it has waited since."""
 
-    Attributes:
-        whom: last one that it waited for.
-        reading: seconds that it waited before its first token.
-        writing: seconds that it waited after it.
-        told: how it was told last, and the same without what differs at each look.
-    """
-
-    whom: str = ""
-    reading: float = 0.0
-    writing: float = 0.0
-    told: tuple[TextView, TextView] | None = None
-    _since: float = 0.0
+    def __init__(self) -> None:
+        self._told: tuple[TextView, TextView] | None = None
+        self._since = 0.0  # when its state began
+        self._whom = ""
+        self._waited = [0.0, 0.0]  # seconds before its first token, and after it
 
     def look(self, view: TextView, plan: VersionPlan | None, now: float) -> tuple[TextView, TextView]:
         """The text with all that follows from its figures; and the same without what differs at each look.
@@ -52,37 +44,33 @@ class Watched:
             plan: newest plan of its version.
             now: monotonic time.
         """
-        last, figures = self.told and self.told[0], view.figures
-        if self.told is not None and self.told[0].state == "over":
-            return self.told
+        last, figures = self._told and self._told[0], view.figures
+        if self._told is not None and self._told[0].state == "over":
+            return self._told
         if last is None or (last.state, last.why) != (view.state, view.why):
-            if last is not None and last.state in {"queued", "waiting"}:
+            if last is not None and last.state in _WAITS:
                 begun = last.figures is not None and last.figures.first_token is not None
-                self.writing += (now - self._since) * begun
-                self.reading += (now - self._since) * (not begun)
-                self.whom = last.why or self.whom
+                self._waited[begun] += now - self._since
+                self._whom = last.why or self._whom
             self._since = now
-        gist = replace(
-            view, time=str(floor(now - self._since)) if view.state in {"queued", "waiting"} else ""
-        )
+        gist = replace(view, time=str(floor(now - self._since)) if view.state in _WAITS else "")
         view = replace(view, time=" ".join(self._time(view, plan, now)))
         if figures is not None:
             gist = replace(gist, figures=replace(figures, seconds=floor(figures.seconds)))
             paced = 0.0 if figures.first_token is None else figures.seconds - figures.first_token
-            computes = figures.rounds and (view.state == "writing" or (view.state == "over" and not view.why))
             view = replace(
                 view,
                 written=written(figures),
                 tokens_per_second=figures.tokens / paced if paced > 0.1 else None,
                 tokens_per_round=figures.tokens / figures.rounds if figures.rounds else None,
-                parts=_parts(figures, plan) if computes else [],
+                parts=[] if view.state in _WAITS or not figures.rounds else _parts(figures, plan),
             )
-        self.told = view, gist
-        return self.told
+        self._told = view, gist
+        return self._told
 
     def _time(self, view: TextView, plan: VersionPlan | None, now: float) -> Iterator[str]:
         figures = view.figures
-        if view.state in {"queued", "waiting"}:
+        if view.state in _WAITS:
             alone = 0 if figures is None else figures.provisional
             whole = round(now - self._since)
             since = f"{whole} s" if whole < 120 else duration(whole)
@@ -103,7 +91,7 @@ class Watched:
     def _rounds(self, figures: TextFigures, plan: VersionPlan | None) -> Iterator[str]:
         rounds, does = max(figures.rounds, 1), figures.plan or (plan and plan.plan)
         brings = f"{figures.tokens / rounds:.1f} tokens"
-        paced = max(figures.seconds - (figures.first_token or 0.0) - self.writing, 0.0)
+        paced = max(figures.seconds - (figures.first_token or 0.0) - self._waited[1], 0.0)
         each = 1000 * paced / (rounds - 1) if rounds > 1 else 0.0
         if rounds == 1:
             yield f"The first answer of the worker brought {brings}."
@@ -118,9 +106,9 @@ class Watched:
             yield f"{most} {_MEANS[parts[0].name]}."
 
     def _delays(self, figures: TextFigures, first_token: float) -> Iterator[str]:
-        first = first_token - self.reading
-        if (waited := self.reading + self.writing) > _LONG:
-            yield f"It waited {duration(waited)} for {self.whom or 'its turn'}."
+        first = first_token - self._waited[0]
+        if (waited := sum(self._waited)) > _LONG:
+            yield f"It waited {duration(waited)} for {self._whom or 'its turn'}."
         if first > max(figures.seconds / 4, _LONG):
             trip = (figures.rtt_ms or 0.0) / 1000
             way = f"{duration(trip)} of it the way to the worker and back"

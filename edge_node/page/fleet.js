@@ -13,7 +13,7 @@ const card = (kind) => ({ name, condition, mood, load, facts, state = "", status
   const top = make("div", { class: "top" }, make("strong", {}, name),
     make("span", { class: `tag ${mood}` }, condition), make("span", { class: "load" }, meter, load));
   return make("li", { class: "card", [`data-${kind}`]: name, "data-state": state || null }, top,
-    ...facts.map((/** @type {string} */ fact) => make("p", {}, fact)));
+    make("p", {}, facts.join(" · ")));
 };
 
 /** @param {any[]} workers */

@@ -1,5 +1,6 @@
 """Settings of ``flexspec chat``: where the API is, how to reach it, and how answers are to be written."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -11,15 +12,11 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Program, Section, Setting
 from flexspec_mq.settings.values import is_loopback, read_api_key
 
+_ADDRESS = re.compile(r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:[1-9]\d{0,4})?(/v1)?/?", re.IGNORECASE)
+
 
 def _url(value: str) -> None:
-    try:
-        url = urlsplit(value)
-        fits = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
-        fits &= url.path.rstrip("/") in {"", "/v1"} and not (url.query or url.fragment or url.username)
-    except ValueError:
-        fits = False
-    if not fits:
+    if _ADDRESS.fullmatch(value) is None:
         raise UsageError(f"{value!r} is no address of an API", hint="for example http://127.0.0.1:8080")
 
 
