@@ -200,7 +200,7 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
     """A member of the fleet in words: a worker, a device, or a version of the family.
 
     Attributes:
-        condition: its state, in words.
+        condition: state in words.
         mood: whether that is good or bad, or news; empty for neither.
         load: texts or workers that it has now.
         facts: all else that is known.

@@ -37,9 +37,8 @@ Section = tuple[RenderableType, ...]
 MAX_OVER = 16
 """Texts that are over and are still shown."""
 WIDE = 110
-"""Columns from which shares are drawn as bars too."""
-_BAR = 10
-_GLYPHS: dict[Writer, str] = {"device": "█", "lookup": "▇", "worker": "▓", "grammar": "·", "target": "░"}
+"""Columns from which ids and versions of texts are shown."""
+_WRITERS: tuple[Writer, ...] = ("device", "lookup", "worker", "grammar", "target")
 _STATES = {
     **dict.fromkeys(("writing", "online", "good"), "green"),
     **dict.fromkeys(("queued", "waiting", "degraded", "news"), "yellow"),
@@ -226,19 +225,19 @@ def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
 def _texts(texts: Sequence[TextView], *, wide: bool) -> Section:
     now = [text for text in texts if text.state != "over"]
     over = [text for text in reversed(texts) if text.state == "over"]
-    head = ("state", "text", "tokens", "tok/s", "a round", *_GLYPHS, "ms", "", "version", "at", "")
+    head = ("state", "text", "tokens", "tok/s", "a round", *_WRITERS, "ms", "version", "at", "")
     versions = wide or len({text.figures.version for text in texts if text.figures is not None}) > 1
     rows = [_row(text, wide=wide, versions=versions) for text in (*now, *over)]
     title = _line(("texts", "bold"), f"{len(now)} now", f"{len(over)} over", "who wrote % of the tokens")
-    return title, _table(head, rows, words_from=len(head) - 4), _line(((now or texts)[-1].time, "dim"))
+    return title, _table(head, rows, words_from=len(head) - 3), _line(((now or texts)[-1].time, "dim"))
 
 
 def _row(text: TextView, *, wide: bool, versions: bool) -> list[Words]:
     figures, about = text.figures, text.why or text.reason
     state, name = (text.state, _STATES[text.state]), text.id[-8:] if wide else ""
     if figures is None:
-        return [state, name, *[""] * (len(_GLYPHS) + 7), about]
-    shares = {writer: text.written.get(writer, 0) / max(1, sum(text.written.values())) for writer in _GLYPHS}
+        return [state, name, *[""] * (len(_WRITERS) + 6), about]
+    shares = {writer: text.written.get(writer, 0) / max(1, sum(text.written.values())) for writer in _WRITERS}
     if not about and figures.plan is not None:
         about = figures.plan.does
     return [
@@ -249,19 +248,10 @@ def _row(text: TextView, *, wide: bool, versions: bool) -> list[Words]:
         "" if text.tokens_per_round is None else f"{text.tokens_per_round:.1f}",
         *((f"{100 * share:.0f}" if share else "", style(writer)) for writer, share in shares.items()),
         "" if figures.rtt_ms is None else f"{figures.rtt_ms:.0f}",
-        _bar(shares) if wide else "",
         figures.version if versions else "",
         figures.worker or "",
         (about, "red" if text.state == "over" and text.why else "yellow" if text.why else ""),
     ]
-
-
-def _bar(shares: dict[Writer, float]) -> Text:
-    bar, end = Text(), 0.0
-    for writer, share in shares.items():
-        end += share
-        bar.append(_GLYPHS[writer] * (round(_BAR * end) - len(bar)), style(writer))
-    return bar
 
 
 def _plan(version: VersionPlan, since: float) -> Section:

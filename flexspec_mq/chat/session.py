@@ -138,7 +138,7 @@ class ChatSession:
 
 
 def figures(told: Told) -> str:
-    """What an answer took, in one line."""
+    """Figures of an answer in one line."""
     extra, tokens, seconds = told.usage.flexspec, told.usage.completion_tokens, told.seconds
     share = f" ({extra.accepted / extra.drafted:.0%})" if extra.drafted else ""
     by_lookup = f", {extra.looked_up} by lookup" if extra.looked_up else ""

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -31,6 +32,7 @@ from schemas.openai import ChatCompletionChunk, Error, FlexspecUsage, Usage
 from tests.daemons import PATIENCE, FakeEngine, until
 from tests.doctor.setups import answering
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
+from tests.transport.proxy import Proxy as Hop
 from tests.transport.proxy import proxy_to
 
 Output = pytest.CaptureFixture[str]
@@ -213,46 +215,32 @@ async def test_the_node_stops_in_mid_answer(mosquitto: PrivateBroker) -> None:
         assert "flexspec-edge serve" in raised.value.hint
 
 
-async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(2**16):
-        writer.write(data)
-        await writer.drain()
-
-
-@asynccontextmanager
-async def cut_before_anything(api: Served, times: int) -> AsyncIterator[str]:
-    """A hop before the API, at which the client's first connections break, and the node does not know it yet."""
-    cuts, over = iter(range(times)), asyncio.Event()
-
-    async def hop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_api, to_api = await asyncio.open_connection(*address(api))
-        up = asyncio.create_task(carry(reader, to_api))
-        if next(cuts, None) is None:
-            await carry(from_api, writer)
-        else:
-            await from_api.read(1)
-            writer.transport.abort()
-            await over.wait()
-        up.cancel()
-        for each in (to_api, writer):
-            each.close()
-
-    async with await asyncio.start_server(hop, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        over.set()
-
-
 def address(api: Served) -> tuple[str, int]:
     host, _, port = api.url.removeprefix("http://").partition(":")
     return host, int(port)
 
 
+def connections(proxy: Hop, times: int) -> bool:
+    return proxy.connections == times
+
+
 async def test_a_connection_that_breaks_before_any_text_starts_no_second_session(
     mosquitto: PrivateBroker, capsys: Output
 ) -> None:
-    async with served(mosquitto) as api, cut_before_anything(api, 2) as url:
-        async with chat(url) as session:
-            await session.take("hello")
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with (
+        served(mosquitto, engine=engine) as api,
+        proxy_to(*address(api)) as proxy,
+        chat(f"http://127.0.0.1:{proxy.port}") as session,
+    ):
+        asking = asyncio.create_task(session.take("hello"))
+        await until(lambda: api.node.sessions == 1)
+        for times in (2, 3):
+            proxy.cut()
+            await until(partial(connections, proxy, times))
+        engine.gate.set()
+        await asking
         assert capsys.readouterr().out == answer("hello", 5, 20) + "\n"
         assert api.daemons[0].worker.machine.counters.opened == 1
 
