@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.catalogue import VersionState
 from schemas.openai import FlexspecUsage, Writer
 from schemas.plan import LimitView, VersionPlan
 from schemas.status import CatalogueStatus, ConnectionStatus, EdgeStatus, WorkerStatus
@@ -232,12 +231,6 @@ class DeviceView(_Member, frozen=True, kw_only=True):
 
 
 CatalogueState = Literal["canary", "stable", "draining", "retired"]
-_STATES: dict[VersionState, CatalogueState] = {
-    VersionState.CANARY: "canary",
-    VersionState.STABLE: "stable",
-    VersionState.DRAINING: "draining",
-    VersionState.RETIRED: "retired",
-}
 
 
 class VersionView(_Member, frozen=True, kw_only=True):
@@ -253,11 +246,6 @@ class VersionView(_Member, frozen=True, kw_only=True):
     digest: str
     share: int = 0
     workers: int = 0
-
-    @staticmethod
-    def state_of(state: VersionState) -> CatalogueState:
-        """The state's name."""
-        return _STATES[state]
 
 
 class CatalogueChange(msgspec.Struct, frozen=True, kw_only=True):

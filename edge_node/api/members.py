@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from flexspec_mq.daemon.words import count, duration, moment, span
 from schemas.catalogue import CatalogueVersion
-from schemas.node import DeviceView, VersionView, WorkerView
+from schemas.node import CatalogueState, DeviceView, VersionView, WorkerView
 from schemas.status import CatalogueStatus, EdgeStatus, WorkerStatus
 
 _SILENT = 60.0
@@ -71,7 +72,8 @@ def device(status: EdgeStatus) -> DeviceView:
 
 def version(known: CatalogueVersion, statuses: Sequence[WorkerStatus]) -> VersionView:
     """A version of the family, and how many workers take new sessions of it."""
-    digest, state = known.digest.hex(), VersionView.state_of(known.state)
+    digest = known.digest.hex()
+    state = msgspec.convert(known.state.name.lower(), CatalogueState)
     serving = sum(
         status.state == "online" and ready.name == known.name and digest.startswith(ready.digest)
         for status in statuses

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from flexspec_mq.daemon.words import count, duration, figure, span, times
+from flexspec_mq.daemon.words import count, duration, figure, span
 from schemas.node import TextFigures, TextView, TimePart
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ class Watched:
                 f"{way}." if trip > first / 2 else "the question had to be read."
             )
         if figures.reopens:
-            yield f"The node looked for another worker {times(figures.reopens)}."
+            yield f"The node looked for another worker {count(figures.reopens, 'time')}."
         elif figures.polls:
-            yield f"The node asked again {times(figures.polls)} after silence."
+            yield f"The node asked again {count(figures.polls, 'time')} after silence."
 
 
 def written(figures: TextFigures) -> dict[Writer, int]:

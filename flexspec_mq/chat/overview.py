@@ -37,7 +37,7 @@ Section = tuple[RenderableType, ...]
 MAX_OVER = 16
 """Texts that are over and are still shown."""
 WIDE = 110
-"""Columns from which ids and versions of texts are shown."""
+"""Columns from which ids of texts are shown."""
 _WRITERS: tuple[Writer, ...] = ("device", "lookup", "worker", "grammar", "target")
 _STATES = {
     **dict.fromkeys(("writing", "online", "good"), "green"),
@@ -226,13 +226,12 @@ def _texts(texts: Sequence[TextView], *, wide: bool) -> Section:
     now = [text for text in texts if text.state != "over"]
     over = [text for text in reversed(texts) if text.state == "over"]
     head = ("state", "text", "tokens", "tok/s", "a round", *_WRITERS, "ms", "version", "at", "")
-    versions = wide or len({text.figures.version for text in texts if text.figures is not None}) > 1
-    rows = [_row(text, wide=wide, versions=versions) for text in (*now, *over)]
+    rows = [_row(text, wide=wide) for text in (*now, *over)]
     title = _line(("texts", "bold"), f"{len(now)} now", f"{len(over)} over", "who wrote % of the tokens")
     return title, _table(head, rows, words_from=len(head) - 3), _line(((now or texts)[-1].time, "dim"))
 
 
-def _row(text: TextView, *, wide: bool, versions: bool) -> list[Words]:
+def _row(text: TextView, *, wide: bool) -> list[Words]:
     figures, about = text.figures, text.why or text.reason
     state, name = (text.state, _STATES[text.state]), text.id[-8:] if wide else ""
     if figures is None:
@@ -248,7 +247,7 @@ def _row(text: TextView, *, wide: bool, versions: bool) -> list[Words]:
         "" if text.tokens_per_round is None else f"{text.tokens_per_round:.1f}",
         *((f"{100 * share:.0f}" if share else "", style(writer)) for writer, share in shares.items()),
         "" if figures.rtt_ms is None else f"{figures.rtt_ms:.0f}",
-        figures.version if versions else "",
+        figures.version,
         figures.worker or "",
         (about, "red" if text.state == "over" and text.why else "yellow" if text.why else ""),
     ]

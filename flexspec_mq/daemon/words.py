@@ -8,11 +8,6 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def times(number: int) -> str:
-    """How often something happened."""
-    return "once" if number == 1 else f"{number:,} times"
-
-
 def figure(value: float) -> str:
     """A figure to three digits, without powers of ten."""
     if abs(value) >= 100:

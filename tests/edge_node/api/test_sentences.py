@@ -80,7 +80,7 @@ READING = "The first token took 3.0 s: the question had to be read."
             [
                 "The first answer of the worker brought 40.0 tokens.",
                 NETWORK,
-                "The node looked for another worker once.",
+                "The node looked for another worker 1 time.",
             ],
         ),
         (
