@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -32,7 +31,6 @@ from schemas.openai import ChatCompletionChunk, Error, FlexspecUsage, Usage
 from tests.daemons import PATIENCE, FakeEngine, until
 from tests.doctor.setups import answering
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
-from tests.transport.proxy import Proxy as Hop
 from tests.transport.proxy import proxy_to
 
 Output = pytest.CaptureFixture[str]
@@ -220,39 +218,21 @@ def address(api: Served) -> tuple[str, int]:
     return host, int(port)
 
 
-def connections(proxy: Hop, times: int) -> bool:
-    return proxy.connections == times
-
-
-async def test_a_connection_that_breaks_before_any_text_starts_no_second_session(
+async def test_an_answer_goes_on_where_the_connection_broke_and_starts_no_second_session(
     mosquitto: PrivateBroker, capsys: Output
 ) -> None:
-    engine = FakeEngine()
-    engine.gate.clear()
-    async with (
-        served(mosquitto, engine=engine) as api,
-        proxy_to(*address(api)) as proxy,
-        chat(f"http://127.0.0.1:{proxy.port}") as session,
-    ):
-        asking = asyncio.create_task(session.take("hello"))
-        await until(lambda: api.node.sessions == 1)
-        for times in (2, 3):
-            proxy.cut()
-            await until(partial(connections, proxy, times))
-        engine.gate.set()
-        await asking
-        assert capsys.readouterr().out == answer("hello", 5, 20) + "\n"
-        assert api.daemons[0].worker.machine.counters.opened == 1
-
-
-async def test_an_answer_goes_on_where_the_connection_broke(mosquitto: PrivateBroker, capsys: Output) -> None:
     slow = FakeEngine(lambda _: time.sleep(0.01))
+    slow.gate.clear()
     async with (
         served(mosquitto, engine=slow) as api,
         proxy_to(*address(api)) as proxy,
         chat(f"http://127.0.0.1:{proxy.port}", seed=376, max_tokens=1000) as session,
     ):
         asking = asyncio.create_task(session.take("hello"))
+        await until(lambda: api.node.sessions == 1)
+        proxy.cut()  # before any text
+        await until(lambda: proxy.connections == 2)
+        slow.gate.set()
         shown = ""
         for more in (20, 200, 400):
             while len(shown) < more:
