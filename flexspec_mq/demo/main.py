@@ -18,7 +18,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.demo.children import NO_FILE, Children, python
 from flexspec_mq.demo.proxy import Proxy
-from flexspec_mq.demo.recording import OUTAGE_S, Cut, Recording, record, until_ready
+from flexspec_mq.demo.recording import OUTAGE_S, Recording, record, until_ready
 from flexspec_mq.demo.screen import TITLES, Screen
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.links import LINKS
@@ -184,9 +184,9 @@ async def _compare(args: argparse.Namespace, screen: Screen, nodes: Sequence[tup
         for how in ("undisturbed", "cut"):
             for title, (url, link), mode in zip(TITLES, nodes, modes, strict=True):
                 tell(f"recorded in turns, {how}", title)
-                half = len(runs[0].text) // 2 if how == "cut" else None
+                half = len(runs[0].text) // 2 if how == "cut" else math.inf
                 asked = {**body, "offline": mode}
-                runs.append(await record(url, asked, cut=Cut(link, half, args.outage)))
+                runs.append(await record(url, asked, link=link, cut_behind=half, outage=args.outage))
                 if runs[-1].text != runs[0].text:
                     raise FlexSpecError(
                         f"{title}, {how}: another text than the target alone wrote",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from contextlib import aclosing
@@ -24,21 +25,6 @@ if TYPE_CHECKING:
 
 OUTAGE_S = 3.0
 """Seconds for which the network is cut by default."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """An outage to come: no byte passes, and connections stay until the node replaces them.
-
-    Attributes:
-        link: network between the node and the broker.
-        behind: characters of the text after which it is cut; None leaves it alone.
-        seconds: length.
-    """
-
-    link: Proxy
-    behind: int | None = None
-    seconds: float = OUTAGE_S
 
 
 @dataclass(slots=True)
@@ -91,7 +77,9 @@ async def record(
     url: str,
     body: dict[str, Any],
     *,
-    cut: Cut | None = None,
+    link: Proxy | None = None,
+    cut_behind: float = math.inf,
+    outage: float = OUTAGE_S,
     shown: Answer | None = None,
 ) -> Recording:
     """Ask a node and record the answer.
@@ -99,14 +87,16 @@ async def record(
     Args:
         url: address of the node's API.
         body: JSON of the request.
-        cut: network between the node and the broker, and when to cut it.
+        link: network between the node and the broker, whose bytes are counted.
+        cut_behind: characters of the text after which no byte passes there for a while; connections stay until the node
+            replaces them.
+        outage: seconds of that while.
         shown: where the answer is shown as it comes.
 
     Raises:
         FlexSpecError: there is no answer.
     """
     made, told = Recording(), Told()
-    link = None if cut is None else cut.link
     async with api_at(ChatOptions(url=url)) as api:
         before, began = link.carried if link else 0, time.monotonic()
         async with aclosing(api.answer(body, uuid.uuid4().hex, lambda _wait: None)) as chunks:
@@ -119,14 +109,9 @@ async def record(
                     shown.text(new)
                 if told.unverified != made.unverified(now):
                     made.provisional.append((now, told.unverified))
-                if (
-                    cut is not None
-                    and made.cut is None
-                    and cut.behind is not None
-                    and len(told.text) >= cut.behind
-                ):
-                    cut.link.stall(cut.seconds)
-                    made.cut, made.back = now, now + cut.seconds
+                if link is not None and made.cut is None and len(told.text) >= cut_behind:
+                    link.stall(outage)
+                    made.cut, made.back = now, now + outage
         made.took, made.tokens = told.usage.flexspec, told.usage.completion_tokens
         made.carried = link.carried - before if link else 0
     if made.cut == made.seconds:  # the last piece brought it beyond the half
