@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.openai import FlexspecUsage, Writer
-from schemas.plan import LimitView, VersionPlan
+from schemas.plan import LimitReport, VersionPlan
 from schemas.status import CatalogueStatus, ConnectionStatus, EdgeStatus, WorkerStatus
 
 
@@ -63,7 +63,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     energy_j: float | None = None
     energy_source: str = "none"
     battery: float | None = None
-    limits: list[LimitView] = []
+    limits: list[LimitReport] = []
 
 
 class TextFigures(FlexspecUsage, frozen=True, kw_only=True):
@@ -90,13 +90,6 @@ class TextFigures(FlexspecUsage, frozen=True, kw_only=True):
     worker: str | None
 
 
-class TimePart(msgspec.Struct, frozen=True):
-    """A part of the time of a round, in milliseconds."""
-
-    name: str
-    ms: float
-
-
 class TextView(msgspec.Struct, frozen=True, kw_only=True):
     """A text that is being written, or is just over; event ``text``, up to ten times a second while it goes on.
 
@@ -110,7 +103,7 @@ class TextView(msgspec.Struct, frozen=True, kw_only=True):
         tokens_per_second: since the first token; null before that can be told.
         tokens_per_round: null before a round.
         time: where its time goes, in sentences.
-        parts: parts of the time of a round that are known, the longest first; none while it waits.
+        parts: milliseconds of the parts of a round that are known, the longest first; none while it waits.
     """
 
     id: str
@@ -122,7 +115,7 @@ class TextView(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float | None = None
     tokens_per_round: float | None = None
     time: str = ""
-    parts: list[TimePart] = []
+    parts: dict[str, float] = {}
 
 
 class OutboxView(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,12 +51,6 @@ class LimitReport(msgspec.Struct, frozen=True, kw_only=True):
     reach: float | None = None
 
 
-class LimitView(LimitReport, frozen=True, kw_only=True):
-    """A limit, and how it stands in a sentence without its end."""
-
-    words: str
-
-
 class PlanAlternative(msgspec.Struct, frozen=True, kw_only=True):
     """A plan that was chosen, or could have been.
 
@@ -98,7 +92,7 @@ class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
         version: target version.
         under_way: a text of it is being written.
         age_s: seconds since the newest tokens that the plan knows of came; null before any.
-        words: plan and choice in sentences.
+        words: plan, choice and limits in sentences.
         alternatives: plans that it was chosen among, itself included, the fastest first; none where the policy compares
             nothing, or knows too little yet.
         estimates: figures that it was made from, by name, and ``provisional``, the share of what the draft wrote alone
@@ -113,4 +107,4 @@ class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
     words: str
     alternatives: list[PlanAlternative]
     estimates: dict[str, PlanEstimate]
-    limits: list[LimitView] = []
+    limits: list[LimitReport] = []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 import flexspec_mq
 from edge_node.api import members
@@ -19,9 +19,8 @@ from edge_node.api.sentences import Watched, plan_words
 from edge_node.api.serving import Api
 from edge_node.text.generator import plan_told
 from flexspec_mq import waiting
-from flexspec_mq.controller.explain import limit_in_words
 from schemas.node import FleetView, LinkView, NodeView, PlanView
-from schemas.plan import LimitReport, LimitView, PlanEstimate, VersionPlan
+from schemas.plan import PlanEstimate, VersionPlan
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -133,7 +132,7 @@ def _node(api: Api) -> Iterator[_Told]:
         energy_j=api.metrics.energy_j,
         energy_source="none" if newest is None else newest.energy_source,
         battery=None if battery is None else 100 * battery,
-        limits=[] if newest is None else _limits(newest.limits),
+        limits=[] if newest is None else newest.limits,
     )
     yield "", view, replace(view, link=replace(view.link, seconds=0.0))
 
@@ -146,7 +145,7 @@ def _plans(node: EdgeNode) -> Iterator[VersionPlan]:
             list(planned.alternatives),
             node.provisional_share(version),
         )
-        estimates = dict(planned.estimates())
+        estimates, limits = dict(planned.estimates()), list(planned.limits)
         if alone.drafted:
             estimates["provisional"] = PlanEstimate(value=alone.share, unit="share", tries=alone.drafted)
         yield VersionPlan(
@@ -154,15 +153,11 @@ def _plans(node: EdgeNode) -> Iterator[VersionPlan]:
             under_way=version in active,
             age_s=None if planned.seen.at is None else max(0.0, now - planned.seen.at),
             plan=plan,
-            words=plan_words(plan, alternatives, alone.share if alone.drafted else None),
+            words=plan_words(plan, alternatives, limits, alone.share if alone.drafted else None),
             alternatives=alternatives,
             estimates=estimates,
-            limits=_limits(planned.limits),
+            limits=limits,
         )
-
-
-def _limits(limits: Iterable[LimitReport]) -> list[LimitView]:
-    return [LimitView(**asdict(limit), words=limit_in_words(limit)) for limit in limits]
 
 
 def _fleet(node: EdgeNode) -> Iterator[_Told]:

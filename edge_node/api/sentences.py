@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.words import count, duration, figure, span
-from schemas.node import TextFigures, TextView, TimePart
+from schemas.node import TextFigures, TextView
 
 if TYPE_CHECKING:
     from schemas.openai import Writer
-    from schemas.plan import Plan, PlanAlternative, PlanEstimate, VersionPlan
+    from schemas.plan import LimitReport, Plan, PlanAlternative, PlanEstimate, VersionPlan
 
 _WAITS = ("queued", "waiting")
 _LONG = 0.5
@@ -37,13 +38,7 @@ class Watched:
         self._waited = [0.0, 0.0]  # seconds before its first token, and after it
 
     def look(self, view: TextView, plan: VersionPlan | None, now: float) -> tuple[TextView, TextView]:
-        """The text with all that follows from its figures; and the same without what differs at each look.
-
-        Args:
-            view: text as it is.
-            plan: newest plan of its version.
-            now: monotonic time.
-        """
+        """The text with all that follows from its figures; and the same without what differs at each look."""
         last, figures = self._told and self._told[0], view.figures
         if self._told is not None and self._told[0].state == "over":
             return self._told
@@ -63,7 +58,7 @@ class Watched:
                 written=written(figures),
                 tokens_per_second=figures.tokens / paced if paced > 0.1 else None,
                 tokens_per_round=figures.tokens / figures.rounds if figures.rounds else None,
-                parts=[] if view.state in _WAITS or not figures.rounds else _parts(figures, plan),
+                parts={} if view.state in _WAITS or not figures.rounds else _parts(figures, plan),
             )
         self._told = view, gist
         return self._told
@@ -101,9 +96,9 @@ class Watched:
             yield f"A verdict comes each {span(each)} and brings {brings}; up to {does.in_flight} are under way."
         else:
             yield f"Each round trip takes {span(each)} and brings {brings}."
-        if parts := _parts(figures, plan):
-            most = "Most of it is" if parts[0].ms > each / 2 else "The longest part that is known is"
-            yield f"{most} {_MEANS[parts[0].name]}."
+        for part, ms in [*_parts(figures, plan).items()][:1]:
+            most = "Most of it is" if ms > each / 2 else "The longest part that is known is"
+            yield f"{most} {_MEANS[part]}."
 
     def _delays(self, figures: TextFigures, first_token: float) -> Iterator[str]:
         first = first_token - self._waited[0]
@@ -132,8 +127,8 @@ def written(figures: TextFigures) -> dict[Writer, int]:
     return {**counts, "target": max(0, figures.tokens - sum(counts.values()))}
 
 
-def _parts(figures: TextFigures, plan: VersionPlan | None) -> list[TimePart]:
-    """Parts of the time of a round, as far as they are known, the longest first."""
+def _parts(figures: TextFigures, plan: VersionPlan | None) -> dict[str, float]:
+    """Milliseconds of the parts of a round, as far as they are known, the longest first."""
     estimates: Mapping[str, PlanEstimate] = {} if plan is None else plan.estimates
 
     def known(*names: str) -> float:
@@ -148,18 +143,15 @@ def _parts(figures: TextFigures, plan: VersionPlan | None) -> list[TimePart]:
         "the worker computes": known("compute_mean", "forward"),
         "this device drafts": known("draft_time") * (does.draft_length if does else 0),
     }
-    told = [TimePart(name, ms) for name, ms in parts.items() if ms >= 0.5]
-    return sorted(told, key=lambda part: -part.ms)
+    return {
+        name: parts[name] for name in sorted(parts, key=parts.__getitem__, reverse=True) if parts[name] >= 0.5
+    }
 
 
-def plan_words(plan: Plan, alternatives: Sequence[PlanAlternative], alone: float | None) -> str:
-    """A plan and its choice in sentences.
-
-    Args:
-        plan: the plan.
-        alternatives: plans that it was chosen among, the fastest first.
-        alone: share of what the draft wrote alone that was confirmed lately.
-    """
+def plan_words(
+    plan: Plan, ways: Sequence[PlanAlternative], limits: Sequence[LimitReport], alone: float | None
+) -> str:
+    """A plan, what it was chosen among, its limits, and the share that was confirmed of what the draft wrote alone."""
     drafts = ", with drafts of its own if it has a draft model" if plan.worker_draft else ""
     meanwhile = f"The worker writes on without waiting for this device{drafts}."
     if plan.draft_length:
@@ -169,7 +161,7 @@ def plan_words(plan: Plan, alternatives: Sequence[PlanAlternative], alone: float
     else:
         does, waits = "This device drafts nothing.", "The worker decides one token after another."
     told = [does, meanwhile if plan.ahead else waits]
-    known = [way for way in alternatives if way.ms_per_token is not None]
+    known = [way for way in ways if way.ms_per_token is not None]
     chosen = next((way.ms_per_token for way in known if way.chosen), None)
     other = next((way.ms_per_token for way in known if not way.chosen and way.allowed), None)
     if chosen is not None and other is not None:
@@ -179,4 +171,4 @@ def plan_words(plan: Plan, alternatives: Sequence[PlanAlternative], alone: float
         told.append(f"It is expected to take {span(chosen)} a token; {best} takes {span(other)}.")
     if alone is not None:
         told.append(f"Lately {figure(100 * alone)} % of what the draft wrote alone was confirmed.")
-    return " ".join(told)
+    return " ".join([*told, *(f"The limit {limit_in_words(limit)}." for limit in limits)])

@@ -107,9 +107,8 @@ function drawTiles(text) {
 function drawTime({ state, time, parts }) {
   say(byId("time"), state === "over" ? "Where the time of the last answer went" : "Where the time goes");
   say(byId("why"), time);
-  const most = parts[0]?.ms;
-  const told = parts.map((/** @type {any} */ { name, ms }) =>
-    [name, span(ms), String(Math.round((100 * ms) / most))]);
+  const most = Math.max(...Object.values(parts));
+  const told = Object.entries(parts).map(([name, ms]) => [name, span(ms), String(Math.round((100 * ms) / most))]);
   redraw(byId("parts"), told, () => told.map((/** @type {string[]} */ [name, ms, width]) => {
     const bar = make("dd", { class: "bar", "aria-hidden": "true" });
     bar.style.width = `${width}%`;
@@ -127,8 +126,6 @@ function drawPlan(plan) {
     const cells = [make("td", {}, name), make("td", {}, number(way.ms_per_token))];
     return make("tr", { "aria-current": way.chosen && "true" }, ...cells);
   }));
-  const limits = plan.limits.length ? plan.limits : node?.limits ?? [];
-  redraw(byId("limits"), limits, () => limits.map((/** @type {any} */ { words }) => make("li", {}, words)));
 }
 
 /** Draws all of it, at most once a frame. */

@@ -36,8 +36,6 @@ Section = tuple[RenderableType, ...]
 
 MAX_OVER = 16
 """Texts that are over and are still shown."""
-WIDE = 110
-"""Columns from which ids of texts are shown."""
 _WRITERS: tuple[Writer, ...] = ("device", "lookup", "worker", "grammar", "target")
 _STATES = {
     **dict.fromkeys(("writing", "online", "good"), "green"),
@@ -112,7 +110,7 @@ class Screenful:
         free = options.update(height=None)
         parts = [
             [line for one in section for line in console.render_lines(one, free, pad=False)]
-            for section in self.sections(options.max_width)
+            for section in self.sections()
         ]
         rows = [len(lines) for lines in parts]
         if self.fits:
@@ -124,7 +122,7 @@ class Screenful:
                 yield Segment.line()
             yield from line
 
-    def sections(self, width: int) -> Iterator[Section]:
+    def sections(self) -> Iterator[Section]:
         """All parts; the first one is never cut for others."""
         seen, node = self.overview, self.overview.node
         if node is None:
@@ -132,7 +130,7 @@ class Screenful:
             return
         yield tuple(_state(seen, node))
         if seen.texts:
-            yield _texts(list(seen.texts.values()), wide=width >= WIDE)
+            yield _texts(list(seen.texts.values()))
         for version in [] if seen.plan is None else seen.plan.data:
             yield _plan(version, seen.age(PlanView))
         if seen.fleet is not None:
@@ -218,30 +216,27 @@ def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
     )
     if waits := [f"{number} {state}" for state, number in node.outbox.items() if state != "done"]:
         yield _line("outbox", *waits)
-    for limit in node.limits:
-        yield _line((limit.words, "" if limit.state in {"kept", "unknown"} else "yellow"))
 
 
-def _texts(texts: Sequence[TextView], *, wide: bool) -> Section:
+def _texts(texts: Sequence[TextView]) -> Section:
     now = [text for text in texts if text.state != "over"]
     over = [text for text in reversed(texts) if text.state == "over"]
-    head = ("state", "text", "tokens", "tok/s", "a round", *_WRITERS, "ms", "version", "at", "")
-    rows = [_row(text, wide=wide) for text in (*now, *over)]
+    head = ("state", "tokens", "tok/s", "a round", *_WRITERS, "ms", "version", "at", "")
+    rows = [_row(text) for text in (*now, *over)]
     title = _line(("texts", "bold"), f"{len(now)} now", f"{len(over)} over", "who wrote % of the tokens")
     return title, _table(head, rows, words_from=len(head) - 3), _line(((now or texts)[-1].time, "dim"))
 
 
-def _row(text: TextView, *, wide: bool) -> list[Words]:
+def _row(text: TextView) -> list[Words]:
     figures, about = text.figures, text.why or text.reason
-    state, name = (text.state, _STATES[text.state]), text.id[-8:] if wide else ""
+    state = text.state, _STATES[text.state]
     if figures is None:
-        return [state, name, *[""] * (len(_WRITERS) + 6), about]
+        return [state, *[""] * (len(_WRITERS) + 6), about]
     shares = {writer: text.written.get(writer, 0) / max(1, sum(text.written.values())) for writer in _WRITERS}
     if not about and figures.plan is not None:
         about = figures.plan.does
     return [
         state,
-        name,
         f"{figures.tokens:,}",
         "" if text.tokens_per_second is None else f"{text.tokens_per_second:.1f}",
         "" if text.tokens_per_round is None else f"{text.tokens_per_round:.1f}",
