@@ -1,12 +1,9 @@
-"""The default model and draft behind a real broker: the text is what the target alone writes, whatever happens."""
+"""The default model and draft behind a real broker: the text is what the target alone writes."""
 
 import asyncio
-import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +14,6 @@ import torch
 from broker.launcher import PrivateBroker
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.settings import EdgeSettings
-from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
@@ -28,17 +24,7 @@ from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
 from lab.testbed.process import Process
 from schemas.messages import Sampling
-from tests.daemons import until
-from tests.integration.processes import (
-    PATIENCE,
-    edge_of,
-    events_of,
-    start_worker,
-    status,
-)
-from tests.models.tiny_checkpoints import save_base
-
-CODEC = Codec()
+from tests.integration.processes import PATIENCE, edge_of, events_of, start_worker, status
 
 pytestmark = [
     pytest.mark.model,
@@ -55,39 +41,14 @@ WARM = Sampling(0.8, 0, 1.0, 20_240_229)
 PLAIN = Plan(draft_length=4, in_flight=1, qos=1)
 
 
-class Pool:
-    """Workers that have the default model and its draft; tests may kill them and say how many they need."""
-
-    def __init__(self, broker: PrivateBroker) -> None:
-        self.broker = broker
-        self._workers: dict[str, Process] = {}
-        self._started = 0
-
-    async def at_least(self, number: int) -> list[str]:
-        """Names of the workers that run, at least so many."""
-        self._workers = {name: worker for name, worker in self._workers.items() if worker.runs}
-        while len(self._workers) < number:
-            self._started += 1
-            name = f"w{self._started}"
-            drafts = ("--draft", "default", "--draft-rows", "all")
-            self._workers[name] = await start_worker(self.broker, name, "--lease", "6", "--verbose", *drafts)
-        for name in self._workers:
-            await status(self.broker, name, lambda found: found.state == "online")
-        return list(self._workers)
-
-    def __getitem__(self, name: str) -> Process:
-        return self._workers[name]
-
-    async def close(self) -> None:
-        for worker in self._workers.values():
-            await worker.kill()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(module_mosquitto: PrivateBroker) -> AsyncIterator[Pool]:
-    workers = Pool(module_mosquitto)
-    yield workers
-    await workers.close()
+async def broker(module_mosquitto: PrivateBroker) -> AsyncIterator[PrivateBroker]:
+    """A broker with a worker that has the default model and its draft."""
+    drafts = ("--draft", "default", "--draft-rows", "all")
+    worker = await start_worker(module_mosquitto, "w1", "--lease", "6", *drafts)
+    assert (await status(module_mosquitto, "w1", lambda found: found.state == "online")).draft
+    yield module_mosquitto
+    await worker.kill()
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +88,6 @@ async def read(generation: Generation) -> tuple[int, ...]:
     return tuple(generation.machine.committed)
 
 
-async def begun(generation: Generation, tokens: int) -> asyncio.Task[tuple[int, ...]]:
-    """Task that reads a text to its end, returned once at least so many tokens have come."""
-    reading = asyncio.create_task(read(generation))
-    await until(lambda: len(generation.machine.committed) >= tokens, PATIENCE)
-    return reading
-
-
 def check(generation: Generation, tokens: tuple[int, ...], draft: DraftModel) -> None:
     wish = generation.request
     assert tokens == alone(wish.prompt, wish.sampling, wish.limit, draft.loaded.eos)
@@ -150,16 +104,15 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("params", [GREEDY, WARM, Sampling(1.2, seed=7, min_p=0.05)])
-async def test_it_is_the_targets_text_whoever_drafts(pool: Pool, draft: DraftModel, params: Sampling) -> None:
-    (name, *_) = await pool.at_least(1)
-    assert (await status(pool.broker, name, lambda _: True)).draft
+async def test_it_is_the_targets_text_whoever_drafts(broker: PrivateBroker, draft: DraftModel) -> None:
+    """Drawn texts by all plans in one batch, beside a greedy one and one with `min_p`."""
     prompt = prompt_of(draft, SEA)
-    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
-        asked = {who: node.generate(request(prompt, params, 28, plan)) for who, plan in PLANS.items()}
-        other = node.generate(request(prompt_of(draft, SKY), Sampling(0.8, 0, 1.0, 1), 24))
-        texts = await asyncio.gather(*map(read, (*asked.values(), other)))
-    for generation, tokens in zip((*asked.values(), other), texts, strict=True):
+    async with edge_of(broker, "edge", draft.drafter, draft.loaded) as node:
+        asked = {who: node.generate(request(prompt, WARM, 28, plan)) for who, plan in PLANS.items()}
+        sky = prompt_of(draft, SKY)
+        others = [node.generate(request(sky, params, 24)) for params in (GREEDY, Sampling(1.2, seed=7, min_p=0.05))]
+        texts = await asyncio.gather(*map(read, (*asked.values(), *others)))
+    for generation, tokens in zip((*asked.values(), *others), texts, strict=True):
         check(generation, tokens, draft)
     length = len(texts[0])
     assert asked["device"].machine.counters.accepted > 0
@@ -180,12 +133,10 @@ WITHOUT_TORCH = (
 
 
 async def test_the_command_of_a_device_without_torch_prints_the_targets_text(
-    pool: Pool, draft: DraftModel
+    broker: PrivateBroker, draft: DraftModel
 ) -> None:
-    assert (
-        draft.engine == "ONNX Runtime, mixed weights, 16,384 token ids"
-    )  # here, and in all tests of this file
-    await pool.at_least(1)
+    # Here, and in all tests of this file.
+    assert draft.engine == "ONNX Runtime, mixed weights, 16,384 token ids"
     folder = str(draft.loaded.source)
     finishes: list[dict[str, Any]] = []
     for drafts in (("--draft", folder), ("--draft", "none", "--tokenizer", folder, "--draft-length", "0")):
@@ -193,7 +144,7 @@ async def test_the_command_of_a_device_without_torch_prints_the_targets_text(
             "edge",
             (
                 *(sys.executable, "-c", WITHOUT_TORCH, "ask", SEA, *drafts, "--no-lookup", "--events"),
-                *("--broker", f"{pool.broker.host}:{pool.broker.port}", "--max-tokens", "28"),
+                *("--broker", f"{broker.host}:{broker.port}", "--max-tokens", "28"),
                 *("--temperature", str(WARM.temperature), "--seed", str(WARM.seed)),
             ),
         )
@@ -202,45 +153,3 @@ async def test_the_command_of_a_device_without_torch_prints_the_targets_text(
     expected = alone(prompt_of(draft, SEA), WARM, 28, draft.loaded.eos)
     assert tuple(drafted["tokens"]) == tuple(undrafted["tokens"]) == expected
     assert drafted["stats"]["accepted"] > 0 == undrafted["stats"]["accepted"]
-
-
-async def test_a_target_in_few_bits_goes_on_at_another_worker(
-    pool: Pool, draft: DraftModel, tmp_path: Path
-) -> None:
-    """Drafts and a worker that is killed change no token of what it streams."""
-    weights = "int4"  # each kind of them alone: tests/cloud_worker/test_engine.py
-    target = ("--target", str(save_base(tmp_path / "target", 6)))
-    flags = (*target, "--version", weights, "--weights", weights, "--lease", "6", "--draft", "none")
-    workers = {name: await start_worker(pool.broker, name, *flags) for name in ("few-1", "few-2")}
-    for name in workers:
-        await status(pool.broker, name, lambda found: found.weights == weights and found.exactness == "exact")
-    prompt, texts = prompt_of(draft, SKY), []
-    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
-        for plan in (replace(PLAIN, draft_length=0), PLAIN):
-            generation = node.generate(replace(request(prompt, WARM, 40, plan), version=weights))
-            reading = await begun(generation, 8)
-            if plan == PLAIN:
-                await workers[generation.machine.worker or ""].kill()
-            texts.append(await reading)
-    assert generation.machine.counters.reopens >= 1
-    assert texts[0] == texts[1]
-    for worker in workers.values():
-        await worker.kill()
-
-
-async def test_a_broker_and_a_worker_that_are_killed_in_mid_answer(pool: Pool, draft: DraftModel) -> None:
-    names = await pool.at_least(2)
-    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
-        generation = node.generate(request(prompt_of(draft, SKY), WARM, 40))
-        reading = await begun(generation, 8)
-        pool.broker.kill()
-        assert not reading.done()
-        await asyncio.to_thread(pool.broker.start)
-        await until(lambda: len(generation.machine.committed) >= 20, PATIENCE)
-        holder = generation.machine.worker
-        assert holder in names
-        pool[holder].send_signal(signal.SIGKILL)
-        assert not reading.done()
-        check(generation, await reading, draft)
-        assert generation.machine.counters.reopens >= 1
-    assert (await status(pool.broker, holder, lambda found: found.state == "gone")).worker == holder

@@ -229,11 +229,9 @@ CALL = Grammar.from_json_schema({
 })  # fmt: skip
 
 
-@pytest.mark.parametrize("params", [Sampling(), Sampling(0.9, 40, 0.95, 11)])
-async def test_the_text_is_what_the_target_alone_writes_under_the_mask(
-    broker: PrivateBroker, params: Sampling
-) -> None:
+async def test_the_text_is_what_the_target_alone_writes_under_the_mask(broker: PrivateBroker) -> None:
     prompt, limit = prompt_of(draft(), "Turn on the kitchen light at half brightness."), 80
+    params = Sampling(0.9, 40, 0.95, 11)
     grammars = draft().loaded.grammars()
     assert grammars is not None
     compiled = grammars.compile(CALL)

@@ -80,6 +80,7 @@ def test_few_bits_are_another_target_and_exact_to_itself(weights: str, folders: 
     found, wanted = (read(one, TEXT, [1, 5, 60]) for one in (model, whole))
     distance = float((found - wanted).norm() / wanted.norm())
     assert 0.001 < distance < (0.05 if weights == "int8" else 0.3)
+    assert torch.equal(read(checkpoint.load(), TEXT, [60, 5, 1]), found), "another worker's bits are the same"
     proof = prove(model)
     assert proof.exact, str(proof)
     assert checkpoint.candidate().architecture != native.candidate().architecture
