@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from flexspec_mq.demo.children import NO_FILE
 from flexspec_mq.models.onnx.write import write_onnx
 from lab.bench import main as bench
 from lab.bench import options
+from lab.bench.measuring import Answered, Failed
 from lab.bench.strategies import (
     ABOUT,
     DEFAULT,
@@ -118,13 +120,13 @@ def test_quick_shortens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (parsed.links, parsed.delays_ms) == (["5g"], [60.0])
 
 
-def asking_of_tiny_models(folder: Path, *prompts: str) -> list[str]:
-    """Flags of a run with these prompts, answers of eight tokens, and a model of random weights as target and draft."""
+def asking_of_tiny_models(folder: Path) -> list[str]:
+    """Flags of a run with two prompts, answers of eight tokens, and a model of random weights as target and draft."""
     network = tiny_llama(max_position_embeddings=512, head_dim=16).bfloat16()
     model = save(folder / "model", network, byte_level_tokenizer())
     draft = write_onnx(model, folder / "draft", "float32", 0)
     file = folder / "questions.jsonl"
-    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), "utf-8")
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in ("Why?", "How?")), "utf-8")
     return ["--target", str(model), "--draft", str(draft), "--prompts", str(file), "--tokens", "8"]
 
 
@@ -132,7 +134,7 @@ def asking_of_tiny_models(folder: Path, *prompts: str) -> list[str]:
 @pytest.mark.timeout(600)
 def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Mosquitto, two targets, a device as usual and two edge nodes; its results are not written over."""
-    asked, out = asking_of_tiny_models(tmp_path, "Why?", "How?"), tmp_path / "out"
+    asked, out = asking_of_tiny_models(tmp_path), tmp_path / "out"
     names = ["traditional", "traditional-ids", "streaming", "fixed"]
     asked += ["--seed", "5", "--links", "loopback", "--strategies", *names, "--guesses", "3"]
     asked += ["--out", str(out)]
@@ -161,15 +163,25 @@ def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "holds the results" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("in_checkout")
 def test_a_run_in_which_every_answer_fails_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every prompt is too long for the model."""
-    asked = asking_of_tiny_models(tmp_path, 600 * "Why? ")
-    asked += ["--links", "loopback", "--strategies", "traditional-ids", "streaming"]
-    asked += ["--out", str(tmp_path / "out")]
-    assert cli.main(["bench", *asked]) == 1
+    async def fails(*measured: Any) -> None:
+        measured[-1].append(Answered([], [Failed(0, name, "the prompt is too long") for name in names]))
+
+    monkeypatch.setattr(bench, "_measure", fails)
+    names = ["traditional-ids", "streaming"]
+    flags = [
+        "--questions",
+        "1",
+        "--links",
+        "loopback",
+        "--strategies",
+        *names,
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert cli.main(["bench", *flags]) == 1
     said = capsys.readouterr()
     assert "no answer came: all 2 failed" in said.err
     assert re.search(r"^traditional-ids +0 +1 ", said.out, re.MULTILINE)

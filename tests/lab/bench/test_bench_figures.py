@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import FlexSpecError
@@ -62,7 +62,6 @@ def measured(place: Told, wanted: Asked) -> list[Answered]:
     return answered
 
 
-@settings(deadline=None)
 @given(names, st.integers(1, 5), st.data())
 def test_a_run_that_ends_early_has_kept_the_whole_questions(
     strategies: list[str], questions: int, data: st.DataObject
@@ -77,7 +76,6 @@ def test_a_run_that_ends_early_has_kept_the_whole_questions(
         assert [one.question for one in answers] == kept
 
 
-@settings(deadline=None)
 @given(names, st.integers(1, 5), st.data())
 def test_an_answer_that_fails_is_kept_as_that_and_the_others_are_asked(
     strategies: list[str], questions: int, data: st.DataObject
@@ -98,7 +96,6 @@ def test_an_answer_that_fails_is_kept_as_that_and_the_others_are_asked(
     assert came == set(everything) - failing
 
 
-@settings(deadline=None)
 @given(names, st.integers(1, 5), st.integers(0, 9))
 def test_strategies_meet_the_same(strategies: list[str], questions: int, seed: int) -> None:
     place = Told()
@@ -142,7 +139,6 @@ def answers(side: str, took: list[float], **changes: Any) -> list[Sample]:
     return [sample(question, side, seconds, **changes) for question, seconds in enumerate(took)]
 
 
-@settings(deadline=None)
 @given(times, factors, factors)
 def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
     took: list[float], slower: float, joules: float
@@ -162,7 +158,6 @@ def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
         assert (low, high) == (pytest.approx((share, share)) if len(took) >= 5 else (None, None))
 
 
-@settings(deadline=None)
 @given(times, factors, st.data())
 def test_shares_are_over_questions_that_both_answered(
     took: list[float], slower: float, data: st.DataObject
@@ -185,7 +180,6 @@ def test_shares_are_over_questions_that_both_answered(
     assert found["x"]["answers"] == len(took) - len(ours_failed)
 
 
-@settings(deadline=None)
 @given(times)
 def test_figures_of_an_answer(took: list[float]) -> None:
     found = summary({"x": answers("x", took)}, 0)["x"]

@@ -19,8 +19,8 @@ def test_a_crowd_is_answered_and_comes_back(
 ) -> None:
     monkeypatch.setattr("flexspec_mq.waiting.CONNECT", 0.5)
     target = str(save(tmp_path, tiny_llama(head_dim=16).bfloat16(), byte_level_tokenizer()))
-    assert main(["--devices", "40", "--idle", "0", "--away", "1", "--target", target]) == 0
-    row = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["40"]
+    assert main(["--devices", "20", "--idle", "0", "--away", "1", "--target", target]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["20"]
     assert row["failed"] == 0
     assert row["opens a second"] > 0
     assert row["back, a text waits, s, all"] > 0

@@ -18,7 +18,6 @@ from lab.benchmarks.peers.compare import (
     MOST,
     OURS,
     PREFILL,
-    TRANSFORMERS,
     PeerTexts,
     chosen,
 )
@@ -142,8 +141,7 @@ def test_engines_side_by_side(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An engine that fails is left out, and its error is printed."""
-    engines = [(kind, "float32", checkpoint) for kind in (OURS, TRANSFORMERS)]
-    engines.append(("nobody", "int4", checkpoint))
+    engines = [(OURS, "float32", checkpoint), ("nobody", "int4", checkpoint)]
     monkeypatch.setattr(engine, "chosen", lambda *_: engines)
     flags = ["--target", str(checkpoint), "--dtype", "float32", "--context", "64", "--turns", "2"]
     assert engine.main(flags) == 0
@@ -153,7 +151,7 @@ def test_engines_side_by_side(
     )
     found = json.loads(printed.splitlines()[-1])["results"]["peers"]
     assert set(found["left_out"]) == {"nobody, int4"}
-    assert set(found["ms"]) == {"ours, float32", "transformers, float32"}
+    assert set(found["ms"]) == {"ours, float32"}
     for by_case in found["ms"].values():
         assert set(by_case) == set(CASES)
         assert all(len(turns) == 2 and min(turns) > 0 for turns in by_case.values())

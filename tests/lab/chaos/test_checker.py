@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -240,6 +240,7 @@ def test_a_right_history_is_believed(seed: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_one_thing_that_is_wrong_is_found_by_its_rule(wrong: str, seed: int) -> None:
     history = drawn(seed)

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from broker.launcher import PrivateBroker
 from lab.frameworks import __main__ as frameworks
 from lab.frameworks.recording import Exchange, recorder
 from lab.frameworks.validity import judge
-from lab.testbed.deployment import local_deployment
+from tests.edge_node.api.served import served
 
 LAMP = {"type": "object", "properties": {"room": {"enum": ["hall"]}}, "required": ["room"]}
 TOOLS = [{"type": "function", "function": {"name": "lamp", "parameters": LAMP}}]
@@ -77,18 +78,13 @@ def test_an_answer_is_held_against_what_its_request_asked_for(
     assert len(judge(Exchange(path, asked, 200, answer)).faults) == faults
 
 
-@pytest.mark.model
-@pytest.mark.timeout(600)
-@pytest.mark.usefixtures("in_checkout")
-async def test_the_example_of_openais_client_is_whole() -> None:
+async def test_the_example_of_openais_client_is_run_and_what_it_asks_recorded(
+    mosquitto: PrivateBroker,
+) -> None:
+    """By a target that knows no tools; what only calls can show is judged above."""
     example = Path(frameworks.__file__).parent / "examples/python/use_openai.py"
-    async with local_deployment() as here:
-        await here.start_broker()
-        await here.worker("w-frameworks")
-        edge = await here.edge("frameworks", "--api-max-tokens", "200")
-        async with recorder(edge.url) as (recorded, url):
-            env = {"URL": url, "KEY": "none", "MODEL": "base"}
-            came = await frameworks.run_example("openai", [sys.executable, str(example)], env, recorded)
-            judged = [judge(exchange) for exchange in recorded.exchanges]
-    assert set(came.values()) == {frameworks.OK}, came
-    assert sum(it.calls for it in judged) > 1  # whole and as a stream
+    async with served(mosquitto) as api, recorder(api.url) as (recorded, url):
+        env = {"URL": url, "KEY": "none", "MODEL": api.version}
+        came = await frameworks.run_example("openai", [sys.executable, str(example)], env, recorded)
+    assert came["chat"] == came["stream"] == frameworks.OK, came
+    assert {exchange.path for exchange in recorded.exchanges} == {CHAT}

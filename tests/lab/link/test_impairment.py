@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.testbed.link.impairment import LEAST_RTO, Drop, Impairment
@@ -46,7 +46,6 @@ def plans(draw: st.DrawFn) -> LinkPlan:
     return plan(None, state(first, "first", 0.05), state(second, "second", 0.2), outages=outages, seed=seed)
 
 
-@settings(deadline=None)
 @given(plans(), packets())
 def test_order_is_kept_and_no_packet_is_faster_than_the_base(link: LinkPlan, came: Packets) -> None:
     least = min(steady.up.delay_ms.value for steady in link.profile.states) / 1000
@@ -56,7 +55,6 @@ def test_order_is_kept_and_no_packet_is_faster_than_the_base(link: LinkPlan, cam
     assert all(later[1] >= earlier[1] for earlier, later in pairwise(passed))
 
 
-@settings(deadline=None)
 @given(packets(), st.floats(0.2, 100), st.sampled_from([0.0, 1.0, 20.0]), st.integers(0, 1000))
 def test_the_rate_is_never_exceeded(came: Packets, rate: float, jitter: float, seed: int) -> None:
     """Over any stretch of deliveries, what arrives after its first packet fits into the time that it took."""
@@ -88,7 +86,6 @@ def test_on_an_idle_link_exactly_what_meets_an_outage_is_dropped() -> None:
     assert 1000 < dropped < 9000
 
 
-@settings(deadline=None)
 @given(packets(), st.sampled_from([1.5, 3.0, 20.0]))
 def test_the_queue_is_bounded_and_refuses_the_newest(came: Packets, queue: float) -> None:
     impaired = Impairment(plan(figures(rate=1.0, queue=queue)), "up")
@@ -99,7 +96,6 @@ def test_the_queue_is_bounded_and_refuses_the_newest(came: Packets, queue: float
         assert impaired.backlog(time) <= queue * 1000
 
 
-@settings(deadline=None)
 @given(plans(), packets())
 def test_a_stream_is_late_but_whole_and_in_order(link: LinkPlan, came: Packets) -> None:
     least = min(steady.up.delay_ms.value for steady in link.profile.states) / 1000

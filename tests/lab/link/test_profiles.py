@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.cli import main
@@ -23,7 +23,6 @@ from tests.lab.link.plans import figures, plan, state
 QUICK = Profile("at once", (state(figures(delay=1)),))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(0.001, 20), min_size=1, max_size=12),
     st.lists(st.floats(0, 5000), min_size=1, max_size=30),
