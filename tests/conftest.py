@@ -17,8 +17,8 @@ from broker.settings import BrokerSettings
 # Several processes share the cores, and other programs may: torch computes on one thread in each, as in a worker, and
 # how long an example takes says nothing about the code.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+hypothesis.settings.register_profile("many properties", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("many properties")
 
 
 @pytest.hookimpl(trylast=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.catalogue.editing import (
@@ -171,7 +171,6 @@ EDITS: st.SearchStrategy[Callable[[Catalogue, int], Catalogue]] = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(EDITS, st.integers(-100, 1000)), max_size=25))
 def test_what_holds_after_any_edits(edits: list[tuple[Callable[[Catalogue, int], Catalogue], int]]) -> None:
     """Followers take up each catalogue, epochs rise, and no version's name comes to mean another head."""

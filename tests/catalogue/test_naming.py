@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.catalogue import editing, naming
@@ -19,7 +19,6 @@ def with_canaries(*shares: int) -> Catalogue:
     return catalogue(versions=(DRAINING, STABLE, *canaries, RETIRED))
 
 
-@settings(max_examples=100, deadline=None)
 @given(KEYS)
 def test_channels_and_versions(key: bytes) -> None:
     family = catalogue()
@@ -52,7 +51,6 @@ def test_a_channel_without_a_version_is_told() -> None:
     assert f"{FAMILY}:canary" not in names(with_canaries())
 
 
-@settings(max_examples=100, deadline=None)
 @given(KEYS, st.lists(st.integers(0, 100), max_size=3))
 def test_every_listed_name_means_a_version_that_takes_sessions(key: bytes, shares: list[int]) -> None:
     family = with_canaries(*shares)
@@ -65,7 +63,6 @@ def test_every_listed_name_means_a_version_that_takes_sessions(key: bytes, share
             assert resolve(family, name, key).state in (VersionState.STABLE, VersionState.CANARY)
 
 
-@settings(max_examples=100, deadline=None)
 @given(KEYS, st.lists(st.integers(0, 100), min_size=2, max_size=8).map(sorted))
 def test_once_with_the_canary_always_with_it_while_its_share_grows(key: bytes, shares: list[int]) -> None:
     sides = [resolve(with_canaries(share), FAMILY, key).name for share in shares]
@@ -74,7 +71,6 @@ def test_once_with_the_canary_always_with_it_while_its_share_grows(key: bytes, s
     assert resolve(with_canaries(100), FAMILY, key).name == "c0"
 
 
-@settings(max_examples=100, deadline=None)
 @given(KEYS, st.integers(0, 100), st.integers(1, 10**6))
 def test_a_conversation_stays_on_its_side_while_catalogues_are_renewed(
     key: bytes, share: int, later: int

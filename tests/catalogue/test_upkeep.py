@@ -96,7 +96,7 @@ CATALOGUES = [
 NOISE = [b"", b"noise", seal(key_set(9), [STRANGER]), seal(catalogue(epoch=NOW + 9, key_set=9), [STRANGER])]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.lists(st.sampled_from(KEY_SETS + CATALOGUES), max_size=8), min_size=1, max_size=4),
     st.sampled_from(KEY_SETS + NOISE),

@@ -164,7 +164,7 @@ def test_drafts_are_weighed_in_a_forward_that_reads_prompts_as_well() -> None:
 def test_no_session_waits_while_another_is_served_twice() -> None:
     waited = 0
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=8)
     @given(st.sampled_from((8, 16, 20, 40, 64)), st.integers(0, 2**32))
     def check(budget: int, seed: int) -> None:
         nonlocal waited

@@ -147,7 +147,7 @@ def with_room(number: int, start: int, room: int, draft: Sequence[int] = ()) -> 
     return replace(item(number, start, draft), room=min(room, LIMIT - start - len(draft) - 1))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(8, 150), st.integers(0, 2**32))
 def test_sessions_together_write_what_each_writes_alone(prefill: int, seed: int) -> None:
     write_all(ModelEngine(model_of(), prefill=prefill), random.Random(seed), jumps=0.05)
@@ -243,7 +243,6 @@ def test_results_of_dropped_and_replaced_items_do_not_count() -> None:
 # Acceptance is a pure function: what the target would have written, cut where it differs from the draft
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.lists(st.integers(0, IDS - 1), max_size=8),

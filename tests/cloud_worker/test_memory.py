@@ -117,7 +117,6 @@ def held(caches: KVCache) -> int:
     return sum(kv.nbytes for kv in (*caches._live.values(), *caches._ended.values()))
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 2**32))
 def test_the_limit_holds_at_every_moment_of_any_sequence(blocks: int, seed: int) -> None:
     rng = random.Random(seed)
@@ -222,7 +221,7 @@ def test_a_cache_moves_with_its_bytes() -> None:
     assert (len(caches), caches.nbytes) == (2, kv.nbytes + copy.nbytes)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.integers(3, 9), st.integers(0, 2**32))
 def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int) -> None:
     """All sessions write to their end under a limit that holds hardly more than one of them."""

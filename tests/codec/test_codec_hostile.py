@@ -61,7 +61,7 @@ values = st.recursive(
 
 
 @given(message=messages, data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 def test_one_field_of_another_type(message: Message, data: st.DataObject) -> None:
     fields = msgspec.msgpack.decode(message_to_body(message))
     fields[data.draw(st.integers(0, len(fields) - 1))] = data.draw(values)
@@ -203,7 +203,6 @@ def test_too_many_tokens_are_counted_before_they_are_unpacked(prompt: int, commi
 
 
 @given(message=messages, most=st.integers(0, 500))
-@settings(deadline=None)
 def test_a_receiver_reads_no_more_tokens_than_it_can_use(message: Message, most: int) -> None:
     """A message with more tokens is refused with the name of its session, so that its sender can be told."""
     fields = ("prompt", "committed", "draft", "tokens")

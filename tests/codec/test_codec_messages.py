@@ -10,7 +10,7 @@ from typing import Any, get_args
 import msgpack
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES, Codec
 from flexspec_mq.codec.compression import CURRENT, MIN_BYTES
@@ -45,7 +45,6 @@ def test_there_is_a_strategy_and_a_sample_for_every_message_type() -> None:
 @pytest.mark.parametrize("kind", BY_TYPE)
 def test_round_trip_of_each_type(kind: type[Message]) -> None:
     @given(message=BY_TYPE[kind])
-    @settings(max_examples=60, deadline=None)
     def check(message: Message) -> None:
         again = CODEC.decode(CODEC.encode(message))
         assert again == message
@@ -55,7 +54,6 @@ def test_round_trip_of_each_type(kind: type[Message]) -> None:
 
 
 @given(message=messages)
-@settings(max_examples=200, deadline=None)
 def test_fields_that_a_newer_peer_appends_are_skipped(message: Message) -> None:
     plain = msgspec.msgpack.decode(message_to_body(message))
     skippable: tuple[object, ...] = ({"a": [1, 2.5, None]}, b"x" * 100, [[[]]], "text")

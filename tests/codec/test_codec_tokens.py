@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.codec.tokens import _unpack_each, count_tokens, pack_tokens, unpack_tokens
@@ -67,7 +67,6 @@ def outcome(read: Callable[[bytes], tuple[int, ...]], packed: bytes) -> tuple[in
 
 
 @given(packed=long_strings())
-@settings(deadline=None)
 def test_arrays_read_what_the_loop_reads(packed: bytes) -> None:
     assert sys.modules["numpy"] is np
     assert outcome(unpack_tokens, packed) == outcome(_unpack_each, packed)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
@@ -47,7 +47,6 @@ def text_of(steps: list[Step]) -> list[Observation]:
     return text
 
 
-@settings(max_examples=50, deadline=None)
 @given(base=BASES, steps=drawn_steps, floor=st.floats(0.1, 0.9), budget=st.none() | st.floats(0.01, 1.0))
 def test_below_its_floor_a_battery_pays_for_no_draft(
     base: Plan, steps: list[Step], floor: float, budget: float | None
@@ -63,7 +62,6 @@ def test_below_its_floor_a_battery_pays_for_no_draft(
             assert report.state == "kept"
 
 
-@settings(max_examples=100, deadline=None)
 @given(base=BASES, steps=drawn_steps, budget=st.floats(0.005, 2.0), target=st.none() | st.floats(0.005, 0.5))
 def test_no_plan_is_beyond_a_limit_that_another_is_within(
     base: Plan, steps: list[Step], budget: float, target: float | None

@@ -62,7 +62,7 @@ def write(
     raise AssertionError("a session gets no token")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
     prefill=st.integers(2, 64),

@@ -57,7 +57,7 @@ def slow_find(
     return Match(token, most, support)
 
 
-@settings(max_examples=500)
+@settings(max_examples=100)
 @given(TOKENS, BRANCHES, st.integers(0, 60), st.lists(st.lists(st.integers(0, 3), min_size=1), max_size=3))
 def test_a_lookup_finds_what_a_slow_search_finds(
     text: list[int], branch: list[int], cut: int, answers: list[list[int]]
@@ -128,7 +128,6 @@ def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
         assert [(guess.token, guess.origin) for guess in run] == [(token, "lookup") for token in expected]
 
 
-@settings(max_examples=100)
 @given(TOKENS.filter(len), BRANCHES, st.floats(0, 0.99), st.floats(0.05, 1), st.integers(1, 12))
 def test_a_run_ends_where_it_is_not_wanted_any_more(
     text: list[int], branch: list[int], stop: float, survival: float, most: int

@@ -32,7 +32,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(STEPS, max_size=12))
 def test_each_user_of_each_version_has_the_newest_answers_and_nothing_else(steps: list[Any]) -> None:
     """By two nodes that share a folder, against lists in a dictionary."""

@@ -82,7 +82,7 @@ def test_who_has_the_key_reads_what_was_meant(
     assert refused.value.reason is KeyReason.FORGED
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.none() | st.just(INTRODUCTION), st.data())
 def test_no_changed_bit_is_believed(introduction: Introduction | None, data: st.DataObject) -> None:
     payload = bytearray(made(introduction=introduction))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
@@ -41,7 +41,6 @@ def test_a_device_serves_nothing() -> None:
         issue(OURS, KeyRole.EDGE, "d", PUBLIC, ("v",))
 
 
-@settings(max_examples=200)
 @given(st.data())
 def test_no_changed_byte_is_believed(data: st.DataObject) -> None:
     signed = issue(OURS, KeyRole.EDGE, "kitchen", PUBLIC)

@@ -225,7 +225,7 @@ def drawn(count: int, seed: int) -> tuple[Floats, np.ndarray[tuple[int], np.dtyp
     return features, rng.random(count) < TRUE.probabilities(features)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS, st.sampled_from([0.0, 0.4, 1.0, 3.0]), st.sampled_from([1.0, 0.9]), st.integers(2, 300))
 def test_features_are_those_of_the_token_that_is_chosen(
     seed: int, temperature: float, top_p: float, size: int
@@ -243,7 +243,7 @@ def test_features_are_those_of_the_token_that_is_chosen(
     assert streak == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.sampled_from([0.0, 0.7, 1.5]))
 def test_a_target_within_the_margin_takes_the_token(seed: int, temperature: float) -> None:
     rng = np.random.default_rng(seed)
@@ -273,7 +273,7 @@ def test_a_fit_finds_what_the_outcomes_were_drawn_from() -> None:
         assert abs(said - was) < 5 * math.sqrt(0.25 / count)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.booleans(), min_size=1, max_size=40), SEEDS)
 def test_any_outcomes_give_probabilities(outcomes: list[bool], seed: int) -> None:
     features, _ = drawn(len(outcomes), seed)

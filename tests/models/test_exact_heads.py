@@ -129,7 +129,7 @@ COMPANY = st.lists(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(company=COMPANY)
 @example(company=[(name, 10, 1, 1) for name in VERSIONS])
 @example(company=[(name, 0, 40, 40) for name in VERSIONS])

@@ -13,7 +13,7 @@ from flexspec_mq.models.compact.few_bits import FewBits
 from flexspec_mq.models.compact.load_exact import CPU, _check_few_bits
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.sampled_from([16, 48, 321]),
     width=st.sampled_from([8, 24, 32, 64, 160]),

@@ -127,7 +127,7 @@ def test_graphs_compute_what_transformers_does(kind: str, tmp_path: Path) -> Non
         assert distance(read(onnx, TEXT), wanted) < most
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(steps=walks(PIECE + 20), back=st.integers(0, 30))
 def test_neither_company_nor_pieces_nor_roll_backs_matter(
     checkpoints: dict[str, Path], steps: list[list[tuple[int, int]]], back: int
@@ -243,7 +243,7 @@ def unpacked(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
     return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], -1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.sampled_from([1, 48, 320]),
     width=st.sampled_from([16, BLOCK, 144]),

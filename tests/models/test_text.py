@@ -42,7 +42,7 @@ def stream(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], sizes: Sequen
 
 
 # Words, blanks, single bytes of all kinds, special tokens: most byte sequences here are broken UTF-8.
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100)
 @given(
     ids=st.lists(st.integers(0, len(BYTE_LEVEL) - 1) | st.integers(130, 258), max_size=40),
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
@@ -51,7 +51,7 @@ def test_any_ids_of_a_byte_level_tokenizer(ids: list[int], sizes: list[int]) -> 
     assert "".join(stream(BYTE_LEVEL, ids, sizes)) == decode(BYTE_LEVEL, ids).rstrip("�")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100)
 @given(
     ids=st.lists(st.integers(0, len(FALLBACK) - 1) | st.integers(259, len(FALLBACK) - 1), max_size=40),
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
@@ -67,7 +67,6 @@ def test_any_ids_of_a_byte_fallback_tokenizer(ids: list[int], sizes: list[int]) 
         assert text == whole
 
 
-@settings(max_examples=200, deadline=None)
 @given(text=st.text(max_size=30))
 def test_whole_text_comes_out_in_whole_characters(text: str) -> None:
     ids = BASE.encode(text, add_special_tokens=False)
@@ -287,7 +286,7 @@ DEVICES = {"plain": PLAIN, "two": with_added(TOOL, THINK), "one": with_added(THI
 
 @pytest.mark.parametrize("theirs", TARGETS)
 @pytest.mark.parametrize("ours", DEVICES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=WRITTEN, ids=st.lists(st.integers(0, 262), max_size=12))
 def test_a_device_writes_and_reads_as_the_target_does(
     ours: str, theirs: str, text: str, ids: list[int]

@@ -138,7 +138,7 @@ def test_a_draft_is_met_token_by_token_and_goes_with_the_first_wrong_one(
     assert math.isclose(pending.joint_acceptance, confidence ** len(left))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     length=st.integers(1, 8),
     in_flight=st.integers(1, 4),

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
@@ -76,7 +76,6 @@ def near_the_border(logits: Logits, params: Sampling) -> bool:
     return bool((np.abs(reached - params.top_p) < 1e-9).any())
 
 
-@settings(max_examples=200, deadline=None)
 @given(LOGITS, PARAMS, st.integers(0, 5000))
 def test_it_chooses_what_a_full_sort_chooses(logits: Logits, params: Sampling, position: int) -> None:
     if near_the_border(logits, params):
@@ -84,7 +83,6 @@ def test_it_chooses_what_a_full_sort_chooses(logits: Logits, params: Sampling, p
     assert choose(logits, params, position) == slow_choose(logits, params, position)
 
 
-@settings(max_examples=150, deadline=None)
 @given(LOGITS, PARAMS, st.integers(0, 5000), st.randoms(use_true_random=False))
 def test_a_mask_leaves_its_ids_and_their_noise(
     logits: Logits, params: Sampling, position: int, rng: random.Random
@@ -106,7 +104,6 @@ def test_a_mask_leaves_its_ids_and_their_noise(
     assert choose(logits, params, position, allowed) == ids[max(kept, key=lambda i: (score(i), -i))]
 
 
-@settings(max_examples=150, deadline=None)
 @given(LOGITS, PARAMS.filter(lambda p: p.top_k), st.integers(0, 5000), st.randoms(use_true_random=False))
 def test_few_ids_with_all_that_top_k_leaves_give_the_choice_of_the_row(
     logits: Logits, params: Sampling, position: int, rng: random.Random
@@ -117,7 +114,6 @@ def test_few_ids_with_all_that_top_k_leaves_give_the_choice_of_the_row(
     assert choose_few(ids, logits[ids], params, position) == choose(logits, params, position)
 
 
-@settings(max_examples=150, deadline=None)
 @given(LOGITS, PARAMS.filter(lambda p: p.temperature))
 def test_a_keep_is_that_of_a_full_sort(logits: Logits, params: Sampling) -> None:
     if near_the_border(logits, params):
@@ -261,7 +257,6 @@ def test_the_margin_is_that_of_the_token_that_is_chosen(
         assert math.isclose(margin, scores[-1] - scores[-2], rel_tol=1e-6, abs_tol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([0.7, 1.0, 2.0]), st.sampled_from([1.0, 3.0, 8.0]))
 def test_the_margin_of_a_whole_vocabulary(seed: int, temperature: float, spread: float) -> None:
     """Here most tokens are never looked at, and the second best must be among those that are."""

@@ -26,7 +26,7 @@ def none_is_few() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(PARAMS, st.integers(0, 5000)), min_size=1, max_size=6),
     st.integers(1, 130),
@@ -91,7 +91,6 @@ def test_a_whole_vocabulary_is_told_without_looking_at_most_of_it(
     assert sum(found >= 0 for found in rows._chosen(logits, draws)) >= told
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(SEEDS, st.integers(0, 2**20), st.integers(0, 20_000)), min_size=1, max_size=40))
 def test_words_and_their_noise_are_those_of_numpy(asked: list[tuple[int, int, int]]) -> None:
     wanted = np.array([noise.words(seed, position, token + 1)[token] for seed, position, token in asked])

@@ -4,7 +4,7 @@ from itertools import product
 from math import log
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.protocol.effects import SessionKey
@@ -30,7 +30,6 @@ def learned(base: float, session: float, row: float, *, rationed: bool = True) -
     return DraftBudget(cost, rationed=rationed)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.floats(0.05, 0.99)), min_size=1, max_size=4),
     st.floats(0.05, 20.0),

@@ -217,7 +217,6 @@ MACHINES = st.builds(
 TARGETS = st.sampled_from((50.0, 250.0, 1000.0))
 
 
-@settings(deadline=None)
 @given(MACHINES, TARGETS, st.integers(0, 8), st.integers(2, DEVICE_PREFILL))
 def test_a_prompt_is_read_within_a_number_of_steps(
     machine: Machine, target: float, writing: int, prompt: int
@@ -233,7 +232,7 @@ def test_a_prompt_is_read_within_a_number_of_steps(
     assert steps <= 2 + prompt / min(128, max(LEAST, more / machine.read))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     MACHINES,
     st.integers(1, 4),

@@ -106,7 +106,7 @@ def drafter_of(kind: str, rng: random.Random) -> PricedDrafter:
     ("kind", "beside"),
     [("scripted", False), ("model and lookup", False), ("lookup", False), ("model and lookup", True)],
 )
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.integers(8, 150), st.integers(0, 2**32))
 def test_sessions_write_what_they_write_alone_whoever_drafts(
     kind: str, beside: bool, prefill: int, seed: int
@@ -170,7 +170,6 @@ def test_one_that_raises_is_not_asked_again_and_the_texts_go_on(caplog: pytest.L
     drafts.free(("edge", 3))
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60), st.integers(1, 600))
 def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
     calls: list[tuple[int, bool]], most: int
