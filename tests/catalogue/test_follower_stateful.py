@@ -111,7 +111,7 @@ class Plug(RuleBasedStateMachine):
             self.keys(1, [ONLINE], 1, 0, forged=False, fate="adopt")
 
     # Fates of an accepted message: all goes well, or power fails before, while or after it is saved.
-    FATES = st.sampled_from(("adopt", "adopt", "adopt", "before", "while", "after"))
+    FATES = st.sampled_from(("adopt", "adopt", "before", "while", "after"))
 
     @rule(seconds=st.sampled_from((1, 60, 4000, 100_000)))
     def time_passes(self, seconds: int) -> None:
@@ -147,7 +147,7 @@ class Plug(RuleBasedStateMachine):
         self._keys(self._send(body, [STRANGER, ONLINE] if forged else [ROOT]), fate)
 
     @rule(
-        age=st.sampled_from((0, 0, 1, 150, 200, 9000, -200, -400)),
+        age=st.sampled_from((0, 0, 1, 150, 9000, -200, -400, -400)),
         lifetime=st.sampled_from((100, 100, 86_400)),
         serial=st.integers(-1, 1),
         same=st.booleans(),
@@ -291,28 +291,19 @@ class Plug(RuleBasedStateMachine):
         assert (0 if follower.record is None else follower.record.epoch) == self.known.epoch
 
 
+ATTACKS = {Reason.SIGNATURE, Reason.KEY_SET, Reason.ROLLBACK, Reason.EQUIVOCATION}
+CLOCKS = {Reason.EXPIRED, Reason.FUTURE}
+FOUND = {"adopt", "before", "while", "after", "a catalogue had waited", "a key set expired"}
+DRAWN = settings(
+    max_examples=60, stateful_step_count=40, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
 def test_whatever_comes_and_whenever_the_plug_is_pulled() -> None:
+    """Until all has come up that may: some of it is rare."""
     SEEN.clear()
-    run_as_test(
-        Plug,
-        settings=settings(
-            max_examples=80,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
-    )
-    attacks = {Reason.SIGNATURE, Reason.KEY_SET, Reason.ROLLBACK, Reason.EQUIVOCATION}
-    clocks = {Reason.EXPIRED, Reason.FUTURE}
-    wanted = {
-        *attacks,
-        *clocks,
-        "adopt",
-        "before",
-        "while",
-        "after",
-        "a catalogue had waited",
-        "a key set expired",
-    }
-    assert {name for name in wanted if not SEEN[name]} == set()
+    rounds = 0
+    while missing := {name for name in (*ATTACKS, *CLOCKS, *FOUND) if not SEEN[name]}:
+        assert rounds < 30, missing
+        run_as_test(Plug, settings=DRAWN)
+        rounds += 1
