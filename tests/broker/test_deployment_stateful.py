@@ -174,6 +174,6 @@ def covers(new: tuple[str, ...], old: tuple[str, ...]) -> bool:
 
 
 Changes.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=15, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=15, suppress_health_check=[HealthCheck.too_slow]
 )
 TestChanges = Changes.TestCase

@@ -19,7 +19,6 @@ from flexspec_mq.errors import LinkRefused
 from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.messages import MAX_DELIVERED_TOKENS
 from tests.daemons import PATIENCE, Daemon, FakeEngine, alone, edge_at, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment, at
 from tests.transport.proxy import proxy_to
@@ -159,67 +158,7 @@ async def test_who_was_cut_off_takes_its_answer_and_nothing_is_left(site: Site, 
                 pass
 
 
-async def test_an_answer_that_nobody_fetches_expires(site: Site) -> None:
-    """After that the device writes it again, and the place is free."""
-    request = asking(1, deliver=4)
-    async with site.worker(engine=slow(), lease=1) as daemon:
-        resume = await left(site, request)
-        await until(lambda: delivered(daemon))
-        assert await site.kept()
-        assert len(daemon.worker.machine.deliveries) == 1
-        await until(lambda: not daemon.worker.machine.deliveries)
-        async with asyncio.timeout(PATIENCE):
-            while await site.kept():
-                pass
-        await asyncio.sleep(
-            1.5
-        )  # Mosquitto looks for what has expired when it is to send it, by whole seconds
-        steps = len(daemon.engine.batches)
-        async with site.device() as node:
-            assert (*resume.committed, *(await text(goes_on(node, request, resume)))) == alone(request)
-        assert len(daemon.engine.batches) > steps
-
-
-async def test_beyond_its_quota_a_device_gets_ordinary_sessions(
-    site: Site, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with site.worker(engine=slow(), quotas=QuotaSettings(device_deliveries=2)) as daemon:
-        async with site.device() as node:
-            texts = [node.generate(asking(number)) for number in range(3)]
-            await until(lambda: all(len(text.machine.committed) > 10 for text in texts))
-            assert sorted(text.machine.delivers for text in texts) == [0, FOR, FOR]
-        await until(lambda: delivered(daemon) == 2)
-        assert len(await site.kept()) == 2
-        assert daemon.worker.machine.counters.undeliverable >= 1
-        async with site.device("other") as node:  # whose quota is its own
-            generation = node.generate(asking(4, limit=20))
-            await until(lambda: generation.machine.delivers == FOR)
-            assert await text(generation) == alone(generation.request)
-    assert "no place to keep its answer" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("quotas", "fit"), [(QuotaSettings(deliver_for=0), 0), (QuotaSettings(deliver_mb=1), 6)]
-)
-async def test_a_worker_promises_no_more_than_fits(site: Site, quotas: QuotaSettings, fit: int) -> None:
-    """By the longest that each may become. Others are written as ever, while its device is there."""
-    async with site.worker(quotas=quotas) as daemon, site.device() as node:
-        texts = [node.generate(asking(number, limit=40_000)) for number in range(8)]
-        texts.append(node.generate(asking(9, limit=MAX_DELIVERED_TOKENS + 1)))
-        await until(lambda: all(len(one.machine.committed) > 10 for one in texts))
-        promised = [one.machine.delivers for one in texts]
-        assert sum(map(bool, promised)) == len(daemon.worker.machine.deliveries) == fit
-        assert promised[-1] == 0
-        for one in texts:
-            node.cancel(one)
-        await until(lambda: not daemon.kept)
-        assert not daemon.worker.machine.deliveries
-
-
-@pytest.mark.parametrize("promises", [FOR, 0])
-async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(
-    site: Site, promises: int
-) -> None:
+async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(site: Site) -> None:
     request = asking(1, limit=2000)
     async with site.worker("w1", slow()) as first:
         resume = await left(site, request)
@@ -231,7 +170,7 @@ async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(
         assert len(resume.committed) < written < request.limit
     assert len(await site.kept()) == 1
     async with (
-        site.worker("w2", quotas=QuotaSettings(deliver_for=promises)) as second,
+        site.worker("w2", quotas=QuotaSettings(deliver_for=0)) as second,
         site.device() as node,
     ):
         generation = goes_on(node, request, resume)
@@ -241,28 +180,6 @@ async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(
         async with asyncio.timeout(PATIENCE):
             while await site.kept():  # the one that ends it clears what the other has left
                 pass
-
-
-async def test_a_worker_whose_place_another_device_took_forgets_what_it_has_left(site: Site) -> None:
-    request = asking(1, limit=2000)
-    async with site.worker("w1", slow(), capacity=1) as first, site.device("other") as other:
-        resume = await left(site, request)
-        session = first.worker.machine.sessions["edge", resume.session]
-        await until(lambda: session.away and len(session.chain) > len(resume.committed))
-        goes = other.generate(wanting(2, limit=100_000))
-        await until(lambda: goes.machine.committed)
-        async with asyncio.timeout(PATIENCE):
-            while not await site.kept("edge"):  # it takes some time from the worker through the broker
-                pass
-        assert len(first.worker.machine.deliveries) == 1
-        async with site.worker("w2"), site.device() as node:
-            generation = goes_on(node, request, resume)
-            assert (*resume.committed, *(await text(generation))) == alone(request)
-            await until(lambda: not first.worker.machine.deliveries)
-            async with asyncio.timeout(PATIENCE):
-                while await site.kept("edge"):
-                    pass
-        other.cancel(goes)
 
 
 async def test_a_device_that_left_keeps_no_place_that_others_want_and_loses_nothing(site: Site) -> None:
@@ -295,7 +212,6 @@ async def test_a_device_that_left_keeps_no_place_that_others_want_and_loses_noth
     assert not await site.kept("edge")
 
 
-@with_and_without_keys
 async def test_a_worker_that_is_killed_has_the_same_text_written_anew(site: Site) -> None:
     request = asking(1, limit=600)
     async with site.worker("w1", slow()) as first:
@@ -320,17 +236,6 @@ async def test_a_broker_that_loses_the_answer_costs_time_and_no_text(site: Site)
         assert not await site.kept()
         async with site.device() as node:
             assert (*resume.committed, *(await text(goes_on(node, request, resume)))) == alone(request)
-
-
-async def test_what_its_device_cancels_is_not_left(site: Site) -> None:
-    async with site.worker(engine=slow()) as daemon:
-        async with site.device() as node:
-            generation = node.generate(asking(1))
-            await until(lambda: generation.machine.committed)
-            node.cancel(generation)
-        await until(lambda: not daemon.kept)
-        assert not daemon.worker.machine.deliveries
-        assert delivered(daemon) == 0
 
 
 @with_and_without_keys
@@ -386,34 +291,6 @@ async def test_a_revoked_device_is_left_nothing_and_can_read_nothing(
             generation = goes_on(node, asking(1), foreign)
             await until(lambda: node.refused[KeyReason.FORGED])
             assert not generation.machine.counters.deliveries
-
-
-@pytest.mark.timeout(600)
-async def test_fifty_devices_at_once_find_theirs(site: Site) -> None:
-    names = [f"d{number}" for number in range(50)]
-    requests = {name: asking(number, limit=600 + number) for number, name in enumerate(names)}
-    async with site.worker(engine=slow(), batch=64) as daemon:
-        resumes = dict(
-            zip(
-                names,
-                await asyncio.gather(*(left(site, requests[name], after=1, name=name) for name in names)),
-                strict=True,
-            )
-        )
-        async with asyncio.timeout(4 * PATIENCE):
-            while len(await site.kept()) < len(names):  # some may be published twice
-                pass
-        steps = len(daemon.engine.batches)
-
-        async def fetched(name: str) -> None:
-            async with site.device(name) as node:
-                tokens = await text(goes_on(node, requests[name], resumes[name]))
-                assert (*resumes[name].committed, *tokens) == alone(requests[name])
-
-        await asyncio.gather(*map(fetched, names))
-        assert len(daemon.engine.batches) == steps
-        await until(lambda: not daemon.worker.machine.deliveries)
-    assert not await site.kept()
 
 
 async def test_an_answer_that_ends_while_the_broker_is_away_is_left_when_it_is_back(site: Site) -> None:

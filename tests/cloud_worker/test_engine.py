@@ -147,7 +147,7 @@ def with_room(number: int, start: int, room: int, draft: Sequence[int] = ()) -> 
     return replace(item(number, start, draft), room=min(room, LIMIT - start - len(draft) - 1))
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.integers(8, 150), st.integers(0, 2**32))
 def test_sessions_together_write_what_each_writes_alone(prefill: int, seed: int) -> None:
     write_all(ModelEngine(model_of(), prefill=prefill), random.Random(seed), jumps=0.05)

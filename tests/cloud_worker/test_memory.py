@@ -221,7 +221,7 @@ def test_a_cache_moves_with_its_bytes() -> None:
     assert (len(caches), caches.nbytes) == (2, kv.nbytes + copy.nbytes)
 
 
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(st.integers(3, 9), st.integers(0, 2**32))
 def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int) -> None:
     """All sessions write to their end under a limit that holds hardly more than one of them."""

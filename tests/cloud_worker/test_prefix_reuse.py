@@ -163,19 +163,6 @@ async def test_under_keys_too(mosquitto: PrivateBroker, tmp_path: Path) -> None:
                 assert not daemon.refused
 
 
-async def test_a_prompt_that_leaves_the_text_early_uses_what_agrees(mosquitto: PrivateBroker) -> None:
-    async with serving(mosquitto, "pb0") as daemon, edge(mosquitto, "pb0") as node:
-        first = await turn(node, START, 1)
-        # As when the text was read again into other tokens, or cut at a stop string.
-        await turn(node, (*START, *first.machine.committed[:3], 5, 5, 5), 2)
-        await turn(node, (*START[:100], 9, 9), 3)
-        assert daemon.machine.counters.inherited == 2
-        # As agents ask, whose prompts all begin with their tools: an older text agrees longer than the newest.
-        for number, prompt in enumerate(((*START[:150], 8), (*START[:100], 9, 9), (*START[:150], 8, 7))):
-            await turn(node, prompt, 4 + number)
-        assert (daemon.machine.counters.inherited, daemon.machine.counters.need_prefix) == (5, 0)
-
-
 @pytest.mark.parametrize("deaf", [False, True])
 async def test_a_worker_that_is_gone_costs_nothing_and_a_restarted_one_asks_unless_that_is_heard(
     mosquitto: PrivateBroker, deaf: bool

@@ -46,8 +46,9 @@ async def refused(settings: LinkSettings) -> bool:
     return False
 
 
-@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
-@pytest.mark.parametrize("flags", [("--keys",), ("--client-certificates",)])
+@pytest.mark.parametrize(
+    ("flags", "runs"), [(("--keys",), True), (("--client-certificates",), False)], ids=["running", "stopped"]
+)
 async def test_who_is_revoked_on_a_full_disk_gets_in_no_more(
     tmp_path: Path, disk: Path, flags: tuple[str, ...], runs: bool
 ) -> None:

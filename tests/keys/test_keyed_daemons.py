@@ -180,29 +180,6 @@ async def test_a_device_that_hears_that_it_was_revoked_ends(
             node.generate(wanting(2))
 
 
-async def test_a_revoked_device_is_refused(
-    keys: KeyedDeployment, broker: PrivateBroker, caplog: pytest.LogCaptureFixture
-) -> None:
-    keys.serial = 100
-    of_later = keys.edge_file("bad")  # it takes the statement that revokes it for an old one, and goes on
-    keys.serial = 1
-    async with (
-        worker_at(mqtt_link, "w1", at=at(broker, "w-d"), keys=keys.worker_file("w1")) as daemon,
-        edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=of_later) as bad,
-        edge_at(mqtt_link, "good", at=at(broker, "e-g"), keys=keys.edge_file("good")) as good,
-        linked(at(broker, "statements")) as link,
-    ):
-        await check(bad, [wanting(1)])
-        statement = keys.revoke("bad")
-        await link.publish(statement.topic, statement.payload, qos=1, retain=True)
-        await until(lambda: bad.refused.get(KeyReason.STATEMENT))
-        _, finish = await read(bad.generate(wanting(2, wait=1.0)))
-        assert isinstance(finish.error, WorkerError)
-        await until(lambda: daemon.worker.refused.get(KeyReason.REVOKED))
-        await check(good, [wanting(3)])
-    assert "refused, revoked: edge bad: the credential of bad was revoked" in caplog.text
-
-
 async def test_a_worker_whose_opening_keys_are_of_before_says_so(
     keys: KeyedDeployment, memory: MemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -185,6 +185,14 @@ def test_a_failed_forward_gives_the_place_back() -> None:
     assert decide(opened(asking(session=1), KEEPS), 1)
 
 
+def test_a_device_has_so_many_places_of_so_many_tokens_where_answers_are_delivered() -> None:
+    places = DeliveryPlaces(replace(KEEPS, deliver_bytes=10**9))
+    assert [places.grant(("e", session), asking()) for session in range(3)] == [100, 100, 0]
+    assert places.grant(("f", 1), asking(limit=MAX_DELIVERED_TOKENS + 1)) == 0
+    assert places.grant(("f", 1), asking(limit=MAX_DELIVERED_TOKENS)) == 100
+    assert DeliveryPlaces(replace(KEEPS, deliver_for=0)).grant(("e", 1), asking()) == 0
+
+
 SESSIONS = st.tuples(st.sampled_from("ab"), st.integers(1, 4))
 STEPS = st.one_of(
     st.tuples(st.just("grant"), SESSIONS, st.sampled_from((1, 100, 900, MAX_DELIVERED_TOKENS + 1))),
