@@ -230,12 +230,6 @@ def test_a_model_that_the_hub_does_not_know(hub: str, tmp_path: Path) -> None:
     assert out.startswith("neither a folder nor a public model on the hub: owner/model")
 
 
-def test_a_hub_out_of_reach(tmp_path: Path) -> None:
-    out = run_python(LOAD_FROM_HUB, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
-    assert out.startswith("there is no folder owner/model, and the model hub does not answer")
-    assert "name a checkpoint folder" in out
-
-
 def test_a_hub_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
     """As where there is no network: the hub's own client tries again for more than a minute."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -243,6 +237,7 @@ def test_a_hub_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
         began = time.monotonic()
         out = run_python(LOAD_FROM_HUB, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path))
     assert out.startswith("there is no folder owner/model, and the model hub does not answer within 5 s")
+    assert "name a checkpoint folder" in out
     assert time.monotonic() - began < 60
 
 

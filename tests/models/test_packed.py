@@ -47,7 +47,7 @@ def alone(kind: str, dtype: str) -> torch.Tensor:
     return token_by_token(model_of(kind, dtype), TEXT)
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(KINDS, st.lists(st.tuples(st.integers(1, 40), st.integers(0, 140), st.integers(1, 12)), max_size=8))
 def test_what_was_rolled_back_leaves_no_trace(
     kind: tuple[str, str], detours: list[tuple[int, int, int]]
@@ -69,7 +69,7 @@ def test_what_was_rolled_back_leaves_no_trace(
         assert torch.equal(model.forward([ModelInput(kv, TEXT[start:], len(TEXT) - start)]), wanted[start:])
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     KINDS,
     st.lists(st.tuples(st.integers(0, 120), st.integers(1, 20)), min_size=1, max_size=6),
@@ -95,7 +95,7 @@ def test_company_does_not_matter(kind: tuple[str, str], sessions: list[tuple[int
         at += model_input.rows
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(KINDS, st.integers(2, 12), st.integers(1, 130), st.integers(1, 6))
 def test_sessions_that_are_alike_share_a_product(
     kind: tuple[str, str], sessions: int, held: int, count: int
@@ -135,9 +135,7 @@ def without_window(dtype: str) -> torch.Tensor:
     return token_by_token(PackedModel(tiny("grouped", DTYPES[dtype], window=4000)), TEXT)
 
 
-@pytest.mark.parametrize(
-    ("window", "dtype"), [(2, "float32"), (7, "bfloat16"), (64, "bfloat16"), (100, "float32")]
-)
+@pytest.mark.parametrize(("window", "dtype"), [(7, "bfloat16"), (100, "float32")])
 def test_a_sliding_window_hides_what_transformers_hides(window: int, dtype: str) -> None:
     eager = eager_rows(tiny("grouped", DTYPES[dtype], window=window, attention="eager"), TEXT, 2)
     model = PackedModel(tiny("grouped", DTYPES[dtype], window=window))
