@@ -110,7 +110,9 @@ async def test_it_is_the_targets_text_whoever_drafts(broker: PrivateBroker, draf
     async with edge_of(broker, "edge", draft.drafter, draft.loaded) as node:
         asked = {who: node.generate(request(prompt, WARM, 28, plan)) for who, plan in PLANS.items()}
         sky = prompt_of(draft, SKY)
-        others = [node.generate(request(sky, params, 24)) for params in (GREEDY, Sampling(1.2, seed=7, min_p=0.05))]
+        others = [
+            node.generate(request(sky, params, 24)) for params in (GREEDY, Sampling(1.2, seed=7, min_p=0.05))
+        ]
         texts = await asyncio.gather(*map(read, (*asked.values(), *others)))
     for generation, tokens in zip((*asked.values(), *others), texts, strict=True):
         check(generation, tokens, draft)

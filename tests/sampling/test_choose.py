@@ -236,7 +236,6 @@ def test_it_chooses_what_vllms_kernels_choose(case: dict[str, Any]) -> None:
     assert found == [token for _, _, token in case["chosen"]]
 
 
-@settings(max_examples=200)
 @given(LOGITS, PARAMS, st.integers(0, 5000))
 def test_the_margin_is_that_of_the_token_that_is_chosen(
     logits: Logits, params: Sampling, position: int

@@ -20,7 +20,8 @@ from flexspec_mq.demo.children import NO_FILE
 from flexspec_mq.models.onnx.write import write_onnx
 from lab.bench import main as bench
 from lab.bench import options
-from lab.bench.measuring import Answered, Failed
+from lab.bench.figures import Failed
+from lab.bench.measuring import Answered
 from lab.bench.strategies import (
     ABOUT,
     DEFAULT,
