@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_node.outbox.entries import OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox, Record
 from edge_node.text.decoding import Piece
@@ -45,6 +46,7 @@ class Script:
         self.failure: FlexSpecError | None = None
         self.node = self
         self.written: list[str] = []
+        self.lives: list[int] = []  # of the texts that have a key
         self._ends: dict[str, asyncio.Future[FinishReason | FlexSpecError]] = {}
 
     def end(self, prompt: str, how: FinishReason | FlexSpecError) -> None:
@@ -60,7 +62,8 @@ class Script:
     async def writing(
         self, spec: TextSpec, told: Callable[..., None], record: Record | None
     ) -> AsyncIterator[Any]:
-        del told, record
+        del told
+        self.lives += [] if record is None else [record.life]
         assert isinstance(spec.prompt, str)
         self.written.append(spec.prompt)
         try:
@@ -100,9 +103,9 @@ class NoFigures:
         return lambda *_args, **_more: None
 
 
-def node(path: Path | None, script: Script, **limits: Any) -> Texts:
-    """A node's texts, with what its outbox holds."""
-    outbox = Outbox(Journal(path, Bounds(texts=50)))
+def node(path: Path | None, script: Script, *, texts: int = 50, **limits: Any) -> Texts:
+    """A node's texts, with what its outbox holds, `texts` at most."""
+    outbox = Outbox(Journal(path, Bounds(texts=texts)))
     return Texts(cast("Any", script), TextLimits(**limits), cast("Any", NoFigures()), outbox)
 
 
@@ -187,6 +190,7 @@ async def test_a_text_waits_on_where_the_node_is_full_when_its_reader_s_patience
         script.end("other", FinishReason.STOP)
         assert (await other).whole == "answer to other"
         await until(lambda: script.written == ["q", "other", "q"])
+        assert script.lives == [0, 1]  # no attempt and no sealed message has a number that went out before
         script.end("q", FinishReason.STOP)
         await until(lambda: texts.outbox.counts == {"unread": 1})
     await texts.close()
@@ -207,6 +211,18 @@ async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(tmp_pa
     with pytest.raises(TextDropped):
         raise (await again).end.error  # type: ignore[union-attr, misc]
     assert (texts.outbox.counts, len(texts)) == ({}, 0)
+    await texts.close()
+
+
+async def test_nobody_is_let_in_for_whom_the_outbox_has_no_room(tmp_path: Path) -> None:
+    script = Script()
+    texts = node(tmp_path / "outbox", script, texts=1)
+    await texts.keep(asked("q")[0], IdempotencyKey("k", b"q"))
+    with pytest.raises(OutboxFull):
+        await texts.keep(asked("p")[0], IdempotencyKey("l", b"p"))
+    with pytest.raises(OutboxFull):
+        await read(texts, "p", "l")
+    assert script.written == []
     await texts.close()
 
 
