@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,11 +222,10 @@ class Restarts:
             await asyncio.sleep(_AGAIN)
 
     async def _attempt(self, http: httpx2.AsyncClient, device: Daemon, asked: Asked) -> None:
-        ask, dice = asked.ask, asked.ask.dice
+        ask = asked.ask
         stream = asked.way != "whole"
         body = {
-            "prompt": list(ask.prompt), "max_tokens": ask.limit, "temperature": dice.temperature,
-            "top_k": dice.top_k, "top_p": dice.top_p, "seed": dice.seed, "ignore_eos": ask.ignores_eos,
+            "prompt": list(ask.prompt), "max_tokens": ask.limit, **asdict(ask.dice), "ignore_eos": ask.ignores_eos,
             "stream": stream, "offline": ask.offline, "wait": _PATIENCE,
             **({"stream_options": {"include_usage": True}} if stream else {}),
             **({} if ask.constraint is None else ask.constraint.fields),

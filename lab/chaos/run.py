@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,7 @@ class Run:
         await asyncio.sleep(began + ask.at - time.monotonic())
         prompt, _ = await self._references[ask.number]
         body = {
-            "prompt": list(prompt), "max_tokens": ask.limit, "temperature": ask.dice.temperature,
-            "top_k": ask.dice.top_k, "top_p": ask.dice.top_p, "seed": ask.dice.seed,
+            "prompt": list(prompt), "max_tokens": ask.limit, **asdict(ask.dice),
             "ignore_eos": ask.ignores_eos, "offline": ask.offline,
             "stream": True, "stream_options": {"include_usage": True},
             **({} if ask.constraint is None else ask.constraint.fields),

@@ -7,7 +7,7 @@ before it took its time, begins as soon as that is healed.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from lab.benchmarks.exact.dice import Dice
@@ -20,9 +20,10 @@ EXTRA = "w3"
 SECONDS_A_FAULT = 1.7
 _LEAST_SECONDS = 6.0
 _FIRST = 1.0
-_GREEDY = (0.0, 0, 1.0)
-_SAMPLING = (_GREEDY, _GREEDY, (0.7, 0, 1.0), (0.7, 50, 0.95), (1.0, 0, 1.0), (1.0, 0, 0.95), (1.0, 50, 1.0))
-"""Temperature, top-k, top-p."""
+_SAMPLING = (
+    *(Dice(0.0, 0, 1.0, 0), Dice(0.0, 0, 1.0, 0), Dice(0.7, 0, 1.0, 0), Dice(0.7, 50, 0.95, 0)),
+    *(Dice(1.0, 0, 1.0, 0), Dice(1.0, 0, 0.95, 0, min_p=0.05), Dice(1.0, 50, 1.0, 0)),
+)
 _OFFLINE = ("hold", "provisional", "deliver")
 """Offline modes of texts."""
 _QUESTION = 24
@@ -170,7 +171,7 @@ def _asks(
             edge=rng.choice(sizes.edges),
             prompt=prompt if after is None else prompt[-_QUESTION:],
             after=after,
-            dice=Dice(*rng.choice(_SAMPLING), rng.getrandbits(40) << 20 | number),
+            dice=replace(rng.choice(_SAMPLING), seed=rng.getrandbits(40) << 20 | number),
             limit=rng.randint(sizes.least, sizes.most),
             ignores_eos=constraint is None and rng.random() < 0.5,
             patient=rng.random() < 0.7,

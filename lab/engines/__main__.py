@@ -109,9 +109,9 @@ class Asker:
 
     def body(self, question: str, dice: Dice) -> dict[str, Any]:
         """Body of a request."""
-        asked = {"temperature": dice.temperature, "top_k": dice.top_k, "top_p": dice.top_p, "seed": dice.seed}
         message = {"role": "user", "content": question}
-        return {"model": "base", "messages": [message], "max_tokens": self.limit, "wait": _PATIENCE, **asked}
+        asked = {"model": "base", "max_tokens": self.limit, "wait": _PATIENCE, **asdict(dice)}
+        return {"messages": [message], **asked}
 
     async def judged(self, question: str, dice: Dice, answer: StreamedAnswer, into: Written) -> None:
         """Compare an answer.
