@@ -22,6 +22,7 @@ from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from schemas.messages import Identity, Sampling
+from tests.cloud_worker.works import work
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_models import built
 from tests.models.tiny_packed import VOCABULARY, packed
@@ -61,18 +62,13 @@ def written(number: int) -> tuple[int, ...]:
 
 def item(number: int, start: int, draft: Sequence[int] = (), *, wanted: Identity | None = None) -> WorkItem:
     """Work on the text of prompt `number` from position `start` on."""
-    context = [*PROMPTS[number], *written(number)[:start]]
-    return WorkItem(
+    return work(
+        wanted or identity(number),
+        PROMPTS[number],
+        written(number)[:start],
+        draft,
         key=("edge", number),
         version="v",
-        start=start,
-        digest=0,
-        context=context,
-        prompt_length=len(PROMPTS[number]),
-        draft=tuple(draft),
-        identity=wanted or identity(number),
-        seq=1,
-        waiting_since=0.0,
     )
 
 

@@ -29,6 +29,7 @@ from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import NOISE_VERSION, Identity, Sampling
+from tests.cloud_worker.works import work
 from tests.daemons import FakeDrafter, link_to, read, wanting
 from tests.daemons import until as happens
 from tests.engine_server import EngineServer
@@ -235,10 +236,7 @@ def item_of(
     identity = Identity(
         NOISE_VERSION, engine.facts.fingerprint, Sampling(seed=1), (2,), grammar is None, 40, digest
     )
-    return WorkItem(
-        key=("edge", session), version="base", start=0, digest=0, context=(5, 6, 7), prompt_length=3, draft=draft,
-        identity=identity, seq=1, waiting_since=0.0,
-    )  # fmt: skip
+    return work(identity, (5, 6, 7), draft=draft, key=("edge", session))
 
 
 def until(engine: ServerEngine, found: Callable[[StepResult], bool]) -> StepResult:

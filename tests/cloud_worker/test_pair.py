@@ -14,9 +14,9 @@ from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.links import LINKS, Link
-from flexspec_mq.protocol.worker.types import WorkItem
 from lab.testbed.link.profiles import built_in
 from schemas.messages import Identity, Sampling
+from tests.cloud_worker import works
 from tests.lab.traditional.noisy_models import checkpoint, packed
 from tests.models.tiny_checkpoints import byte_fallback_tokenizer, save, tiny_llama
 from tests.terminated import terminated_at
@@ -24,27 +24,17 @@ from tests.terminated import terminated_at
 
 def in_rounds(engine: ModelEngine, drafter: ModelDrafter, text: Text, k: int) -> tuple[tuple[int, ...], int]:
     """Write a text as one batch in flight does; its tokens, and how many rounds they took."""
-    key, rounds = ("rounds", 0), 0
-    answer: tuple[int, ...] = ()
-    while len(answer) < text.identity.limit and not {*answer} & {*text.identity.eos}:
-        committed = text.prompt + answer
-        draft: tuple[int, ...] = ()
+
+    def drafts(answer: tuple[int, ...]) -> tuple[int, ...]:
+        committed, draft = text.prompt + answer, tuple[int, ...]()
         while len(draft) < min(k, text.identity.limit - len(answer) - 1) and drafter.fits(committed + draft):
             (proposed,) = drafter.draft([DraftRequest(-1, committed + draft, text.identity, len(committed))])
             draft += tuple(each.token for each in proposed or ())
-        engine.add(
-            WorkItem(
-                key=key, version="", start=len(answer), digest=0, context=committed, draft=draft, seq=0,
-                prompt_length=len(text.prompt), identity=text.identity, waiting_since=0.0,
-            )
-        )  # fmt: skip
-        while not engine.idle():
-            for _, tokens in engine.step().decided:
-                answer += tokens
-        rounds += 1
-    engine.free(key)
+        return draft
+
+    written = works.write(engine, text.identity, text.prompt, drafts, version="")
     drafter.free(-1)
-    return answer, rounds
+    return written
 
 
 def test_rounds_are_those_of_the_product(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from flexspec_mq.heads.manifest import Canary, HeadError
 from flexspec_mq.heads.place import FetchError
 from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.shape import Shape
-from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import Identity, Sampling
+from tests.cloud_worker.works import write
 from tests.engine_server import EngineServer
 from tests.families import Operator
 from tests.models.tiny_heads import save_lora
@@ -57,20 +57,11 @@ class Site:
     def write(self, version: str) -> tuple[int, ...]:
         """Text of a version, with right drafts and without."""
         identity = Identity(2, bytes(16), Sampling(seed=1), (), True, TOKENS)
-        text: tuple[int, ...] = ()
-        while len(text) < TOKENS:
-            draft = self.texts[version][len(text) : -1][: len(text) % 3]
-            item = WorkItem(
-                key=("edge", 1), version=version, start=len(text), digest=0, context=PROMPT + text,
-                prompt_length=len(PROMPT), draft=draft, identity=identity, seq=1, waiting_since=0.0,
-            )  # fmt: skip
-            self.engine.add(item)
-            while not self.engine.idle():
-                result = self.engine.step()
-            assert not result.failed
-            text += result.decided[0][1]
-        self.engine.free(("edge", 1))
-        return text
+
+        def draft(text: tuple[int, ...]) -> tuple[int, ...]:
+            return self.texts[version][len(text) : -1][: len(text) % 3]
+
+        return write(self.engine, identity, PROMPT, draft, version=version)[0]
 
 
 @pytest.fixture

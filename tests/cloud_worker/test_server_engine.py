@@ -34,12 +34,12 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.text import decode
-from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import NOISE_VERSION, Identity, Sampling
+from tests.cloud_worker import works
 from tests.daemons import FakeDrafter, link_to, read, until, wanting
 from tests.engine_server import EngineServer
 from tests.packaging.test_imports import BLOCK
@@ -93,12 +93,7 @@ def alone(
 
 
 def write(
-    engine: ServerEngine,
-    params: Sampling,
-    drafter: Drafter,
-    *,
-    grammar: Grammar | None = None,
-    session: int = 1,
+    engine: ServerEngine, params: Sampling, drafter: Drafter, *, grammar: Grammar | None = None
 ) -> tuple[int, ...]:
     """Write a text as the worker's machine has it written."""
     digest = None if grammar is None else grammar.digest(engine_name())
@@ -107,21 +102,7 @@ def write(
         NOISE_VERSION, engine.facts.fingerprint, params, eos,
         grammar is None, LIMIT, digest,
     )  # fmt: skip
-    written: list[int] = []
-    while len(written) < LIMIT and not (written and written[-1] in eos):
-        item = WorkItem(
-            key=("edge", session), version="base", start=len(written), digest=0, context=(*PROMPT, *written),
-            prompt_length=len(PROMPT), draft=tuple(drafter(written))[: LIMIT - len(written) - 1], identity=identity,
-            seq=1, waiting_since=0.0,
-        )  # fmt: skip
-        engine.add(item)
-        while not engine.idle():
-            result = engine.step()
-        assert not result.failed
-        ((_, tokens),) = result.decided
-        written += tokens
-    engine.free(("edge", session))
-    return tuple(written)
+    return works.write(engine, identity, PROMPT, drafter)[0]
 
 
 def drafts_of(text: Sequence[int], seed: int = 1) -> Drafter:

@@ -14,6 +14,7 @@ from flexspec_mq.models.default import default_model_path
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.fuzz.grammars import LARK
 from schemas.messages import Identity, Sampling
+from tests.cloud_worker.works import work
 
 pytestmark = pytest.mark.model
 SLOW, QUICK = Grammar.from_lark(LARK["ambiguous"]), Grammar.from_regex("[a-z ]*")
@@ -22,18 +23,7 @@ SLOW, QUICK = Grammar.from_lark(LARK["ambiguous"]), Grammar.from_regex("[a-z ]*"
 def an_item(edge: str, session: int, grammar: Grammar, text: list[int]) -> WorkItem:
     digest = grammar.digest(engine_name())
     identity = Identity(2, bytes(16), Sampling(seed=1), (2,), False, 4000, digest)
-    return WorkItem(
-        key=(edge, session),
-        version="base",
-        start=len(text),
-        digest=0,
-        context=(5, *text),
-        prompt_length=1,
-        draft=(),
-        identity=identity,
-        seq=1,
-        waiting_since=0.0,
-    )
+    return work(identity, (5,), text, key=(edge, session))
 
 
 def test_a_device_whose_grammars_take_too_long_is_stopped_and_others_are_not() -> None:

@@ -23,10 +23,10 @@ from flexspec_mq.heads.manifest import Canary, HeadError
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_full, read_lora
 from flexspec_mq.models.shape import Shape
-from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.draft_budget import DraftBudget
 from schemas.catalogue import BASE_ID
 from schemas.messages import Identity, Sampling
+from tests.cloud_worker import works
 from tests.families import Operator
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full, save_lora
@@ -40,32 +40,16 @@ def write(
 ) -> tuple[tuple[int, ...], int]:
     """Text of a version, and in how many rounds it was written; ``half`` is called in the middle."""
     identity = Identity(2, bytes(16), Sampling(seed=1), (), True, TOKENS)
-    text: tuple[int, ...] = ()
     rounds = 0
-    while len(text) < TOKENS:
+
+    def drafted(_text: tuple[int, ...]) -> tuple[int, ...]:
+        nonlocal rounds
+        rounds += 1
         if rounds == TOKENS // 4:
             half()
-        engine.add(
-            WorkItem(
-                key=("edge", 1),
-                version=version,
-                start=len(text),
-                digest=0,
-                context=PROMPT + text,
-                prompt_length=len(PROMPT),
-                draft=(),
-                identity=identity,
-                seq=1,
-                waiting_since=0.0,
-                room=min(ROOM, TOKENS - len(text) - 1),
-            )
-        )
-        while not engine.idle():
-            for _, tokens in engine.step().decided:
-                text += tokens
-        rounds += 1
-    engine.free(("edge", 1))
-    return text, rounds
+        return ()
+
+    return works.write(engine, identity, PROMPT, drafted, version=version, room=ROOM)
 
 
 def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
