@@ -250,9 +250,7 @@ async function ask(question) {
 export async function open(path) {
   if (writing) return;
   const { request: asked } = await (await request(path)).json();
-  const question = asked.messages.at(-1).content;
-  await show(new Turn(typeof question === "string" ? question : JSON.stringify(question)), path,
-    { accept: "text/event-stream" });
+  await show(new Turn(asked.spec.prompt.at(-1).content), path, { accept: "text/event-stream" });
 }
 
 /**
