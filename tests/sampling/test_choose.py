@@ -227,10 +227,12 @@ def test_some_of_the_ids_are_drawn_for_as_if_all_others_were_forbidden(params: S
 
 @pytest.mark.parametrize("case", recorded()["choices"], ids=lambda case: str(case["params"]))
 def test_it_chooses_what_vllms_kernels_choose(case: dict[str, Any]) -> None:
-    """Temperature, top-k with ties at its border, top-p and noise, float32 there and float64 here."""
-    temperature, top_k, top_p, vocabulary = case["params"]
+    """Temperature, min-p, top-k with ties at its border, top-p and noise, float32 there and float64 here."""
+    temperature, top_k, top_p, min_p, vocabulary = case["params"]
     found = [
-        choose(logits_of(row, vocabulary), Sampling(temperature, top_k, top_p, seed % 2**64), position + 1)
+        choose(
+            logits_of(row, vocabulary), Sampling(temperature, top_k, top_p, seed % 2**64, min_p), position + 1
+        )
         for row, (seed, position, _) in enumerate(case["chosen"])
     ]
     assert found == [token for _, _, token in case["chosen"]]

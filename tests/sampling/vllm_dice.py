@@ -24,12 +24,13 @@ import torch
 
 FILE = Path(__file__).with_suffix(".json")
 CASES = [
-    *[(temperature, 0, 1.0, 5000) for temperature in (0.5, 1.0, 2.0)],
-    *[(temperature, top_k, 1.0, 1003) for temperature in (0.7, 3.0) for top_k in (1, 7, 20)],
-    *[(temperature, 20, top_p, 1003) for temperature in (1.0, 3.0) for top_p in (0.5, 0.95)],
-    *[(temperature, 0, top_p, 1003) for temperature in (0.7, 1.0, 3.0) for top_p in (0.5, 0.9)],
+    *[(temperature, 0, 1.0, 0.0, 5000) for temperature in (0.5, 1.0, 2.0)],
+    *[(temperature, top_k, 1.0, 0.0, 1003) for temperature in (0.7, 3.0) for top_k in (1, 7, 20)],
+    *[(temperature, 20, top_p, 0.0, 1003) for temperature in (1.0, 3.0) for top_p in (0.5, 0.95)],
+    *[(temperature, 0, top_p, 0.0, 1003) for temperature in (0.7, 1.0, 3.0) for top_p in (0.5, 0.9)],
+    *[(temperature, *kept, 1003) for temperature in (3.0, 8.0) for kept in ((0, 1.0, 0.5), (200, 0.8, 0.5))],
 ]
-"""Temperature, top-k, top-p, size of the vocabulary."""
+"""Temperature, top-k, top-p, min-p, size of the vocabulary."""
 _ROWS = 16
 _PROCESSORS = 132
 """Streaming multiprocessors of an H100, by which work is split."""
@@ -82,6 +83,7 @@ class Kernels:
         self._stand_in("vllm.utils.platform_utils", num_compute_units=lambda *_: _PROCESSORS)
         folder = wheel / "vllm" / "v1"
         self.noise = self._load("vllm_gumbel", folder / "worker" / "gpu" / "sample" / "gumbel.py")
+        self.likely = self._load("vllm_min_p", folder / "worker" / "gpu" / "sample" / "min_p.py")
         self.kept = self._load("vllm_kept", folder / "sample" / "ops" / "topk_topp_triton.py")
 
     def _stand_in(self, name: str, **contents: Any) -> None:
@@ -116,15 +118,16 @@ class Kernels:
     def choose(
         self,
         logits: torch.Tensor,
-        case: tuple[float, int, float, int],
+        case: tuple[float, int, float, float, int],
         seeds: list[int],
         positions: list[int],
     ) -> list[int]:
-        """Tokens that the second model runner's sampler chooses in rows of one temperature, top-k and top-p."""
-        temperature, top_k, top_p, _ = case
+        """Tokens that the second model runner's sampler chooses in rows of one sampling."""
+        temperature, top_k, top_p, min_p, _ = case
         rows = torch.arange(len(logits))
         temperatures = torch.full((len(logits),), temperature)
         self.noise.apply_temperature(logits, rows, temperatures)
+        self.likely.apply_min_p(logits, rows, torch.full((len(logits),), min_p))
         at_most = torch.full((len(logits),), top_k, dtype=torch.int32) if top_k else None
         mass = torch.full((len(logits),), top_p) if top_p < 1.0 else None
         if at_most is None and mass is not None:  # as on a GPU, which splits such rows
