@@ -110,7 +110,7 @@ async def test_a_text_that_failed_frees_its_key(mosquitto: PrivateBroker) -> Non
     key = {"idempotency-key": "k"}
     async with served(mosquitto, engine=engine) as api:
         said(await api.chat(max_tokens=20, headers=key, wait=0.5), 503, "no_worker")
-        assert api.api.texts.outbox.counts == {}  # whoever asked was told
+        await until(lambda: api.api.texts.outbox.counts == {})  # whoever asked was told
         engine.gate.set()
         first = (await api.chat(max_tokens=20, headers=key)).json()
         assert first["usage"]["completion_tokens"] <= 20
