@@ -71,5 +71,5 @@ STARTS: Final = 300.0
 LOOK: Final = 0.25
 """Between two looks at what tells nobody when it changes: a node's state for its page, ages of statuses, a database
 that is being written; 0.1 s while texts are written, 1 s for what changes slowly."""
-OUTBOX_TOKENS: Final = 0.5
+OUTBOX_TOKENS: Final = 2.0
 """Between two writings of committed tokens to the outbox, of all texts together."""

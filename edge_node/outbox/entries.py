@@ -1,5 +1,8 @@
 """A request in the journal: as it came, how far its text is, and what a restarted node needs to go on with it."""
 
+import sys
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -122,11 +125,21 @@ class Entry:
         return self.unfinished and not self.tokens and now - self.accepted > age
 
 
-def codes_of(commit: Commit) -> bytes:
-    """The origins of a commit's tokens, a byte each."""
-    return bytes(_CODES[origin] for origin in commit.origins)
+def packed(commits: Sequence[Commit]) -> bytes:
+    """Commits that follow each other: where they begin, their tokens, and the origin of each as a byte."""
+    ids = array("I", (token for commit in commits for token in commit.tokens))
+    if sys.byteorder == "big":
+        ids.byteswap()
+    codes = bytes(_CODES[origin] for commit in commits for origin in commit.origins)
+    return commits[0].start.to_bytes(4, "little") + ids.tobytes() + codes
 
 
-def commit_of(start: int, tokens: tuple[int, ...], codes: bytes) -> Commit:
-    """A commit as it was."""
-    return Commit(start, tokens, tuple(ORIGINS[code] for code in codes))
+def unpacked(data: bytes) -> Commit:
+    """The same, as one commit."""
+    count = (len(data) - 4) // 5
+    ids = array("I", data[4 : 4 + 4 * count])
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return Commit(
+        int.from_bytes(data[:4], "little"), tuple(ids), tuple(ORIGINS[code] for code in data[-count:])
+    )

@@ -1,4 +1,4 @@
-"""The file of the outbox: opened or made, and put aside where it is damaged; its errors; what is left on a full disk.
+"""The file of the outbox: opened or made, and made anew of what is whole where it is damaged; errors, and a full disk.
 
 The mode EXTRA differs from FULL in one place: the removal of the rollback journal, when the file is made, is synced as
 well, without which a power cut may bring that back and with it an empty file.
@@ -9,80 +9,150 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from edge_node.outbox.entries import NoRoom, OutboxError
+from edge_node.outbox.records import PAGE, Kind, Piece, found
 from flexspec_mq import waiting
 from flexspec_mq.daemon.files import sync
 
-_VERSION = 1
-_TABLES = """
-CREATE TABLE requests(
-  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, key TEXT NOT NULL UNIQUE, digest BLOB NOT NULL,
-  path TEXT NOT NULL, client BLOB NOT NULL, choice INTEGER NOT NULL, mode TEXT NOT NULL, accepted REAL NOT NULL,
-  state TEXT NOT NULL DEFAULT 'queued', life INTEGER NOT NULL DEFAULT 0, finished REAL,
-  read INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '', opened BLOB, body BLOB NOT NULL, answer BLOB
-);
-CREATE TABLE tokens(
-  request INTEGER NOT NULL REFERENCES requests ON DELETE CASCADE, start INTEGER NOT NULL,
-  tokens BLOB NOT NULL, origins BLOB NOT NULL, PRIMARY KEY(request, start)
-) WITHOUT ROWID;
-"""
-_WAL = 2**20
-"""Bytes to which the write-ahead log shrinks whenever it begins anew."""
+VERSION = 2
+TABLE = "CREATE TABLE records(number INTEGER PRIMARY KEY, record BLOB NOT NULL)"
+_SMALL = 256
+"""Pages of a file that is small enough, whatever is in them."""
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY}
 _log = logging.getLogger(__name__)
 
 
-def open_file(path: Path | None) -> sqlite3.Connection:
-    """Open the file, or make it.
+class Damaged(sqlite3.DatabaseError):
+    """The file has not all that was written to it."""
+
+
+def connect(path: Path | None) -> sqlite3.Connection:
+    """A connection to the file, which need not be there, nor be whole; its folder is made."""
+    if path is not None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _take_new(path)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    return sqlite3.connect(
+        path or ":memory:", timeout=waiting.FAREWELL, isolation_level=None, check_same_thread=False
+    )
+
+
+def check(file: sqlite3.Connection, path: Path | None) -> None:
+    """Make the table of a new file; see that an old one is whole and not newer than we are.
 
     Raises:
         OutboxError: a newer program wrote it.
-        sqlite3.OperationalError: another process has it, or it cannot be read or written.
-        sqlite3.DatabaseError: it is damaged.
+        sqlite3.Error: another process has it, it cannot be read or written, or it is damaged: see `is_damage`.
     """
-    if path is not None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    file = sqlite3.connect(
-        path or ":memory:", timeout=waiting.FAREWELL, isolation_level=None, check_same_thread=False
-    )
-    try:
-        for pragma in (
-            "locking_mode = EXCLUSIVE",  # no other process, and no file of memory shared with one: before any reading
-            "synchronous = EXTRA",
-            f"journal_size_limit = {_WAL}",
-            "secure_delete = ON",
-            "foreign_keys = ON",
-        ):
-            file.execute(f"PRAGMA {pragma}")
-        _check(file, path)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _check(file: sqlite3.Connection, path: Path | None) -> None:
-    """Make the tables of a new file; see that an old one is whole and of this version."""
-    (version,) = file.execute("PRAGMA user_version").fetchone()
-    if version > _VERSION:
+    for pragma in (
+        "locking_mode = EXCLUSIVE",  # no other process, and no file of memory shared with one: before any reading
+        "synchronous = EXTRA",
+        f"page_size = {PAGE}",
+        "secure_delete = ON",
+        "wal_autocheckpoint = 0",
+    ):
+        file.execute(f"PRAGMA {pragma}")
+    ((version,),) = file.execute("PRAGMA user_version")
+    if version > VERSION:
         raise OutboxError(
-            f"a newer program wrote the outbox in {path} (format {version}, here {_VERSION})",
+            f"a newer program wrote the outbox in {path} (format {version}, here {VERSION})",
             hint="start that program again, or put the file aside",
         )
-    if version == 0:
-        file.execute("PRAGMA auto_vacuum = FULL")  # before anything is written
     file.execute("PRAGMA journal_mode = WAL")
-    if (found := file.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        raise sqlite3.DatabaseError(found)
+    if (why := file.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise Damaged(why)
     if version == 0:
-        file.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
+        file.executescript(f"BEGIN IMMEDIATE; {TABLE}; PRAGMA user_version = {VERSION}; COMMIT;")
         if path is not None:
             sync(path.parent)
+
+
+def compact(file: sqlite3.Connection) -> None:
+    """Give back the room of what was deleted, where that is most of the file, or its pages are an old program's."""
+    file.execute("PRAGMA synchronous = EXTRA")
+    size, pages, free = (
+        file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
+    )
+    if size != PAGE:
+        for pragma in ("journal_mode = DELETE", f"page_size = {PAGE}", "auto_vacuum = NONE"):
+            file.execute(f"PRAGMA {pragma}")
+    elif not 2 * free > pages > _SMALL:
+        return
+    file.execute("VACUUM")
+    file.execute("PRAGMA journal_mode = WAL")
+
+
+def log_of(path: Path) -> Path:
+    """SQLite's write-ahead log of a file."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def pieces_in_log(path: Path) -> Iterator[Piece]:
+    """All that the log has, valid for SQLite or not."""
+    with suppress(FileNotFoundError):
+        yield from found(log_of(path).read_bytes())
+
+
+def seal(path: Path, number: int) -> int:
+    """Note that all up to a piece is on the disk, behind what the log has; returns the log's size.
+
+    A log of which a part is damaged ends there for SQLite, as if no more had been written. The next change
+    overwrites this, and says the same.
+    """
+    with suppress(OSError), log_of(path).open("r+b", buffering=0) as log:
+        size = log.seek(0, 2)
+        log.write(Piece(0, number, 0, 0, Kind.SEAL, b"").pack())
+        return size
+    return 0
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether it says that a file is not as it was written."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, Damaged) or (code is not None and code & 0xFF in _DAMAGE)
+
+
+def make_anew(path: Path, why: Exception) -> None:
+    """Make a file of all whole pieces that a damaged one and its log have; the damaged ones are put aside."""
+    pieces = {piece.number: piece for piece in found(path.read_bytes())}
+    pieces |= {piece.number: piece for piece in pieces_in_log(path) if piece.kind != Kind.SEAL}
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        part.touch(0o600)
+        with closing(sqlite3.connect(part, isolation_level=None)) as file:
+            file.execute(f"PRAGMA page_size = {PAGE}")
+            file.executescript(f"BEGIN; {TABLE}; PRAGMA user_version = {VERSION};")
+            rows = ((number, piece.pack()) for number, piece in pieces.items())
+            file.executemany("INSERT INTO records VALUES(?, ?)", rows)
+            file.execute("COMMIT")
+        sync(part)
+        part.replace(path.with_name(f"{path.name}.new"))
+    finally:
+        part.unlink(missing_ok=True)
+    sync(path.parent)
+    _log.error("the outbox in %s is damaged (%s): it is made anew of %d whole pieces", path, why, len(pieces))
+    _take_new(path)
+
+
+def _take_new(path: Path) -> None:
+    """Put the damaged files aside, and have the one that was made of them in their place, also after a power cut."""
+    new, number = path.with_name(f"{path.name}.new"), 1
+    if not new.exists():
+        return
+    while (aside := path.with_name(f"{path.name}.damaged.{number}")).exists() or log_of(aside).exists():
+        number += 1
+    for at, to in ((log_of(path), log_of(aside)), (path, aside)):
+        with suppress(FileNotFoundError):
+            at.replace(to)
+    new.replace(path)
+    sync(path.parent)
+    _log.error("the damaged outbox is now in %s", aside)
 
 
 def mark_of(path: Path, name: str) -> Path:
@@ -96,16 +166,6 @@ def dropped_in(path: Path | None) -> set[str]:
         return set()
     begins = mark_of(path, "").name
     return {each.name.removeprefix(begins) for each in path.parent.iterdir() if each.name.startswith(begins)}
-
-
-def put_aside(path: Path, why: Exception) -> None:
-    """Move a damaged file away, over the last one that was."""
-    aside = path.with_name(f"{path.name}.damaged")
-    _log.error("the outbox in %s is damaged (%s): it is now %s, and an empty one begins", path, why, aside)
-    for end in ("", "-wal"):
-        aside.with_name(aside.name + end).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + end).replace(aside.with_name(aside.name + end))
 
 
 @contextmanager

@@ -1,52 +1,40 @@
 """The outbox on disk: one SQLite file, in which a call that has returned survives kill and power cut. Synchronous.
 
 WAL with a sync at each commit, but for what can be lost because it comes again: sessions, later tokens of a text, and
-that an answer was read, survive kill at once, and a power cut from the next sync on.
+that an answer was read, survive kill at once, and a power cut from the next sync on. So that little is written, pages
+have 512 bytes, and the one table has no index and rows that are added and deleted, and never changed.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-import sys
-from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edge_node.outbox import file as files
+from edge_node.outbox import format_1
 from edge_node.outbox.clock import Clock
-from edge_node.outbox.entries import (
-    LIVES,
-    Entry,
-    NoRoom,
-    Opened,
-    OutboxFull,
-    State,
-    codes_of,
-    commit_of,
-)
-from edge_node.outbox.file import dropped_in, mark_of, open_file, put_aside, told
+from edge_node.outbox.entries import LIVES, Entry, NoRoom, Opened, OutboxError, OutboxFull, packed, unpacked
+from edge_node.outbox.file import Damaged, told
+from edge_node.outbox.records import Kind, Part, Piece, cut, found, joined
+from edge_node.outbox.texts import REQUEST_FIELDS, STATUS_FIELDS, Text, fields_of
 from flexspec_mq.daemon.files import sync
 from flexspec_mq.protocol.effects import Commit
 
-_KNOWN = (
-    "id", "key", "digest", "path", "client", "choice", "mode", "accepted", "state", "life", "finished", "read", "error",
-)  # fmt: skip
-_ENTRY = """SELECT id, key, digest, path, client, choice, mode, accepted, state, life, finished, read, error, opened,
-body, (SELECT ifnull(sum(length(origins)), 0) FROM tokens WHERE request = number) FROM requests
-WHERE NOT dropped(id) AND {where} ORDER BY number"""
-_BYTES = """SELECT count(*), ifnull(sum(length(body) + ifnull(length(opened), 0) + ifnull(length(answer), 0)), 0)
-FROM requests"""
-_CLOCK = """CREATE TABLE IF NOT EXISTS clock(
-  one INTEGER PRIMARY KEY, boot TEXT NOT NULL, ahead REAL NOT NULL, seen REAL NOT NULL
-)"""
-"""Its one row: the boot in which the file was used last, by how much the file's time was ahead of the time since that,
-and the newest time."""
+_LAST = 2**62
+_LOG = 448 * 2**10
+"""Bytes of the log beyond which it goes into the file."""
 _STEP = 1.0
 """Seconds by which a clock differs that was set, and does not only run a little faster."""
+_DAMAGED = "the disk has damaged what the outbox kept of it: ask again"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +56,8 @@ class Journal:
     """The outbox of one node. All calls come from one thread at a time; each is one transaction.
 
     On a full disk requests can be read and dropped, and all else raises `NoRoom`. Where there was no room to make the
-    file it is empty, and made by the first call that finds some.
+    file it is empty, and made by the first call that finds some. Damage of the file or of its log is logged when it is
+    opened, and costs the texts alone whose rows it hit: they fail, or are named in the log where nothing else is left.
 
     Args:
         path: the file, whose folder is made; None keeps all in memory, and forgets it at the end.
@@ -84,17 +73,28 @@ class Journal:
         self._bounds = bounds or Bounds()
         self._clock = clock or Clock()
         self._ahead = self._clock.wall() - self._clock.up()
-        self._same_boot = False  # as when the file was used last
+        self._said = (
+            "",
+            0.0,
+            0.0,
+        )  # boot in which the file was used last, how far it was ahead, and its newest time
+        self._same_boot = False  # as then
         self._file: sqlite3.Connection | None = None
-        self._dropped = dropped_in(path)
+        self._texts: dict[str, Text] = {}
+        self._number = self._sealed = 0  # of the newest row, and of the newest one that is surely on the disk
+        self._clock_at = range(0)
+        self._left, self._lost = (
+            set[int](),
+            list[str](),
+        )  # rows of no use, and names of requests that are damaged
+        self._dropped = files.dropped_in(path)
         with suppress(NoRoom):
             self._open()
 
     def close(self) -> None:
         """Close the file; what the write-ahead log holds goes into it."""
         with told(self.path):
-            if self._file is not None:
-                self._file.close()
+            self._shut()
 
     def now(self) -> float:
         """The time of the file: seconds since the Unix epoch, by a clock that is not set while the file is open."""
@@ -104,58 +104,54 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """All requests, in the order in which they were accepted."""
-        return self._entries("TRUE")
+        return [self._entry(text) for text in self._there()]
 
     def counts(self) -> dict[str, int]:
         """Number of requests in each state that there is; answers that nobody has read are ``unread``."""
-        return dict(
-            self._all(
-                "SELECT iif(state = 'done' AND NOT read, 'unread', state), count(*) FROM requests "
-                "WHERE NOT dropped(id) GROUP BY 1"
-            )
+        unread = "done", False
+        return Counter(
+            "unread" if (text.state, text.entry.read) == unread else text.state for text in self._there()
         )
 
     def entry(self, name: str) -> Entry | None:
         """The request with this id."""
-        return next(iter(self._entries("id = ?", name)), None)
+        return next((self._entry(text) for text in self._there() if text.entry.id == name), None)
 
     def under(self, key: str) -> Entry | None:
         """The request with this key, unless its answer is too old."""
-        oldest = self.now() - self._bounds.keep
-        return next(iter(self._entries("key = ? AND ifnull(finished >= ?, TRUE)", key, oldest)), None)
+        found = (text for text in self._there() if text.entry.key == key and not self._goes(text))
+        return next(map(self._entry, found), None)
 
     def committed(self, name: str) -> list[Commit]:
         """The committed tokens of an unfinished text, from the first one on without a gap."""
-        at, commits = 0, []
-        for start, tokens, codes in self._all(
-            "SELECT start, tokens, origins FROM tokens JOIN requests ON request = number WHERE id = ? "
-            "ORDER BY start",
-            name,
-        ):
-            if start != at or len(tokens) != 4 * len(codes):
-                break
-            commits.append(commit_of(start, _unpacked(tokens), codes))
-            at += len(codes)
+        at, commits = 0, list[Commit]()
+        if (text := self._texts.get(name)) is not None:
+            for place in text.places:
+                if place != at:
+                    break
+                commits.append(unpacked(self._read(text, place)))
+                at += text.sizes[place]
         return commits
 
     def answer(self, name: str) -> bytes:
         """The answer of a text that is done; empty without one."""
-        found = self._all("SELECT answer FROM requests WHERE id = ?", name)
-        return (found and found[0][0]) or b""
+        text = self._texts.get(name)
+        return b"" if text is None else self._read(text, Kind.ANSWER)
 
     # What happens
 
     def begin(self) -> list[Entry]:
         """Begin another life of all unfinished texts, before anything of them is sent; returns them in order."""
         self._tidy()
+        with suppress(NoRoom), told(self.path):
+            files.compact(self._connection())
+        error = f"the node was started {LIVES} times while this text was unfinished"
         with self._transaction():
-            self._run("UPDATE requests SET life = life + 1 WHERE finished IS NULL")
-            self._run(
-                "UPDATE requests SET state = 'failed', error = ?, finished = ? WHERE life >= ? AND finished IS NULL",
-                f"the node was started {LIVES} times while this text was unfinished",
-                self.now(),
-                LIVES,
-            )
+            for text in filter(_is_unfinished, self._texts.values()):
+                self._live(text)
+                if text.entry.life >= LIVES:
+                    self._end(text, error=error)
+        self._empty_log()
         return [entry for entry in self.entries() if entry.unfinished]
 
     def accept(self, entry: Entry) -> None:
@@ -165,33 +161,28 @@ class Journal:
             OutboxFull: it holds as much as it may, and nothing that was read.
             OutboxError: it cannot be written.
         """
-        with self._transaction():
-            self._run("DELETE FROM requests WHERE key = ? AND state = 'failed'", entry.key)
-            self._drop_old()
-            if not self._fits(1, len(entry.body)):
-                raise OutboxFull(
-                    f"the outbox holds {self._bounds.texts} requests or {self._bounds.size >> 20} MB, as much as it "
-                    "may, and nobody has read their answers",
-                    hint="`flexspec-edge outbox` lists them, `flexspec-edge outbox drop ID` makes room",
-                )
-            self._run(
-                "INSERT INTO requests(id, key, digest, path, client, choice, mode, accepted, body) "
-                "VALUES(?,?,?,?,?,?,?,?,?)",
-                entry.id,
-                entry.key,
-                entry.digest,
-                entry.path,
-                entry.client,
-                entry.choice,
-                entry.mode,
-                entry.accepted,
-                entry.body,
+        again = entry.key, "failed"
+        gone = [
+            text
+            for text in self._texts.values()
+            if (text.entry.key, text.entry.state) == again or self._goes(text)
+        ]
+        if not self._fits(gone, 1, len(entry.body)):
+            raise OutboxFull(
+                f"the outbox holds {self._bounds.texts} requests or {self._bounds.size >> 20} MB, as much as it "
+                "may, and nobody has read their answers",
+                hint="`flexspec-edge outbox` lists them, `flexspec-edge outbox drop ID` makes room",
             )
+        with self._transaction():
+            for text in gone:
+                self._delete(text)
+            self._add(entry)
 
     def rewrite(self, name: str, body: bytes) -> None:
         """Keep a request in another form."""
         with self._transaction():
-            self._run("UPDATE requests SET body = ? WHERE id = ?", body, name)
+            if (text := self._texts.get(name)) is not None:
+                self._put(text, Kind.BODY, name.encode() + b"\n" + body)
 
     def open(self, name: str, opened: Opened, *, promised: bool = True) -> None:
         """Note the session of a text, unless that was dropped meanwhile; tokens of an earlier session go.
@@ -202,13 +193,8 @@ class Journal:
             promised: whether it survives a power cut from now on, and not from the next promise on.
         """
         with self._transaction(promised=promised):
-            for number in self._number(name):
-                before = self._all("SELECT opened FROM requests WHERE number = ?", number)[0][0]
-                if before is None or Opened.read(before).session != opened.session:
-                    self._run("DELETE FROM tokens WHERE request = ?", number)
-                self._run(
-                    "UPDATE requests SET opened = ? WHERE number = ?", msgspec.json.encode(opened), number
-                )
+            if (text := self._texts.get(name)) is not None and text.entry.unfinished:
+                self._set_session(text, opened)
 
     def commit(self, commits: Mapping[str, Sequence[Commit]], *, promised: bool = True) -> None:
         """Add committed tokens of texts that have a session in the file; those of texts that are over are left out.
@@ -219,103 +205,341 @@ class Journal:
         """
         with self._transaction(promised=promised):
             for name, added in commits.items():
-                for (number,) in self._all(
-                    "SELECT number FROM requests WHERE id = ? AND finished IS NULL AND opened IS NOT NULL",
-                    name,
-                ):
-                    start = added[0].start
-                    tokens = b"".join(_packed(commit.tokens) for commit in added)
-                    codes = b"".join(map(codes_of, added))
-                    # Those behind a gap, which a full disk has left, come anew.
-                    self._run("DELETE FROM tokens WHERE request = ? AND start >= ?", number, start)
-                    self._run("INSERT INTO tokens VALUES(?,?,?,?)", number, start, tokens, codes)
-                    self._run("UPDATE requests SET state = 'writing' WHERE number = ?", number)
+                if (text := self._texts.get(name)) is not None and text.entry.opened is not None:
+                    self._drop_tokens(text, added[0].start)  # those behind a gap come anew
+                    self._put(text, Kind.TOKENS, packed(added))
 
     def finish(self, name: str, answer: bytes = b"", error: str = "") -> None:
         """End a text by its answer or by an error; its session goes, and what others read where there is no room."""
-        state: State = "failed" if error else "done"
         with self._transaction():
-            for number in self._number(name):
-                self._run("DELETE FROM tokens WHERE request = ?", number)
-                self._run(
-                    "UPDATE requests SET state = ?, answer = ?, error = ?, finished = ?, opened = NULL "
-                    "WHERE number = ?",
-                    state,
-                    answer or None,
-                    error,
-                    self.now(),
-                    number,
-                )
-                self._fits(0, 0)
+            if (text := self._texts.get(name)) is not None:
+                self._end(text, answer, error)
+                gone: list[Text] = []
+                self._fits(gone, 0, 0)
+                for each in gone:
+                    self._delete(each)
 
     def park(self, name: str, why: str = "") -> None:
         """Have a text wait until its user wants it still."""
         with self._transaction():
-            self._run("UPDATE requests SET state = 'stale', error = ? WHERE id = ?", why, name)
+            if (text := self._texts.get(name)) is not None and text.entry.unfinished:
+                self._set_status(text, state="stale", error=why)
 
     def unpark(self, name: str) -> Entry:
         """Queue a text that has waited for its user, in another life and as if it was accepted now."""
-        with self._transaction():
-            self._run(
-                "UPDATE requests SET state = 'queued', error = '', life = life + 1, accepted = ? WHERE id = ?",
-                self.now(),
-                name,
-            )
-        return self._entries("id = ?", name)[0]
+        text = self._texts[name]
+        if text.entry.unfinished:
+            with self._transaction():
+                self._live(text, state="queued", error="", accepted=self.now())
+            self._empty_log()
+        return self._entry(text)
 
     def set_read(self, name: str) -> None:
         """Note that the answer was read to its end; a power cut may take it back."""
         with self._transaction(promised=False):
-            self._run("UPDATE requests SET read = 1 WHERE id = ?", name)
+            if (text := self._texts.get(name)) is not None:
+                self._set_status(text, read=True)
 
     def forget(self, name: str) -> bool:
         """Delete a request with all that is known of its text; whether there was one."""
+        text = next((text for text in self._there() if text.entry.id == name), None)
+        if text is None:
+            return False
         try:
             with self._transaction():
-                there = self._run("DELETE FROM requests WHERE id = ?", name).rowcount > 0
+                self._delete(text)
         except NoRoom:
-            there = self.entry(name) is not None
-            if there and self.path is not None:
+            if self.path is not None:
                 with told(self.path):
-                    mark_of(self.path, name).touch(0o600)
+                    files.mark_of(self.path, name).touch(0o600)
                     sync(self.path.parent)
                 self._dropped.add(name)
-            return there
-        self._empty_log()
-        return there
+        else:
+            self._empty_log()
+        return True
 
     def sweep(self) -> None:
         """Delete answers that are too old, and what the log still has of all that was deleted."""
-        if self._all("SELECT 1 FROM requests LIMIT 1"):
+        if self._texts:
             self._tidy()
 
-    # How it is done
+    # Its texts
+
+    def _there(self) -> Iterator[Text]:
+        return (text for name, text in self._texts.items() if name not in self._dropped)
+
+    def _entry(self, text: Text) -> Entry:
+        body = b""
+        try:
+            body = self._read(text, Kind.BODY).partition(b"\n")[2]
+        except OutboxError as error:
+            _log.error("text %s: %s", text.entry.id, error)
+        tokens = sum(text.sizes[place] for place in text.places)
+        return replace(text.entry, body=body, state=text.state, tokens=tokens)
+
+    def _goes(self, text: Text) -> bool:
+        finished = text.entry.finished
+        old = finished is not None and finished < self.now() - self._bounds.keep
+        return old or text.entry.id in self._dropped
+
+    def _fits(self, gone: list[Text], more: int, size: int) -> bool:
+        """Add to those that go read answers, then failures, the oldest first, until so many more fit, if they do."""
+        left = [text for text in self._texts.values() if text not in gone]
+        spare = [
+            text for text in left if text.state == "failed" or (text.state == "done" and text.entry.read)
+        ]
+        spare.sort(key=lambda text: (text.entry.read, -(text.entry.finished or 0.0), -text.number))
+        count, held = len(left) + more, sum(text.size for text in left) + size
+        while count > self._bounds.texts or held > self._bounds.size:
+            if not spare:
+                return False
+            gone.append(spare.pop())
+            count, held = count - 1, held - gone[-1].size
+        return True
+
+    def _add(self, entry: Entry) -> Text:
+        text = self._texts[entry.id] = Text(self._number + 1)
+        self._put(text, Kind.REQUEST, fields_of(entry, REQUEST_FIELDS))
+        self._put(text, Kind.BODY, entry.id.encode() + b"\n" + entry.body)
+        return text
+
+    def _set_status(self, text: Text, **known: object) -> None:
+        self._put(text, Kind.STATUS, fields_of(replace(text.entry, **known), STATUS_FIELDS))  # type: ignore[arg-type]
+
+    def _live(self, text: Text, **known: object) -> None:
+        """Have a text be in another life; its session says so too, as no counter may begin again if a row is lost."""
+        self._set_status(text, **known, life=text.entry.life + 1)
+        if text.entry.opened is not None:
+            self._set_session(text, text.entry.opened)
+
+    def _set_session(self, text: Text, opened: Opened) -> None:
+        before, since = text.entry.opened, text.since
+        if before is None or before.session != opened.session:
+            since = self._number + 1
+            self._drop_tokens(text, 0)
+        self._put(text, Kind.SESSION, msgspec.msgpack.encode((since, text.entry.life, opened)))
+
+    def _drop_tokens(self, text: Text, start: int) -> None:
+        for place in text.places:
+            if place >= start:
+                self._remove(text.parts.pop(place))
+
+    def _end(self, text: Text, answer: bytes = b"", error: str = "") -> None:
+        self._drop_tokens(text, 0)
+        for kind in (Kind.SESSION, Kind.ANSWER):
+            self._remove(text.parts.pop(kind, range(0)))
+        text.entry = replace(text.entry, opened=None)
+        state = "failed" if error else "done"
+        self._set_status(text, state=state, error=error, finished=self.now())
+        if answer or not error:
+            self._put(text, Kind.ANSWER, answer)
+
+    def _delete(self, text: Text) -> None:
+        for numbers in text.parts.values():
+            self._remove(numbers)
+        del self._texts[text.entry.id]
+
+    # Its rows
+
+    def _put(self, text: Text, kind: bytes, data: bytes) -> None:
+        """Keep a part of a text, in place of the one that is there; of tokens, all."""
+        before = text.parts.get(kind, range(0))
+        text.take(Part(kind, text.number, self._insert(kind, text.number, data), data))
+        self._remove(before)
+
+    def _insert(self, kind: bytes, text: int, data: bytes) -> range:
+        pieces = cut(kind, text, data, self._number + 1, self._sealed)
+        self._number = pieces[-1].number
+        rows = [(piece.number, piece.pack()) for piece in pieces]
+        self._connection().executemany("INSERT INTO records VALUES(?, ?)", rows)
+        return range(pieces[0].number, self._number + 1)
+
+    def _remove(self, numbers: range) -> None:
+        if numbers:
+            self._run("DELETE FROM records WHERE number BETWEEN ? AND ?", numbers[0], numbers[-1])
+
+    def _read(self, text: Text, key: bytes | int) -> bytes:
+        if not (numbers := text.parts.get(key)):
+            return b""
+        with told(self.path):
+            for part in joined(self._pieces(numbers[0], numbers[-1])):
+                if part.data is not None:
+                    return part.data
+            raise Damaged(f"rows {numbers[0]} to {numbers[-1]} are not as they were written")
+
+    def _pieces(self, first: int, last: int) -> Iterator[Piece]:
+        """Rows with these numbers.
+
+        Raises:
+            Damaged: one of them is not as it was written.
+        """
+        for number, record in self._run("SELECT * FROM records WHERE number BETWEEN ? AND ?", first, last):
+            piece = next(found(record), None)
+            if piece is None or piece.number != number:
+                raise Damaged(f"row {number} is not as it was written")
+            self._number, self._sealed = max(self._number, number), max(self._sealed, piece.sealed)
+            yield piece
+
+    def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
+        return self._connection().execute(statement, values)
+
+    def _connection(self) -> sqlite3.Connection:
+        assert self._file is not None  # noqa: S101  each transaction sees to it
+        return self._file
+
+    @contextmanager
+    def _transaction(self, *, promised: bool = True) -> Iterator[None]:
+        """All or nothing; where it is promised, on the disk when the block has ended, with all that went before."""
+        if self._file is None:
+            self._open()
+        file, before = self._connection(), self._number
+        changes = file.total_changes
+        with told(self.path):
+            file.execute(f"PRAGMA synchronous = {'EXTRA' if promised else 'NORMAL'}")
+            file.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                if self._number == before and file.total_changes != changes:
+                    self._put_clock(*self._said)  # so that the newest row is of the newest change
+                file.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # SQLite has rolled back by itself where the disk is full
+                    file.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # an earlier format's, of a disk too full to convert it
+                    self._load()
+                raise
+        if self.path is not None:
+            if promised and self._number != before:
+                self._sealed = self._number
+            if files.seal(self.path, self._sealed) > _LOG:
+                self._empty_log()
+
+    def _tidy(self) -> None:
+        with self._transaction():
+            for text in [text for text in self._texts.values() if self._goes(text)]:
+                self._delete(text)
+        for name in self._dropped:
+            assert self.path is not None  # noqa: S101  see forget()
+            files.mark_of(self.path, name).unlink(missing_ok=True)
+        self._dropped.clear()
+        self._empty_log()
+
+    def _empty_log(self) -> None:
+        """Cut off the log, and begin it anew at once, which is a sync that the next request need not wait for."""
+        with suppress(NoRoom), told(self.path):
+            self._run("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._follow_clock()
+
+    # Its file
 
     def _open(self) -> None:
-        with told(self.path):
-            try:
-                self._file = open_file(self.path)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError as error:
-                assert self.path is not None  # noqa: S101  memory is never damaged
-                put_aside(self.path, error)
-                self._file = open_file(self.path)
-            self._file.create_function("dropped", 1, self._dropped.__contains__)
-        self._recall_clock()
+        try:
+            with told(self.path):
+                try:
+                    old = self._take()
+                except sqlite3.Error as error:
+                    if self.path is None or not files.is_damage(error):
+                        raise
+                    files.make_anew(self.path, error)
+                    self._shut()  # not before: SQLite deletes the log, which is aside by now
+                    old = self._take()
+            self._recall_clock(
+                [text.entry for text in self._texts.values()] + [entry for entry, _, _ in old or ()]
+            )
+            if old is not None:
+                self._convert(old)
+            self._mend()
+        except BaseException:
+            self._shut()
+            raise
         with suppress(NoRoom):
             self._follow_clock()
 
-    def _recall_clock(self) -> None:
+    def _shut(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._texts = None, {}
+
+    def _take(self) -> list[format_1.Old] | None:
+        """Open the file and read what it has; returns that of an earlier format.
+
+        Raises:
+            sqlite3.DatabaseError: it is damaged.
+        """
+        self._file, self._sealed = files.connect(self.path), 0
+        files.check(self._file, self.path)
+        if (old := format_1.read(self._file)) is not None:
+            self._said, texts = old
+            return texts
+        self._load()
+        if self.path is not None:
+            self._sealed = max([self._sealed, *(piece.sealed for piece in files.pieces_in_log(self.path))])
+        if self._sealed > self._number:
+            raise Damaged(f"its log ends before row {self._sealed}")
+        return None
+
+    def _load(self) -> None:
+        """Know what the rows say; those of no use, which only a damaged file has, are left over."""
+        there, self._left = dict[int, Text](), set[int]()
+        for part in joined(self._pieces(0, _LAST)):
+            self._left.update(part.numbers)
+            if part.kind == Kind.CLOCK and part.data is not None:
+                self._clock_at = part.numbers
+                self._said = msgspec.msgpack.decode(part.data, type=tuple[str, float, float])
+            elif part.kind != Kind.CLOCK:
+                there.setdefault(part.text, Text(part.text)).take(part)
+        for text in there.values():
+            text.settle()
+        known = sorted(
+            (text for text in there.values() if Kind.REQUEST in text.parts), key=lambda text: text.number
+        )
+        self._lost = [
+            text.entry.id or f"number {text.number}" for text in there.values() if text not in known
+        ]
+        newest = {text.entry.key: text for text in known}
+        self._texts = {text.entry.id: text for text in known if newest[text.entry.key] is text}
+        self._left.difference_update(
+            self._clock_at, *(n for text in self._texts.values() for n in text.parts.values())
+        )
+
+    def _mend(self) -> None:
+        """Delete rows of no use, and fail texts of which some are missing."""
+        lacking = [text for text in self._texts.values() if text.lacks]
+        if not self._left and not lacking:
+            return
+        for name in [*self._lost, *(text.entry.id for text in lacking)]:
+            _log.error("request %s of the outbox is lost: the disk has damaged it", name)
+        with self._transaction():
+            for number in self._left:
+                self._remove(range(number, number + 1))
+            for text in lacking:
+                self._end(text, error=_DAMAGED)
+
+    def _convert(self, old: list[format_1.Old]) -> None:
+        """Write what a file of an earlier format has in ours."""
+        with self._transaction():
+            for statement in format_1.TO_FORMAT_2:
+                self._run(statement)
+            for entry, commits, answer in old:
+                text = self._add(entry)
+                self._set_status(text, **{name: getattr(entry, name) for name in STATUS_FIELDS})
+                if entry.opened is not None:
+                    self._set_session(text, entry.opened)
+                    if commits:
+                        self._put(text, Kind.TOKENS, packed(commits))
+                if entry.state == "done":
+                    self._put(text, Kind.ANSWER, answer)
+            self._put_clock(*self._said)
+
+    # Its clock
+
+    def _recall_clock(self, entries: list[Entry]) -> None:
         """Let the file's time go on: through this boot as that did, and behind another one from its newest time."""
-        there = self._all("SELECT 1 FROM sqlite_master WHERE name = 'clock'")
-        rows = self._all("SELECT boot, ahead, seen FROM clock") if there else []
-        boot, ahead, seen = rows[0] if rows else ("", 0.0, 0.0)
-        ((finished,),) = self._all("SELECT max(finished) FROM requests")
+        boot, ahead, seen = self._said
         self._same_boot = boot == self._clock.boot != ""
         if self._same_boot:
             self._ahead = ahead
-        elif newest := max(seen, finished or 0.0):
+        elif newest := max([seen, *(entry.finished or 0.0 for entry in entries)]):
             self._ahead = newest - self._clock.up()
 
     def _follow_clock(self) -> None:
@@ -327,100 +551,23 @@ class Journal:
         jump = self._clock.wall() - self.now()
         if abs(jump) < _STEP:
             jump = 0.0
+        known = jump if self._same_boot else 0.0
         with self._transaction(promised=False):
-            self._run(_CLOCK)
-            if jump:
-                known = jump if self._same_boot else 0.0
-                self._run("UPDATE requests SET finished = finished + ?, accepted = accepted + ?", jump, known)
-            clock = self._clock.boot, self._ahead + jump, self.now() + jump
-            self._run("REPLACE INTO clock VALUES(1, ?, ?, ?)", *clock)
+            for text in self._texts.values() if jump else ():
+                finished = text.entry.finished
+                self._set_status(
+                    text,
+                    accepted=text.entry.accepted + known,
+                    finished=None if finished is None else finished + jump,
+                )
+            self._put_clock(self._clock.boot, self._ahead + jump, self.now() + jump)
         self._ahead, self._same_boot = self._ahead + jump, True
 
-    def _tidy(self) -> None:
-        with self._transaction():
-            self._drop_old()
-        for name in self._dropped:
-            assert self.path is not None  # noqa: S101  see forget()
-            mark_of(self.path, name).unlink(missing_ok=True)
-        self._dropped.clear()
-        self._empty_log()
-
-    def _empty_log(self) -> None:
-        """Cut off the log, and begin it anew at once, which is a sync that the next request need not wait for."""
-        with suppress(NoRoom), told(self.path):
-            self._run("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._follow_clock()
-
-    def _drop_old(self) -> None:
-        self._run("DELETE FROM requests WHERE finished < ? OR dropped(id)", self.now() - self._bounds.keep)
-
-    def _fits(self, more: int, size: int) -> bool:
-        """Drop read answers, then failures, the oldest first, until so many more fit; False where that does not do."""
-        while True:
-            count, held = self._all(_BYTES)[0]
-            if count + more <= self._bounds.texts and held + size <= self._bounds.size:
-                return True
-            dropped = self._run(
-                "DELETE FROM requests WHERE number = (SELECT number FROM requests WHERE finished IS NOT NULL "
-                "AND (read OR state = 'failed') ORDER BY read DESC, finished, number LIMIT 1)"
-            )
-            if not dropped.rowcount:
-                return False
-
-    def _number(self, name: str) -> Sequence[int]:
-        return [number for (number,) in self._all("SELECT number FROM requests WHERE id = ?", name)]
-
-    def _entries(self, where: str, *values: object) -> list[Entry]:
-        return [_entry(row) for row in self._all(_ENTRY.format(where=where), *values)]
-
-    def _all(self, statement: str, *values: object) -> list[Any]:
-        if self._file is None:
-            return []
-        with told(self.path):
-            return self._run(statement, *values).fetchall()
-
-    def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
-        assert self._file is not None  # noqa: S101  each transaction sees to it
-        return self._file.execute(statement, values)
-
-    @contextmanager
-    def _transaction(self, *, promised: bool = True) -> Iterator[None]:
-        """All or nothing; where it is promised, on the disk when the block has ended, with all that went before."""
-        if self._file is None:
-            self._open()
-        with told(self.path):
-            self._run(f"PRAGMA synchronous = {'EXTRA' if promised else 'NORMAL'}")
-            self._run("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._run("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # SQLite has rolled back by itself where the disk is full
-                    self._run("ROLLBACK")
-                raise
+    def _put_clock(self, *said: Any) -> None:
+        before, self._said = self._clock_at, said
+        self._clock_at = self._insert(Kind.CLOCK, 0, msgspec.msgpack.encode(said))
+        self._remove(before)
 
 
-def _entry(row: Sequence[Any]) -> Entry:
-    *columns, opened, body, tokens = row
-    known = dict(zip(_KNOWN, columns, strict=True))
-    return Entry(
-        **{**known, "read": bool(known["read"])},
-        opened=None if opened is None else Opened.read(opened),
-        body=body,
-        tokens=tokens,
-    )
-
-
-def _packed(tokens: Sequence[int]) -> bytes:
-    ids = array("I", tokens)
-    if sys.byteorder == "big":
-        ids.byteswap()
-    return ids.tobytes()
-
-
-def _unpacked(data: bytes) -> tuple[int, ...]:
-    ids = array("I")
-    ids.frombytes(data)
-    if sys.byteorder == "big":
-        ids.byteswap()
-    return tuple(ids)
+def _is_unfinished(text: Text) -> bool:
+    return text.entry.unfinished

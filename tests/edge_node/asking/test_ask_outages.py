@@ -1,7 +1,6 @@
 """Asks by MQTT while the node cannot reach a worker."""
 
 import asyncio
-import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
@@ -246,8 +245,8 @@ async def test_an_ask_that_cannot_be_read_any_more_holds_up_no_other(
             for number in range(2):
                 await asker.publish(f"f1/ask/{node.edge}", {**ask, "id": number})
                 await holds(node, queued=number + 1)
-        with closing(sqlite3.connect(path)) as file, file:
-            file.execute("UPDATE requests SET body = '[]' WHERE number = (SELECT min(number) FROM requests)")
+        with closing(Journal(path)) as journal:
+            journal.rewrite(journal.entries()[0].id, b"[]")
         async with asked(mosquitto, journal=Journal(path), **restarted):
             _, answer, _, _ = await asker.message()
             assert (answer["id"], answer["text"]) == (1, alone("hello", 7, 40))

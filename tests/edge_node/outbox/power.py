@@ -9,12 +9,13 @@ from __future__ import annotations
 import _sqlite3
 import ctypes
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 _SECTOR = 512
@@ -89,16 +90,25 @@ class Recording:
         """All marks before a cut."""
         return [step.said for step in self.steps[:cut] if isinstance(step, Mark)]
 
-    def rebuild(self, cut: int, folder: Path, keeps: Callable[[], bool]) -> None:
+    def rebuild(
+        self,
+        cut: int,
+        folder: Path,
+        keeps: Callable[[], bool],
+        before: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
         """Write the files as the disk may hold them after a power cut.
 
         Args:
             cut: steps that happened.
             folder: where to; files keep their names.
             keeps: decides for each sector written since its file's last sync whether it reached the disk.
+            before: files that were there at first, by name.
         """
+        for name, there in before.items():
+            (folder / name).write_bytes(there)
         for path, steps in self._by_file(cut).items():
-            content = _content(steps, keeps)
+            content = _content(steps, keeps, before.get(Path(path).name))
             target = folder / Path(path).name
             if content is None:
                 target.unlink(missing_ok=True)
@@ -113,10 +123,12 @@ class Recording:
         return files
 
 
-def _content(steps: Sequence[Write | Truncate | Sync | Delete], keeps: Callable[[], bool]) -> bytes | None:
+def _content(
+    steps: Sequence[Write | Truncate | Sync | Delete], keeps: Callable[[], bool], before: bytes | None
+) -> bytes | None:
     """The content of one file; None where there is none."""
     last = max((at for at, step in enumerate(steps) if isinstance(step, Sync)), default=-1)
-    content: bytearray | None = None
+    content = None if before is None else bytearray(before)
     for at, step in enumerate(steps):
         durable = at <= last
         if isinstance(step, Delete):

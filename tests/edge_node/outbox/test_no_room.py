@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from flexspec_mq import waiting
 from tests.daemons import PATIENCE, FakeEngine, worker_at
 from tests.edge_node.api.served import Served, alone, content, links_to, said, served
 from tests.edge_node.outbox.power import recorded
+from tests.edge_node.outbox.test_damage import write_format_1
 from tests.edge_node.outbox.test_journal import commit, entry, replace_opened
 
 VERSION = "full"
@@ -171,15 +171,12 @@ async def test_an_answer_that_comes_while_the_disk_is_full_is_there_when_there_i
         await shows(node, {"hello": "unread"})
 
 
-def test_a_file_of_an_earlier_program_is_read_on_a_full_disk(small: Disk) -> None:
-    """It knew nothing of clocks."""
+def test_what_is_there_is_read_and_dropped_on_a_full_disk(small: Disk) -> None:
     with closing(Journal(small.file)) as journal:
         journal.accept(entry(1))
         journal.finish("text1", b"an answer")
         journal.accept(entry(2, body=b"x" * 200_000))
         before = journal.entries()
-    with closing(sqlite3.connect(small.file)) as file:
-        file.execute("DROP TABLE clock")
     small.fill()
     with closing(Journal(small.file)) as journal:
         assert journal.entries() == before
@@ -197,6 +194,19 @@ def test_a_file_of_an_earlier_program_is_read_on_a_full_disk(small: Disk) -> Non
         journal.accept(entry(4, key="key2"))  # the key of the one that was dropped
         assert [each.id for each in journal.begin()] == ["text4"]
     assert [file.name for file in small.file.parent.iterdir()] == [small.file.name]
+
+
+def test_a_file_of_the_format_before_is_converted_as_soon_as_there_is_room(small: Disk) -> None:
+    small.file.parent.mkdir()
+    before = write_format_1(small.file, clock=True)
+    small.fill()
+    with closing(Journal(small.file)) as journal:
+        assert journal.entries() == []
+        with pytest.raises(NoRoom, match="is full"):
+            journal.begin()
+        small.free()
+        journal.begin()
+        assert [each.id for each in journal.entries()] == list(before)
 
 
 def test_tokens_behind_a_gap_that_a_full_disk_has_left_come_anew(small: Disk) -> None:
