@@ -24,7 +24,7 @@ from edge_node.outbox.clock import Clock
 from edge_node.outbox.entries import LIVES, Entry, NoRoom, Opened, OutboxError, OutboxFull, packed, unpacked
 from edge_node.outbox.file import Damaged, told
 from edge_node.outbox.records import Kind, Part, Piece, cut, found, joined
-from edge_node.outbox.texts import REQUEST_FIELDS, STATUS_FIELDS, Text, fields_of
+from edge_node.outbox.texts import REQUEST_FIELDS, STATUS_FIELDS, KeptText, fields_of
 from flexspec_mq.daemon.files import sync
 from flexspec_mq.protocol.effects import Commit
 
@@ -73,20 +73,15 @@ class Journal:
         self._bounds = bounds or Bounds()
         self._clock = clock or Clock()
         self._ahead = self._clock.wall() - self._clock.up()
-        self._said = (
-            "",
-            0.0,
-            0.0,
-        )  # boot in which the file was used last, how far it was ahead, and its newest time
+        # Boot in which the file was used last, how far it was ahead, and its newest time.
+        self._said = "", 0.0, 0.0
         self._same_boot = False  # as then
         self._file: sqlite3.Connection | None = None
-        self._texts: dict[str, Text] = {}
+        self._texts: dict[str, KeptText] = {}
         self._number = self._sealed = 0  # of the newest row, and of the newest one that is surely on the disk
         self._clock_at = range(0)
-        self._left, self._lost = (
-            set[int](),
-            list[str](),
-        )  # rows of no use, and names of requests that are damaged
+        self._left = set[int]()  # rows of no use
+        self._lost = list[str]()  # names of requests that are damaged
         self._dropped = files.dropped_in(path)
         with suppress(NoRoom):
             self._open()
@@ -214,7 +209,7 @@ class Journal:
         with self._transaction():
             if (text := self._texts.get(name)) is not None:
                 self._end(text, answer, error)
-                gone: list[Text] = []
+                gone: list[KeptText] = []
                 self._fits(gone, 0, 0)
                 for each in gone:
                     self._delete(each)
@@ -265,10 +260,10 @@ class Journal:
 
     # Its texts
 
-    def _there(self) -> Iterator[Text]:
+    def _there(self) -> Iterator[KeptText]:
         return (text for name, text in self._texts.items() if name not in self._dropped)
 
-    def _entry(self, text: Text) -> Entry:
+    def _entry(self, text: KeptText) -> Entry:
         body = b""
         try:
             body = self._read(text, Kind.BODY).partition(b"\n")[2]
@@ -277,12 +272,12 @@ class Journal:
         tokens = sum(text.sizes[place] for place in text.places)
         return replace(text.entry, body=body, state=text.state, tokens=tokens)
 
-    def _goes(self, text: Text) -> bool:
+    def _goes(self, text: KeptText) -> bool:
         finished = text.entry.finished
         old = finished is not None and finished < self.now() - self._bounds.keep
         return old or text.entry.id in self._dropped
 
-    def _fits(self, gone: list[Text], more: int, size: int) -> bool:
+    def _fits(self, gone: list[KeptText], more: int, size: int) -> bool:
         """Add to those that go read answers, then failures, the oldest first, until so many more fit, if they do."""
         left = [text for text in self._texts.values() if text not in gone]
         spare = [
@@ -297,34 +292,34 @@ class Journal:
             count, held = count - 1, held - gone[-1].size
         return True
 
-    def _add(self, entry: Entry) -> Text:
-        text = self._texts[entry.id] = Text(self._number + 1)
+    def _add(self, entry: Entry) -> KeptText:
+        text = self._texts[entry.id] = KeptText(self._number + 1)
         self._put(text, Kind.REQUEST, fields_of(entry, REQUEST_FIELDS))
         self._put(text, Kind.BODY, entry.id.encode() + b"\n" + entry.body)
         return text
 
-    def _set_status(self, text: Text, **known: object) -> None:
+    def _set_status(self, text: KeptText, **known: object) -> None:
         self._put(text, Kind.STATUS, fields_of(replace(text.entry, **known), STATUS_FIELDS))  # type: ignore[arg-type]
 
-    def _live(self, text: Text, **known: object) -> None:
+    def _live(self, text: KeptText, **known: object) -> None:
         """Have a text be in another life; its session says so too, as no counter may begin again if a row is lost."""
         self._set_status(text, **known, life=text.entry.life + 1)
         if text.entry.opened is not None:
             self._set_session(text, text.entry.opened)
 
-    def _set_session(self, text: Text, opened: Opened) -> None:
+    def _set_session(self, text: KeptText, opened: Opened) -> None:
         before, since = text.entry.opened, text.since
         if before is None or before.session != opened.session:
             since = self._number + 1
             self._drop_tokens(text, 0)
         self._put(text, Kind.SESSION, msgspec.msgpack.encode((since, text.entry.life, opened)))
 
-    def _drop_tokens(self, text: Text, start: int) -> None:
+    def _drop_tokens(self, text: KeptText, start: int) -> None:
         for place in text.places:
             if place >= start:
                 self._remove(text.parts.pop(place))
 
-    def _end(self, text: Text, answer: bytes = b"", error: str = "") -> None:
+    def _end(self, text: KeptText, answer: bytes = b"", error: str = "") -> None:
         self._drop_tokens(text, 0)
         for kind in (Kind.SESSION, Kind.ANSWER):
             self._remove(text.parts.pop(kind, range(0)))
@@ -334,14 +329,14 @@ class Journal:
         if answer or not error:
             self._put(text, Kind.ANSWER, answer)
 
-    def _delete(self, text: Text) -> None:
+    def _delete(self, text: KeptText) -> None:
         for numbers in text.parts.values():
             self._remove(numbers)
         del self._texts[text.entry.id]
 
     # Its rows
 
-    def _put(self, text: Text, kind: bytes, data: bytes) -> None:
+    def _put(self, text: KeptText, kind: bytes, data: bytes) -> None:
         """Keep a part of a text, in place of the one that is there; of tokens, all."""
         before = text.parts.get(kind, range(0))
         text.take(Part(kind, text.number, self._insert(kind, text.number, data), data))
@@ -358,7 +353,7 @@ class Journal:
         if numbers:
             self._run("DELETE FROM records WHERE number BETWEEN ? AND ?", numbers[0], numbers[-1])
 
-    def _read(self, text: Text, key: bytes | int) -> bytes:
+    def _read(self, text: KeptText, key: bytes | int) -> bytes:
         if not (numbers := text.parts.get(key)):
             return b""
         with told(self.path):
@@ -480,14 +475,14 @@ class Journal:
 
     def _load(self) -> None:
         """Know what the rows say; those of no use, which only a damaged file has, are left over."""
-        there, self._left = dict[int, Text](), set[int]()
+        there, self._left = dict[int, KeptText](), set[int]()
         for part in joined(self._pieces(0, _LAST)):
             self._left.update(part.numbers)
             if part.kind == Kind.CLOCK and part.data is not None:
                 self._clock_at = part.numbers
                 self._said = msgspec.msgpack.decode(part.data, type=tuple[str, float, float])
             elif part.kind != Kind.CLOCK:
-                there.setdefault(part.text, Text(part.text)).take(part)
+                there.setdefault(part.text, KeptText(part.text)).take(part)
         for text in there.values():
             text.settle()
         known = sorted(
@@ -569,5 +564,5 @@ class Journal:
         self._remove(before)
 
 
-def _is_unfinished(text: Text) -> bool:
+def _is_unfinished(text: KeptText) -> bool:
     return text.entry.unfinished

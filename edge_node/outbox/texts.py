@@ -22,7 +22,7 @@ def fields_of(entry: Entry, names: Sequence[str]) -> bytes:
 
 
 @dataclass(slots=True, eq=False)
-class Text:
+class KeptText:
     """A text as the file has it.
 
     Attributes:
