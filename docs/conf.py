@@ -39,6 +39,7 @@ NAVIGATION = {
         "docs/glossary",
         "docs/controller",
         "docs/protocol",
+        "docs/texts",
         "docs/performance",
     ],
     "Reference": ["docs/settings", "docs/reference/http", "docs/reference/mqtt", "docs/reference/waits"],
