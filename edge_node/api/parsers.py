@@ -15,7 +15,7 @@ from edge_node.api.forms import ApiRequest
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.responses import ResponsesTextRequest, responses_request
-from edge_node.text.spec import UnknownRequest
+from edge_node.text.spec import IdempotencyKey, UnknownRequest
 from flexspec_mq.errors import FlexSpecError
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def from_body(responses: ResponseStore, entry: Entry) -> bytes:
     except (ValueError, KeyError, FlexSpecError) as error:
         raise UnknownRequest(f"this request of version 0.2.0 cannot be read: {error}") from error
     spec = wanted.spec
-    if wanted.choices > 1 and spec.seed is not None:
-        spec = replace(spec, seed=(spec.seed + entry.choice) % 2**64)
+    if wanted.choices > 1:
+        first = IdempotencyKey(entry.key.removesuffix(f"\0{entry.choice}"), entry.digest)
+        seed = first.seed if spec.seed is None else spec.seed
+        spec = replace(spec, seed=(seed + entry.choice) % 2**64)
     return replace(wanted, spec=replace(spec, offline=entry.mode)).pack()

@@ -9,8 +9,12 @@ from msgspec.structs import replace
 from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError
 from edge_node.api.http.bodies import parse_object
+from edge_node.api.kept_responses import ResponseStore
+from edge_node.api.parsers import from_body
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.text.spec import WHOLE_CONTEXT
+from edge_node.api.settings import ApiSettings
+from edge_node.outbox.entries import Entry
+from edge_node.text.spec import WHOLE_CONTEXT, IdempotencyKey, TextRequest, unpack
 from flexspec_mq.grammar.grammar import GBNF, Grammar
 from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
@@ -392,3 +396,15 @@ def test_forms_that_are_none(fields: dict[str, Any], param: str) -> None:
 def test_several_answers() -> None:
     assert chat(n=3).choices == completion_request({"prompt": "x", "n": 3, "best_of": 3}).choices == 3
     assert refused(completion_request, {"prompt": "x", "n": 2, "best_of": 3}).param == "best_of"
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_each_text_of_a_request_of_version_0_2_0_keeps_its_seed(seed: int | None) -> None:
+    body = json.dumps({"prompt": "x", "n": 3, "seed": seed}).encode()
+    first = IdempotencyKey("k", b"d").seed if seed is None else seed
+    for choice, key in enumerate(["k", "k\x001", "k\x002"]):
+        entry = Entry(
+            id="a", key=key, digest=b"d", path="/v1/completions", body=body, choice=choice, accepted=1.0
+        )
+        spec = unpack(from_body(ResponseStore(ApiSettings()), entry), TextRequest).spec
+        assert spec.seed == first + choice
