@@ -92,7 +92,7 @@ class DraftLoop:
         """The request of every session; a session that cannot be drafted further sends what it has."""
         wanted: list[tuple[Generation, DraftRequest]] = []
         for session, generation in list(self._waiting.items()):
-            request = generation.machine.draft_request()
+            request = generation.draft_request()
             if request is None:
                 del self._waiting[session]
             elif self._drafter is not None and self._drafter.fits(request.context):
@@ -150,7 +150,7 @@ class DraftLoop:
                 request = following
             before = machine.counters.drafted
             effects = machine.drafted(request.start, request.digest, token, now)
-            if effects:
+            if effects or machine.fallback:
                 self._perform(generation, effects)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edge_node.energy import TextEnergy
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from flexspec_mq.grammar.grammar import Grammar
     from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.protocol.edge.patience import Patience
     from flexspec_mq.protocol.edge.session import EdgeSession
+    from flexspec_mq.protocol.edge.types import DraftRequest
     from flexspec_mq.telemetry import TextSpan
 
 
@@ -73,7 +75,7 @@ class GenerationRequest:
         ignore_eos: go on to the limit.
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
-        wait: patience: seconds without a new token after which it fails; None names none, see `SessionRequest`.
+        wait: patience: seconds without a new token after which it fails; None names none, see `Patience`.
         version: target version to ask for; None is the node's.
         digest: digest of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
@@ -125,6 +127,7 @@ class Generation:
     Attributes:
         session: the protocol's number of it.
         machine: the protocol machine; read its counters and observation.
+        patience: how long its user waits for that, and what they see meanwhile.
         energy: counts what it takes out of the device; None where nobody wants to know.
         answers: earlier ones, to which its own is added; None where none are remembered.
         bytes_up, bytes_down: MQTT payload.
@@ -137,6 +140,7 @@ class Generation:
     session: int
     request: GenerationRequest
     machine: EdgeSession
+    patience: Patience
     energy: TextEnergy | None = None
     answers: Answers | None = None
     bytes_up: int = 0
@@ -148,6 +152,14 @@ class Generation:
     _began: float | None = None
     _spent: Spent | None = None
     _events: asyncio.Queue[Shown] = field(default_factory=asyncio.Queue)
+
+    def draft_request(self) -> DraftRequest | None:
+        """What the session wants drafted now, with all that a drafter may know of the text."""
+        wanted, request = self.machine.draft_request(), self.request
+        if wanted is None:
+            return None
+        answers = None if self.answers is None else self.answers.recall
+        return replace(wanted, prediction=request.prediction, answers=answers, grammar=request.compiled)
 
     def sent(self, size: int) -> None:
         """Count a message that goes out, of so many bytes of payload."""

@@ -50,6 +50,7 @@ from flexspec_mq.errors import (
 )
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.models.fingerprint import Difference
+from flexspec_mq.protocol.edge.patience import Patience
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionRequest
@@ -330,16 +331,10 @@ class EdgeNode:
                 attempts=0 if resume is None else resume.attempts,
                 deliver=request.deliver,
                 finish_at=request.finish_at,
-                deadline=None if request.timeout is None else now + request.timeout,
                 keyed=self.wire.keyed,
-                alone=partial(self._provisional_tokens, version) if request.provisional else None,
-                patience=request.wait,
                 answer_timeout=self.link.answer_timeout,
                 reuse=self._prefixes.offer(version, request.prompt, now),
-                prediction=request.prediction,
-                answers=None if answers is None else answers.recall,
                 grammar=b"" if request.grammar is None else request.grammar.pack(),
-                compiled=request.compiled,
             ),
             request.policy,
             self._rng,
@@ -354,7 +349,16 @@ class EdgeNode:
             )
         self.wire.begin(session, version, resume)
         self.directory.used()
-        generation = self._sessions[session] = Generation(session, request, machine, energy, answers)
+        patience = Patience(
+            machine,
+            None if request.timeout is None else now + request.timeout,
+            request.wait,
+            partial(self._provisional_tokens, version) if request.provisional else None,
+            self._estimates.version(version, now).provisional,
+        )
+        generation = self._sessions[session] = Generation(
+            session, request, machine, patience, energy, answers
+        )
         if not self.link.is_up:
             self._perform(generation, machine.link_down(now))
         if (answer := self._answers.pop(session)) is not None:
@@ -559,7 +563,7 @@ class EdgeNode:
 
     def _perform(self, generation: Generation, effects: Iterable[Effect]) -> None:
         """Carry out what a machine wants, in order, and note what it waits for."""
-        for effect in effects:
+        for effect in generation.patience.watch(effects):
             if isinstance(effect, Send):
                 self._publish(generation, effect)
             elif isinstance(effect, Finish):
@@ -567,7 +571,7 @@ class EdgeNode:
             else:
                 generation.put(effect)
         if generation.session in self._sessions:
-            self._tick_by(generation.machine.next_tick())
+            self._tick_by(generation.patience.next_tick())
             self._drafts.want(generation)
 
     def _publish(self, generation: Generation, send: Send) -> None:
@@ -631,9 +635,9 @@ class EdgeNode:
         else:
             _log.info("session %d: lost a message: %s", generation.session, error.message)
 
-    def _tick_by(self, due: float | None) -> None:
+    def _tick_by(self, due: float) -> None:
         """Look at the timers when this is due, on the event loop's clock, which is the machines' too."""
-        if due is None or due >= self._tick_at:
+        if due >= self._tick_at:
             return
         self._tick_at = due
         if self._tick is not None:
@@ -646,9 +650,9 @@ class EdgeNode:
             self._timer_work.clear()
             self._tick_at, now = inf, time.monotonic()
             for generation in list(self._sessions.values()):
-                due = generation.machine.next_tick()
-                if due is not None and due <= now:
-                    self._perform(generation, generation.machine.tick(now))
+                due = generation.patience.next_tick()
+                if due <= now:
+                    self._perform(generation, generation.patience.tick(now))
                 else:
                     self._tick_by(due)
 

@@ -19,11 +19,12 @@ from flexspec_mq.daemon import instruments
 from flexspec_mq.daemon.instruments import MODEL, Instruments
 from flexspec_mq.daemon.tally import DraftTally
 from flexspec_mq.keys.refusals import KeyReason as NotBelieved
-from flexspec_mq.protocol.edge.types import EdgeCounters, EdgeState
+from flexspec_mq.protocol.edge.types import EdgeState
 from schemas.node import TextFigures
 
 if TYPE_CHECKING:
     from edge_node.fleet.catalogue import FamilyCatalogue
+    from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from edge_node.outbox.outbox import Outbox
     from edge_node.text.generator import Writing
@@ -74,8 +75,9 @@ class _Sums:
     provisional: int = 0
     confirmed: int = 0
 
-    def add(self, counters: EdgeCounters) -> None:
+    def add(self, generation: Generation) -> None:
         """Count what a session has shown."""
+        counters, patience = generation.machine.counters, generation.patience
         self.drafts.add(counters.drafts)
         device = counters.accepted - counters.looked_up_accepted
         others = counters.accepted + counters.worker_accepted + counters.forced
@@ -87,8 +89,8 @@ class _Sums:
             target=counters.committed - others,
         )
         self.rounds += counters.rounds
-        self.provisional += counters.provisional
-        self.confirmed += counters.provisional_confirmed
+        self.provisional += patience.shown
+        self.confirmed += patience.confirmed
 
 
 class Metrics(Collector):
@@ -157,7 +159,7 @@ class Metrics(Collector):
         self.tokens, self.newest = self.tokens + figures.tokens, figures
         text.version = figures.version
         if (writing := self._texts.pop(text, None)) is not None and (figures.tokens or figures.provisional):
-            self._known(writing.version).add(writing.generation.machine.counters)
+            self._known(writing.version).add(writing.generation)
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)
         if figures.energy_j is not None:
@@ -240,7 +242,7 @@ class Metrics(Collector):
             place = running if active and node.link.is_up else waiting
             place[model] += 1
             if writing is not None:
-                sums.setdefault(model, _Sums()).add(writing.generation.machine.counters)
+                sums.setdefault(model, _Sums()).add(writing.generation)
         yield now("num_requests_running", "Texts that a worker writes with the node", running)
         yield now(
             "num_requests_waiting", "Texts that wait for the link, a worker or its first answer", waiting

@@ -171,10 +171,10 @@ class Service:
 
         If that is nothing, as where the battery is low, it is a text as any other from now on.
         """
-        machine = generation.machine
-        if self._patience or not (self.alone and machine.wrote_alone and self._unreached(generation)):
+        patience = generation.patience
+        if self._patience or not (self.alone and patience.wrote_alone and self._unreached(generation)):
             return False
-        self.alone = machine.counters.provisional > 0
+        self.alone = patience.shown > 0
         return self.alone
 
     def unserved(self, generation: Generation) -> bool:
@@ -232,7 +232,7 @@ class Service:
             what = self._worker
         else:
             what = f"{'a place at' if machine.counters.busy else 'an answer of'} a worker of {self.target.version}"
-        self._tell(what, machine.gives_up_at)
+        self._tell(what, generation.patience.gives_up_at)
 
     def goes_on(self) -> None:
         """The text waits for nobody any more."""

@@ -54,7 +54,7 @@ class HybridDrafter:
         asked: list[int] = []
         for place, request in enumerate(wanted):
             session, pending = self._lookup.session(request)
-            if request.alone:
+            if request.fallback:
                 asked.append(place)
                 continue
             run = session.run(request, pending)

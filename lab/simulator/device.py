@@ -7,6 +7,7 @@ from typing import Protocol
 from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
+from flexspec_mq.protocol.edge.patience import Patience
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
@@ -73,6 +74,7 @@ class SimulatedDevice:
         # As long as those of a node: numbers from a random start.
         self._sessions = rng.randrange(2**31, 2**32 - 2**16)
         self._machine: EdgeSession | None = None
+        self._patience: Patience | None = None
         self._tokens: list[int] = []
         self._drafting = False
         self.estimates.disconnects.link_up(clock.now)
@@ -106,7 +108,7 @@ class SimulatedDevice:
         machine = EdgeSession(
             request, self._policies(), self._rng, estimates=self.estimates, others=lambda _: False
         )
-        self._machine = machine
+        self._machine, self._patience = machine, Patience(machine)
         self._do(machine, machine.start(now))
 
     # What its channel tells
@@ -136,9 +138,9 @@ class SimulatedDevice:
                 finish = effect
         if finish is not None:
             self._finish(machine, finish)
-        elif machine is self._machine:
+        elif machine is self._machine and self._patience is not None:
             self._draft(machine)
-            self._alarm.by(machine.next_tick())
+            self._alarm.by(self._patience.next_tick())
 
     def _finish(self, machine: EdgeSession, finish: Finish) -> None:
         written = self.written
@@ -199,12 +201,12 @@ class SimulatedDevice:
             self._drafting = False
 
     def _tick(self) -> None:
-        machine, now = self._machine, self._clock.now
-        if machine is None:
+        machine, patience, now = self._machine, self._patience, self._clock.now
+        if machine is None or patience is None:
             return
-        due = machine.next_tick()
-        if due is not None and due <= now:
-            self._do(machine, machine.tick(now))
+        due = patience.next_tick()
+        if due <= now:
+            self._do(machine, patience.tick(now))
         else:
             self._alarm.by(due)
 

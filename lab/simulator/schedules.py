@@ -2,7 +2,9 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import EdgeCounters, SessionRequest
@@ -45,7 +47,23 @@ class ScheduleTally:
     worker: Counter[str] = field(default_factory=Counter)
 
 
-def request(rng: random.Random, session: int, now: float, target: FakeTarget) -> SessionRequest:
+class User(TypedDict):
+    """How a user waits for a session; see `Patience`."""
+
+    deadline: float | None
+    fallback: Callable[[], int] | None
+
+
+def user(rng: random.Random, now: float) -> User:
+    """A user of any kind."""
+    most = rng.choice((5, 40, 200))
+    return User(
+        deadline=now + rng.uniform(0.1, 40) if rng.random() < 0.1 else None,
+        fallback=rng.choice((None, lambda: most)),
+    )
+
+
+def request(rng: random.Random, session: int, target: FakeTarget) -> SessionRequest:
     """A session of any kind; some go on with what an earlier one committed."""
     limit = rng.choice((1, 2, 5, 20, 60, 120))
     stop = rng.choice((None, None, rng.randrange(VOCAB - 1)))
@@ -55,10 +73,8 @@ def request(rng: random.Random, session: int, now: float, target: FakeTarget) ->
         identity=identity(seed=rng.randrange(2**64), limit=limit, ignore_eos=rng.random() < 0.5),
         prompt=tuple(rng.randrange(VOCAB) for _ in range(rng.randrange(1, 5))),
         finish_at=None if stop is None else lambda tokens: len(tokens) if tokens[-1] == stop else None,
-        deadline=now + rng.uniform(0.1, 40) if rng.random() < 0.1 else None,
     )
-    most = rng.choice((5, 40, 200))
-    base = replace(base, keyed=rng.random() < 0.5, alone=rng.choice((None, lambda: most)))
+    base = replace(base, keyed=rng.random() < 0.5)
     if target.flips or rng.random() < 0.8:
         return base
     truth, _ = target.text(base)
@@ -98,7 +114,7 @@ def go_on(world: World, cell: Cell, rng: random.Random) -> SessionRequest | None
     text = (*cell.request.prompt, *cell.shown)
     kept = rng.choice((len(text), len(text), rng.randint(1, len(text))))
     prompt = (*text[:kept], *(rng.randrange(VOCAB) for _ in range(rng.randint(1, 4))))
-    base = request(rng, len(world.cells) + 1, world.now, world.target)
+    base = request(rng, len(world.cells) + 1, world.target)
     limit = min(base.identity.limit, (world.config.room or _CONTEXT) - len(prompt))
     if limit < 1:
         return None
@@ -117,7 +133,8 @@ def _more_turns(world: World, rng: random.Random, plans: list[Plan]) -> None:
     def begin(cell: Cell) -> None:
         wanted = go_on(world, cell, rng)
         if wanted is not None and world.now < FAULTS_END:
-            world.add(wanted, ChangingPolicy(plans, rng), rng.choice((0.0, 0.6, 1.0)))
+            accuracy = rng.choice((0.0, 0.6, 1.0))
+            world.add(wanted, ChangingPolicy(plans, rng), accuracy, **user(rng, world.now))
 
     def finished(cell: Cell) -> None:
         if len(world.cells) < 12 and rng.random() < 0.7:
@@ -180,16 +197,17 @@ def run(seed: int, tally: ScheduleTally, *, flips: float = 0.0) -> World:
     for session in range(rng.randint(1, 4)):
         at = rng.uniform(0, 5)
         plans = rng.sample(PLANS, rng.randint(1, 4))
-        wanted = request(rng, 1000 + session, at, world.target)
+        wanted, waits = request(rng, 1000 + session, world.target), user(rng, at)
         accuracy, pace = rng.choice((0.0, 0.6, 0.9, 1.0)), rng.choice((0.002, 0.008, 0.02))
 
         def begin(
             wanted: SessionRequest = wanted,
+            waits: User = waits,
             plans: list[Plan] = plans,
             accuracy: float = accuracy,
             pace: float = pace,
         ) -> None:
-            world.add(wanted, ChangingPolicy(plans, rng), accuracy, pace)
+            world.add(wanted, ChangingPolicy(plans, rng), accuracy, pace, **waits)
 
         world.at(at, begin)
     for _ in range(rng.choice((0, 2, 8, 20))):
@@ -227,9 +245,9 @@ def _heal(world: World) -> None:
 def _check_finish(cell: Cell) -> None:
     finish = cell.finishes[0]
     if finish.reason is FinishReason.DEADLINE:
-        assert cell.request.deadline is not None
+        assert cell.deadline is not None
         assert cell.finished_at is not None
-        assert cell.finished_at >= cell.request.deadline
+        assert cell.finished_at >= cell.deadline
     assert (finish.error is not None) == (finish.reason is FinishReason.FAILED)
 
 
@@ -238,6 +256,7 @@ def count(world: World, tally: ScheduleTally) -> None:
     tally.crashes += world.crashes
     for cell in world.cells:
         tally.finishes[str(cell.finishes[0].reason)] += 1
+        tally.edge.update(shown=cell.patience.shown, confirmed=cell.patience.confirmed)
     for counters in (*world.past, *(cell.machine.counters for cell in world.cells)):
         tally.edge.update(_numbers(counters))
     for machine in (*world.retired, *(host.machine for host in world.hosts)):

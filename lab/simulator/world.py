@@ -13,6 +13,7 @@ import msgspec
 
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.protocol.edge.patience import Patience
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeCounters, EdgeState, SessionRequest
@@ -196,9 +197,12 @@ class Cell:
 
     request: SessionRequest
     machine: EdgeSession
+    patience: Patience
     policy: Policy
     accuracy: float
     draft_time: float
+    deadline: float | None = None
+    fallback: Callable[[], int] | None = None
     shown: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     unverified: list[int] = field(default_factory=list)
@@ -288,7 +292,7 @@ class World:
 
     def step(self, until: float) -> bool:
         """Run the next event or timer up to `until`; False when there is none before it."""
-        due = [cell.machine.next_tick() for cell in self.cells if not cell.away]
+        due: list[float | None] = [cell.patience.next_tick() for cell in self.cells if not cell.away]
         due += [host.machine.next_tick() for host in self.hosts if host.alive]
         timer = min((at for at in due if at is not None), default=float("inf"))
         event = self._clock.next
@@ -305,9 +309,8 @@ class World:
 
     def _tick(self) -> None:
         for cell in self.cells:
-            at = cell.machine.next_tick()
-            if at is not None and at <= self.now and not cell.away:
-                self.edge(cell, cell.machine.tick(self.now))
+            if cell.patience.next_tick() <= self.now and not cell.away:
+                self.edge(cell, cell.patience.tick(self.now))
         for host in self.hosts:
             at = host.machine.next_tick()
             if host.alive and at is not None and at <= self.now:
@@ -327,11 +330,16 @@ class World:
         policy: Policy,
         accuracy: float,
         draft_time: float = 0.008,
+        *,
+        deadline: float | None = None,
+        fallback: Callable[[], int] | None = None,
     ) -> Cell:
-        """Begin a session."""
+        """Begin a session; `deadline` and `fallback` are its user's, see `Patience`."""
         jitter = random.Random(self.rng.random())
         machine = EdgeSession(request, policy, jitter, others=lambda _: len(self.hosts) > 1)
-        cell = Cell(request, machine, policy, accuracy, draft_time, list(machine.committed))
+        patience = Patience(machine, deadline, fallback=fallback)
+        shown = list(machine.committed)
+        cell = Cell(request, machine, patience, policy, accuracy, draft_time, deadline, fallback, shown)
         self.cells.append(cell)
         self._begin(cell)
         return cell
@@ -355,11 +363,10 @@ class World:
         self.past.append(cell.machine.counters)
         cell.shown = cell.shown[: max(have, len(cell.request.committed))]
         cell.unverified = []
-        request = replace(
-            cell.request, committed=tuple(cell.shown), attempts=cell.life << 16, deadline=None, reuse=None
-        )
+        request = replace(cell.request, committed=tuple(cell.shown), attempts=cell.life << 16, reuse=None)
         jitter = random.Random(self.rng.random())
         cell.machine = EdgeSession(request, cell.policy, jitter, others=lambda _: len(self.hosts) > 1)
+        cell.patience = Patience(cell.machine, fallback=cell.fallback)
         cell.away = cell.drafting = False
         if cell.life % 2 and self.online:
             self._fetch(cell, lambda deliver: deliver())  # it has it before its text goes on
@@ -382,7 +389,7 @@ class World:
 
     def edge(self, cell: Cell, effects: Sequence[Effect]) -> None:
         """Carry out what an edge's session wants."""
-        for effect in effects:
+        for effect in cell.patience.watch(effects):
             match effect:
                 case Send():
                     assert self.online or isinstance(effect.message, Close), "nothing else is sent offline"
@@ -398,7 +405,7 @@ class World:
                     cell.times += [self.now] * len(tokens)
                     cell.unverified = cell.unverified[len(tokens) :]
                 case Provisional(start, tokens):
-                    assert cell.request.alone is not None
+                    assert cell.fallback is not None
                     kept = cell.unverified[: start - len(cell.shown)]
                     assert start == len(cell.shown) + len(kept)
                     cell.unverified = [*kept, *tokens]

@@ -1,8 +1,8 @@
 """The edge's machine of one session: opens, adopts a worker, sends drafts, commits verdicts, finishes.
 
 No I/O and no clock: every call takes `now` in seconds and returns effects. `TABLE`, at the end, says what happens in
-which state and where it leads; being offline is a flag beside the state, under which only deadline and patience run and
-nothing is sent but closes, which the driver keeps until the link is up.
+which state and where it leads; being offline is a flag beside the state, under which no timer runs and nothing is sent
+but closes, which the driver keeps until the link is up. How long a user waits is `patience`'s.
 """
 
 import random
@@ -22,7 +22,7 @@ from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.peers import Peers
 from flexspec_mq.protocol.edge.sender import Sender
 from flexspec_mq.protocol.edge.text import Agreement, Committed, SessionText
-from flexspec_mq.protocol.edge.timers import SessionTimers
+from flexspec_mq.protocol.edge.timers import SessionTimers, Silence
 from flexspec_mq.protocol.edge.types import (
     DraftRequest,
     DraftToken,
@@ -32,7 +32,7 @@ from flexspec_mq.protocol.edge.types import (
     SessionRequest,
     Written,
 )
-from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Provisional, Send
+from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from schemas.messages import (
     MAX_DRAFT_TOKENS,
@@ -103,6 +103,8 @@ class EdgeSession:
         counters: counts since it began, to read.
         surprises: events that have no row in the state that they met.
         finished: why the text ended; None while it goes on.
+        online: whether there is a link to the broker.
+        fallback: tokens that the draft may write alone behind what is committed; None once anybody has answered.
         nobody: true if the broker says that nobody listens to opens of the version, and no worker has answered since.
         delivers: seconds for which the adopted worker keeps the answer at the broker, should this edge be away when it
             is written; 0 if it does not.
@@ -135,12 +137,11 @@ class EdgeSession:
         self._text = SessionText(request)
         self._peers = Peers(request.attempts)
         self._others = others
-        alone = request.alone is not None
-        self._timers = SessionTimers(self._rtt, rng, request.deadline, request.patience, alone=alone)
+        self._timers = SessionTimers(self._rtt, rng)
         self._sender = Sender(request, self._rtt, self._text)
         self._out: list[Effect] = []
         self._state = EdgeState.NEW
-        self._online = True
+        self.online = True
         self.finished: FinishReason | None = None
         self._plan: Plan | None = None
         self._wanted: DraftRequest | None = None
@@ -148,12 +149,8 @@ class EdgeSession:
         self._quiet = False  # nothing has happened that makes anything due to be sent
         self._expecting = False  # the adopted worker owes us an answer
         self._stopped = False  # nothing is drafted at the tip until something new is committed
-        self._alone: int | None = (
-            None  # tokens that the draft may write while nobody answers; None once somebody has
-        )
-        self._alone_to = (
-            0  # position after the last token that it wrote so, or what is committed if that is more
-        )
+        self.fallback: int | None = None
+        self._fallback_to = 0  # position after the last token that was drafted so
         self._named = False  # the newest open named the beginning of the prompt, to one worker
         self._asked = False  # polled because of a hole, and nothing new since
         self._failures: list[str] = []  # of the text or the worker, in a row
@@ -216,18 +213,28 @@ class EdgeSession:
         return self._wanted
 
     @property
-    def wrote_alone(self) -> bool:
-        """Whether nobody answers, and the draft has written all that it may or can: nothing, where a limit says so."""
-        return self._alone is not None and not (self._alone and self._wanted)
+    def have(self) -> int:
+        """Number of committed tokens."""
+        return self._text.have
 
     @property
-    def gives_up_at(self) -> float:
-        """When it ends if nothing is heard until then, on the clock of `now`; `inf` is never."""
-        return self._timers.gives_up_at
+    def pending(self) -> tuple[int, ...]:
+        """Drafted tokens behind what is committed. A copy."""
+        return self._text.chain.tokens(self._text.have, self._text.tip)
+
+    @property
+    def silence(self) -> Silence:
+        """Since when nobody speaks to it."""
+        return self._timers.silence
+
+    @property
+    def failure(self) -> str:
+        """Why the newest attempt went wrong; empty if none has since the last token."""
+        return self._failures[-1] if self._failures else ""
 
     def next_tick(self) -> float | None:
         """When `tick` wants to be called, on the clock of `now`; None is never. Ask anew after every call."""
-        return self._timers.next(self._state, online=self._online)
+        return self._timers.next(self._state, online=self.online)
 
     # What can happen
 
@@ -279,7 +286,7 @@ class EdgeSession:
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
         effects: list[Effect] = []
-        while (event := self._timers.due(self._state, now, online=self._online)) is not None:
+        while (event := self._timers.due(self._state, now, online=self.online)) is not None:
             effects += self._event(event, now)
         return effects
 
@@ -310,9 +317,18 @@ class EdgeSession:
         """The broker knows nobody who subscribes to the own topic of the worker that the first open went to."""
         return self._event(EdgeEvent.PREFIX_LOST, now)
 
-    def cancel(self, now: float) -> list[Effect]:
-        """The user does not want it any more."""
-        return self._event(EdgeEvent.CANCEL, now)
+    def fall_back(self, most: int, now: float) -> list[Effect]:
+        """Nobody answers: the draft may write so many tokens behind what is committed until somebody does."""
+        return self._event(EdgeEvent.FALL_BACK, now, most)
+
+    def cancel(
+        self,
+        now: float,
+        reason: FinishReason = FinishReason.CANCELLED,
+        error: FlexSpecError | None = None,
+    ) -> list[Effect]:
+        """The user does not want it any more, or does not wait any longer."""
+        return self._event(EdgeEvent.CANCEL, now, reason, error)
 
     # How it is done
 
@@ -332,7 +348,7 @@ class EdgeSession:
         """After every event: send what is ready, and note who waits for what."""
         if self._state is EdgeState.ACTIVE:
             if not self._quiet:
-                if self._online:
+                if self.online:
                     self._pump(now)
                 self._expecting = self._sender.expecting
             if not (self._quiet and self._expecting):
@@ -366,20 +382,17 @@ class EdgeSession:
             text.pending.joint_acceptance,
             plan.confidence_threshold,
             self._control.opportunity_cost,
-            request.prediction,
-            answers=request.answers,
-            grammar=request.compiled,
-            alone=bool(self._alone),
+            fallback=bool(self.fallback),
         )
 
     def _room(self, plan: Plan) -> int:
         """Tokens that are wanted now: none behind a long draft that nobody has looked at, or that goes in circles."""
         text = self._text
-        if self._alone and text.loops:
+        if self.fallback and text.loops:
             return 0
-        if self._alone:
-            return min(self._alone - (text.tip - text.have), text.limit - 1 - text.tip)
-        return 0 if self._alone_to > text.have else self._sender.room(plan)
+        if self.fallback:
+            return min(self.fallback - (text.tip - text.have), text.limit - 1 - text.tip)
+        return 0 if self._fallback_to > text.have else self._sender.room(plan)
 
     def _pump(self, now: float) -> None:
         """Send every batch that is due, then run-ahead credit if the worker may be short of it.
@@ -390,7 +403,7 @@ class EdgeSession:
         while True:
             plan = self._plan or self.plan
             drafting = not (plan.draft_length == 0 or self._stopped or text.capped)
-            if self._alone_to > text.have and not self._alone:  # all at once: they have waited for long
+            if self._fallback_to > text.have and not self.fallback:  # all at once: they have waited for long
                 plan, drafting = replace(plan, draft_length=MAX_DRAFT_TOKENS, in_flight=MAX_IN_FLIGHT), False
             batch = sender.batch(plan, now, drafting=drafting)
             if batch is None:
@@ -451,7 +464,7 @@ class EdgeSession:
         self._timers.progressed(now)
         if self._text.reason is not None:
             self._finish(self._text.reason)
-        elif self._online:
+        elif self.online:
             self._open(now)
 
     def _drafted(self, now: float, start: int, digest: int, token: DraftToken) -> None:
@@ -464,12 +477,12 @@ class EdgeSession:
             self._quiet = True
             return
         plan = self._plan or self.plan
-        if text.draft(token, 0.0 if self._alone else plan.confidence_threshold):
+        if text.draft(token, 0.0 if self.fallback else plan.confidence_threshold):
             counters.drafted += 1
             self._stopped = False
             self._quiet = wanted is not None and wanted.most > 1 and not text.capped
-            if self._alone:
-                self._show_alone(start)
+            if self.fallback:
+                self._fallback_to = text.tip
         else:
             counters.withheld += 1
             self._control.withheld(self._sender.drafted, token.confidence, now)
@@ -480,25 +493,15 @@ class EdgeSession:
         if (start, digest) == (self._text.tip, self._text.digest):
             self._stopped = True
 
-    def _write_alone(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        self._timers.alone()
-        request = self._request
-        self._alone = request.alone() if request.alone is not None else 0
-        if self._alone:
+    def _fall_back(self, now: float, most: int) -> None:  # noqa: ARG002  the table's signature
+        self.fallback = most
+        if most:
             self._stopped = False
-            self._show_alone(self._text.have)
-
-    def _show_alone(self, start: int) -> None:
-        """Tell what the draft has written from there on, for people to read."""
-        text = self._text
-        if start < text.tip:
-            self.counters.provisional += text.tip - max(start, self._alone_to)
-            self._alone_to = text.tip
-            self._out.append(Provisional(start, text.chain.tokens(start, text.tip)))
+            self._fallback_to = self._text.tip
 
     def _verdict(self, now: float, verdict: Verdict) -> None:
         self._timers.heard(now)
-        self._alone = None
+        self.fallback = None
         self.nobody = False
         may = self._sender.lets_draft
         self._control.echoed(verdict, now)
@@ -586,34 +589,20 @@ class EdgeSession:
         self._failures, self._undone = [], 0
         self._asked = self._stopped = False
         self._plan = None
-        self._judge_alone(added)
         if added.rolled_back:
+            self._fallback_to = 0
             self._sender.rolled_back()
-
-    def _judge_alone(self, added: Committed) -> None:
-        """Count what the draft wrote alone, as far as the target has decided it; a wrong token takes all after it."""
-        have, start = self._text.have, min(added.start, self._alone_to)
-        right = min(added.start + len(added.met) - added.rolled_back, self._alone_to) - start
-        over = added.rolled_back or added.reason is not None
-        replaced = self._alone_to - start - right if over else 0
-        self.counters.provisional_confirmed += right
-        if right or replaced:
-            self._control.version.provisional.judged(right, replaced)
-        if replaced:
-            self._alone_to = have
-            self._out.append(Provisional(have, ()))
-        self._alone_to = max(self._alone_to, have)
 
     def _ask(self, now: float) -> None:
         """Poll because of a hole; once, until something new is committed."""
-        if not self._asked and self._online:
+        if not self._asked and self.online:
             self._asked = True
             self._poll(now)
 
     def _delivery(self, now: float, delivery: Delivery) -> None:
         """Commit an answer as a verdict from any worker: our own digest confirms it, or it is none of this text."""
         self._timers.heard(now)
-        self._alone = None
+        self.fallback = None
         whole = Verdict(
             delivery.session, delivery.attempt, 0, 0, delivery.tokens, delivery.digest, delivery.fin, 0, 0
         )
@@ -629,7 +618,7 @@ class EdgeSession:
             self._finish(text.reason)
 
     def _late_verdict(self, now: float, verdict: Verdict | Delivery) -> None:  # noqa: ARG002  the table's signature
-        if self._online and verdict.worker is not None:
+        if self.online and verdict.worker is not None:
             self._close(verdict.worker, self._peers.attempt, CloseReason.DONE)
         else:
             self.counters.ignored += 1
@@ -697,7 +686,7 @@ class EdgeSession:
         self._state = EdgeState.OPENING
         self._timers.reopening()
         self._timers.delay_open(now, max(len(self._failures), self._undone) if hold_back else 0)
-        if self._online and not hold_back:
+        if self.online and not hold_back:
             self._open(now, silent=not raise_floor)
 
     def _open_due(self, now: float) -> None:
@@ -705,7 +694,7 @@ class EdgeSession:
         self._open_again(now, silent=self._timers.unanswered)
 
     def _open_again(self, now: float, *, silent: bool = False) -> None:
-        if self._online:
+        if self.online:
             self._open(now, silent=silent)
 
     def _silent(self, now: float) -> None:
@@ -719,7 +708,7 @@ class EdgeSession:
         self._reopen(now, raise_floor=False, stuck=True)
 
     def _gone(self, now: float) -> None:
-        if self._online:
+        if self.online:
             self._poll(now)
             self._timers.polled(now, elsewhere=self._others(self._peers.worker), gone=True)
 
@@ -727,7 +716,7 @@ class EdgeSession:
         self._timers.wake(now, nobody=self.nobody)
 
     def _holder_online(self, now: float) -> None:
-        if self._online and self._timers.unheard:
+        if self.online and self._timers.unheard:
             self._poll(now)
 
     def _no_worker(self, now: float) -> None:  # noqa: ARG002  the table's signature
@@ -739,36 +728,16 @@ class EdgeSession:
             self._open_again(now)
 
     def _link_up(self, now: float) -> None:
-        self._online = True
+        self.online = True
         self._timers.linked(now)
         if self._state is EdgeState.ACTIVE:
             self._poll(now)
 
     def _link_down(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        self._online = False
+        self.online = False
 
-    def _hopeless(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        why = failures.hopeless(
-            self.version,
-            linked=self._online,
-            nobody=self.nobody,
-            queued=self._timers.queued,
-            failed=self._failures[-1] if self._failures else "",
-        )
-        self._over(FinishReason.FAILED, why)
-
-    def _cancel(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        self._finish(FinishReason.CANCELLED)
-
-    def _deadline(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        self._over(FinishReason.DEADLINE)
-
-    def _over(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
-        """Nobody is waited for any longer: what the draft wrote alone is all that there will be, if there is any."""
-        if self._alone_to > self._text.have:
-            self._finish(FinishReason.PROVISIONAL)
-        else:
-            self._finish(reason, error)
+    def _cancel(self, now: float, reason: FinishReason, error: FlexSpecError | None) -> None:  # noqa: ARG002
+        self._finish(reason, error)
 
     def _finish(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
         self._state = EdgeState.DONE
@@ -780,7 +749,7 @@ class EdgeSession:
             grammar = self._request.identity.grammar
             self.written = Written(holder, self._request.prompt + held, grammar)
         for worker in self._peers.forget_all():
-            if self._online or reason is not FinishReason.FAILED:  # it may be asked for again
+            if self.online or reason is not FinishReason.FAILED:  # it may be asked for again
                 self._close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))
         self._out.append(Finish(reason, error))
 
@@ -820,8 +789,8 @@ class EdgeSession:
         ((_ACTIVE,), (EdgeEvent.SILENT,), _silent, _LIVE,
          "less polls unanswered than 2, or 1 if there are other workers; else", "poll; open again, floor unchanged"),
         ((_ACTIVE,), (EdgeEvent.STALLED,), _stalled, (_OPENING,), "", "open again, floor unchanged"),
-        (_LIVE, (EdgeEvent.ALONE,), _write_alone, (),
-         "the request lets the draft write alone", "draft on until somebody answers, and show it as provisional"),
+        (_LIVE, (EdgeEvent.FALL_BACK,), _fall_back, (),
+         "", "draft on beyond the plan until somebody answers; then send it at once"),
         ((_ACTIVE,), (EdgeEvent.LEASE_DUE,), _poll, (), "", "poll"),
         ((_ACTIVE,), (EdgeEvent.GONE,), _gone, (), "linked", "poll; the next silence opens again"),
         (_LIVE, (EdgeEvent.NO_WORKER,), _no_worker, (), "", "remember it for what the user is told"),
@@ -834,10 +803,9 @@ class EdgeSession:
         ((_ACTIVE,), (EdgeEvent.PREFIX_LOST,), _nothing, (), "", "nothing: a worker is adopted"),
         (_ALL, (EdgeEvent.LINK_UP,), _link_up, (),
          "opening; active", "open within a random part of 0.2 s, back-off afresh; poll"),
-        (_ALL, (EdgeEvent.LINK_DOWN,), _link_down, (), "", "send nothing, timers wait but for deadline and patience"),
-        (_LIVE, (EdgeEvent.HOPELESS,), _hopeless, (_DONE,), "", "fail"),
-        (_LIVE, (EdgeEvent.DEADLINE,), _deadline, (_DONE,), "", "close all known workers"),
-        ((_NEW, *_LIVE), (EdgeEvent.CANCEL,), _cancel, (_DONE,), "", "close all known workers"),
+        (_ALL, (EdgeEvent.LINK_DOWN,), _link_down, (), "", "send nothing, timers wait"),
+        ((_NEW, *_LIVE), (EdgeEvent.CANCEL,), _cancel, (_DONE,),
+         "", "close all known workers; finish as whoever waits for it says"),
         ((_DONE,), _LATE_EVENTS, _nothing, (), "", "nothing"),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import random
 from math import inf
+from typing import NamedTuple
 
 from flexspec_mq import waiting
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
@@ -23,35 +24,36 @@ Twice as long for each worker that was left since the last token, as texts that 
 written by none."""
 
 
+class Silence(NamedTuple):
+    """Since when nobody speaks to a session, on the clock of `now`; `inf` where nobody is waited for.
+
+    Attributes:
+        progress_at: newest token, or word that there is too much to do.
+        queued_from: first such word since the newest token.
+        heard_at: newest answer, of whatever kind.
+        noticed: seconds of silence from there after which a reader takes it for a fault.
+    """
+
+    progress_at: float
+    queued_from: float
+    heard_at: float
+    noticed: float
+
+
 class SessionTimers:
     """All timers of a session. Times are on the caller's clock, in seconds; `inf` is never.
 
     Args:
         rtt: estimate of the round trip, whose answer timeout is read here.
         rng: jitter of opens.
-        deadline: the request's.
-        patience: the request's; see `SessionRequest`.
-        alone: whether it matters that nobody has answered for a moment.
 
     Attributes:
         unheard: no worker has answered anything since the link came up again.
     """
 
-    def __init__(
-        self,
-        rtt: RoundTrip,
-        rng: random.Random,
-        deadline: float | None = None,
-        patience: float | None = None,
-        *,
-        alone: bool = False,
-    ) -> None:
+    def __init__(self, rtt: RoundTrip, rng: random.Random) -> None:
         self._rtt = rtt
         self._rng = rng
-        self._may_be_alone = alone
-        self._deadline = inf if deadline is None else deadline
-        self._unwritten = waiting.PATIENCE if patience is None else patience
-        self._unserved = waiting.QUEUED if patience is None else patience
         self._open_at = inf
         self._answered_by = 0.0
         self._backoff = 0
@@ -117,10 +119,6 @@ class SessionTimers:
         self._backoff = 0
         self._unheard_from = now
 
-    def alone(self) -> None:
-        """Nobody has answered for a moment, and whoever waits knows."""
-        self._unheard_from = inf
-
     def adopted(self, lease: float | None, now: float) -> None:
         """A worker holds the session for `lease` seconds after our last message; None for as long as it did before."""
         if lease is not None:
@@ -148,11 +146,6 @@ class SessionTimers:
     def _queued(self, now: float) -> None:
         self._progress_at = now
         self._queued_from = min(self._queued_from, now)
-
-    @property
-    def queued(self) -> bool:
-        """Whether workers have said since the last token that they are alive and have too much to do."""
-        return self._queued_from < inf
 
     def answered(self, *, progress: bool) -> None:
         """The adopted worker spoke. Answers without new tokens make us ask less often, not more."""
@@ -204,29 +197,21 @@ class SessionTimers:
         return wait
 
     @property
-    def _hopeless_at(self) -> float:
-        return min(self._progress_at + self._unwritten, self._queued_from + self._unserved)
-
-    @property
-    def gives_up_at(self) -> float:
-        """When the session ends if nothing is heard until then, by its patience or its deadline."""
-        return min(self._deadline, self._hopeless_at)
+    def silence(self) -> Silence:
+        """Since when nobody speaks."""
+        noticed = max(_NOTICED * self._rtt.first, self._rtt.timeout)
+        return Silence(self._progress_at, self._queued_from, self._unheard_from, noticed)
 
     def _times(self, state: EdgeState, *, online: bool) -> dict[EdgeEvent, float]:
-        if state in (EdgeState.NEW, EdgeState.DONE):
+        if state in (EdgeState.NEW, EdgeState.DONE) or not online:
             return {}
-        times = {EdgeEvent.DEADLINE: self._deadline, EdgeEvent.HOPELESS: self._hopeless_at}
-        if self._may_be_alone:
-            times[EdgeEvent.ALONE] = self._unheard_from + max(_NOTICED * self._rtt.first, self._rtt.timeout)
-        if not online:
-            return times
         if state is EdgeState.OPENING:
-            times[EdgeEvent.OPEN_DUE] = self._open_at
-            return times
-        times[EdgeEvent.STALLED] = self._stall_from + waiting.STALLED
-        times[EdgeEvent.SILENT] = self._silent_from + self._wait
-        times[EdgeEvent.LEASE_DUE] = self._sent_at + self._lease / 3
-        return times
+            return {EdgeEvent.OPEN_DUE: self._open_at}
+        return {
+            EdgeEvent.STALLED: self._stall_from + waiting.STALLED,
+            EdgeEvent.SILENT: self._silent_from + self._wait,
+            EdgeEvent.LEASE_DUE: self._sent_at + self._lease / 3,
+        }
 
     def due(self, state: EdgeState, now: float, *, online: bool) -> EdgeEvent | None:
         """The first event that is due, in order of weight."""

@@ -55,19 +55,11 @@ class SessionRequest:
             asks for no delivery.
         finish_at: stop strings. Called with the committed tokens after each new one; anything but None ends the
             text right there (its value should be that length; a shorter one cannot take back what was shown).
-        deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
         keyed: messages are under keys, those of opens to any worker less secret than a worker's own: such opens hold
             nothing but the prompt, and the worker that answers is told the rest.
-        alone: asked when nobody has answered for a moment: how many tokens the draft may then write behind what is
-            committed. None keeps to the plan.
-        patience: seconds without a new token, whatever the reason, after which the session fails. None: those of
-            `flexspec_mq.waiting`, which are longer while workers say that they have too much to do.
         answer_timeout: seconds until silence is worth a question, while the round trip is unknown.
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
-        prediction: token ids that the text will probably have; for the drafter alone.
-        answers: earlier answers that it may repeat, see `flexspec_mq.drafting.memory`; for the drafter alone.
         grammar: source of the identity's grammar, compressed.
-        compiled: the same as a `CompiledGrammar`, for the drafter alone; None where nothing reads grammars.
     """
 
     session: int
@@ -78,16 +70,10 @@ class SessionRequest:
     attempts: int = 0
     deliver: int = 0
     finish_at: Callable[[Sequence[int]], int | None] | None = None
-    deadline: float | None = None
     keyed: bool = False
-    alone: Callable[[], int] | None = None
-    patience: float | None = None
     answer_timeout: float = waiting.ANSWER
     reuse: Reuse | None = None
-    prediction: tuple[int, ...] = ()
-    answers: Callable[[], Any] | None = None
     grammar: bytes = b""
-    compiled: Any = None
 
 
 class EdgeState(StrEnum):
@@ -139,7 +125,7 @@ class DraftRequest:
         answers: earlier answers that it may repeat; None without any.
         grammar: `CompiledGrammar` of the text; None without one, or where nothing reads it.
         allowed: `AllowedTokens` behind `context`; between drafters, None where all are.
-        alone: the text is read as it is drafted, so that the model alone is to write it.
+        fallback: the text is read as it is drafted, so that the model alone is to write it.
     """
 
     session: int
@@ -158,7 +144,7 @@ class DraftRequest:
     answers: Callable[[], Any] | None = None
     grammar: Any = None
     allowed: Any = None
-    alone: bool = False
+    fallback: bool = False
 
 
 @dataclass(slots=True)
@@ -193,8 +179,6 @@ class EdgeCounters:
         misses: named prefixes that the worker could not use.
         ignored: messages without consequence in the state that they met.
         closes: published.
-        provisional: tokens that stood drafted while nobody answered.
-        provisional_confirmed: tokens among these that the target wrote as well.
     """
 
     opens: int = 0
@@ -225,8 +209,6 @@ class EdgeCounters:
     misses: int = 0
     ignored: int = 0
     closes: int = 0
-    provisional: int = 0
-    provisional_confirmed: int = 0
 
     @property
     def proposed(self) -> int:
@@ -269,10 +251,8 @@ class EdgeEvent(StrEnum):
     OPEN_DUE = "open due"
     SILENT = "silent"
     STALLED = "stalled"
-    ALONE = "nobody answers"
+    FALL_BACK = "draft alone"
     LEASE_DUE = "lease due"
-    HOPELESS = "hopeless"
-    DEADLINE = "deadline"
     LINK_UP = "link up"
     LINK_DOWN = "link down"
     GONE = "worker gone"
