@@ -12,6 +12,7 @@ from edge_node.energy import TextEnergy
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.energy.model import Spent
 from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.protocol.edge.patience import Patience, Waits
 from flexspec_mq.protocol.effects import Commit, Finish, Provisional
 from schemas.messages import Sampling
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from flexspec_mq.grammar.grammar import Grammar
     from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.protocol.edge.patience import Patience
     from flexspec_mq.protocol.edge.session import EdgeSession
     from flexspec_mq.protocol.edge.types import DraftRequest
     from flexspec_mq.telemetry import TextSpan
@@ -75,7 +75,7 @@ class GenerationRequest:
         ignore_eos: go on to the limit.
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
-        wait: patience: seconds without a new token after which it fails; None names none, see `Patience`.
+        waits: for whom it waits how long.
         version: target version to ask for; None is the node's.
         digest: digest of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
@@ -100,7 +100,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     timeout: float | None = None
-    wait: float | None = None
+    waits: Waits = Waits()  # noqa: RUF009  a constant
     version: str | None = None
     digest: str = ""
     prediction: tuple[int, ...] = ()

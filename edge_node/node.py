@@ -352,7 +352,7 @@ class EdgeNode:
         patience = Patience(
             machine,
             None if request.timeout is None else now + request.timeout,
-            request.wait,
+            request.waits,
             partial(self._provisional_tokens, version) if request.provisional else None,
             self._estimates.version(version, now).provisional,
         )

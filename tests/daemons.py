@@ -18,6 +18,7 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, PricedDrafter
+from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
@@ -248,7 +249,7 @@ def wanting(
         policy=FixedPolicy(plan),
         ignore_eos=ignore_eos,
         timeout=timeout,
-        wait=wait,
+        waits=Waits.of(wait),
     )
 
 

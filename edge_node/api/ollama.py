@@ -34,6 +34,7 @@ from flexspec_mq.grammar.tools import (
     as_written,
 )
 from flexspec_mq.models.text import Turn
+from flexspec_mq.protocol.edge.patience import Waits
 from schemas import ollama
 from schemas.messages import PartialSampling
 from schemas.node import TextFigures
@@ -340,7 +341,7 @@ async def _show(api: Api, request: Request, _send: Send) -> Response:
     version = _version_of(model)
     directory = api.node.directory
     await directory.wait_until(lambda: directory.status(version) is not None, 0.3 * waiting.ANSWER)
-    text = await Service(api.node, version, b"", None, lambda _wait: None).text(api.texts.model)
+    text = await Service(api.node, version, b"", Waits(), lambda _wait: None).text(api.texts.model)
     template, sampling = text.tokenizer.chat_template, directory.recommended(version)
     stated = ((name, getattr(sampling, name)) for name in PartialSampling.__struct_fields__)
     tools = any(status.grammar for status in directory.statuses(version))

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq import topics, waiting
@@ -117,17 +118,15 @@ class WorkerDirectory:
     def online(self) -> list[WorkerStatus]:
         """Statuses of workers that take new sessions, the newest last."""
         now = self._clock() if self._left_at is None else self._left_at
-        known = [self._known.get(worker, now) for worker in self._known]
-        return [status for status in known if status is not None and status.state == "online"]
+        return [status for _, status, _ in self._known.alive(now) if status.state == "online"]
 
     def seen(self) -> list[tuple[float, WorkerStatus]]:
         """Newest statuses of workers that are not gone, by name, each with its age in seconds."""
         now = self._clock() if self._left_at is None else self._left_at
-        known = ((worker, self._known.get(worker, now)) for worker in sorted(self._known))
         return [
-            (now + waiting.STALE - self._known.expiry(worker), status)
-            for worker, status in known
-            if status is not None and status.state != "gone"
+            (now + waiting.STALE - expires, status)
+            for _, status, expires in sorted(self._known.alive(now), key=itemgetter(0))
+            if status.state != "gone"
         ]
 
     def versions(self) -> dict[str, int]:
@@ -336,7 +335,5 @@ class WorkerDirectory:
         left, self._left_at = self._left_at, None
         if left is None:
             return
-        for worker in list(self._known):
-            status = self._known.get(worker, left)
-            if status is not None:
-                self._known.put(worker, status, self._clock())
+        for worker, status, _ in self._known.alive(left):
+            self._known.put(worker, status, self._clock())

@@ -12,7 +12,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from edge_node.generation import Generation, GenerationRequest, OtherText, Resume, Shown
 from edge_node.outbox.entries import Opened
@@ -36,6 +36,7 @@ from flexspec_mq.errors import (
 )
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.tools import ToolFormat
+from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Provisional
 from flexspec_mq.telemetry import TextSpan
 from schemas.node import TextFigures
@@ -109,7 +110,7 @@ class CompletionGenerator:
         """
         began = time.monotonic()
         delivers = self.deliver if spec.offline == "deliver" else 0  # seconds: such a text waits as long
-        spec = replace(spec, wait=spec.wait or delivers or self.node.settings.wait or None)
+        waits = Waits.of(spec.wait or delivers or self.node.settings.wait)
         with text_span(self.node, spec) as span:
             tell = told if span is None else partial(_tell_span, span, told)
             alone = spec.offline == "provisional" and self.node.may_write_alone
@@ -118,7 +119,7 @@ class CompletionGenerator:
                 self.node,
                 spec.version if opened is None else opened.version,
                 spec.named,
-                spec.wait,
+                waits,
                 tell,
                 spec.timeout or inf,
                 alone=alone,
@@ -361,7 +362,7 @@ class Writing:
             ignore_eos=spec.ignore_eos,
             finish_at=StopFinder(text.tokenizer, spec.stops) if spec.stops else None,
             timeout=self._left,
-            wait=spec.wait,
+            waits=self._service.waits,
             version=self.version,
             digest=self._service.target.digest,
             prediction=encoded.prediction,

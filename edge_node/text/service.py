@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.protocol.edge.patience import Waits
 
 QUEUED = "`wait` queues a request; `offline` has the draft write on (provisional), or a worker (deliver)"
 """Advice to whoever is refused at once."""
@@ -56,12 +57,13 @@ class Service:
         node: a node that runs.
         model: name that is asked for.
         key: names the text's conversation.
-        patience: seconds that the request says it waits; None where it does not say.
+        waits: for whom the text waits how long.
         told: told whom the text waits for, each time that it begins to.
         timeout: seconds for the whole text.
         alone: whether the draft may write while nobody can be reached.
 
     Attributes:
+        waits: for whom the text waits how long.
         alone: whether the draft may write while nobody can be reached.
         model: name that is asked for.
         target: version that the text opens on; see `resolve`.
@@ -72,7 +74,7 @@ class Service:
         node: EdgeNode,
         model: str | None,
         key: bytes,
-        patience: float | None,
+        waits: Waits,
         told: Callable[[Wait], None],
         timeout: float = inf,
         *,
@@ -84,12 +86,12 @@ class Service:
         self._key = key
         self.target = TargetVersion(model or node.models.default)
         self._told = told
-        self._patience = patience
+        self.waits = waits
         self.alone = alone
         self._began = time.monotonic()
         self._deadline = self._began + timeout
-        self._linked_by = self._until(patience or waiting.UNLINKED)
-        self._served_by = self._until(patience or 0.0)
+        self._linked_by = self._until(waits.link)
+        self._served_by = self._until(waits.worker)
         self._waits_for = ""
         self._unserved_since: float | None = None
 
@@ -108,7 +110,7 @@ class Service:
         ):
             return
         left = self._linked_by - time.monotonic()
-        if left > 0 and self._patience:
+        if left > 0 and self.waits.named:
             self._tell("the broker", self._linked_by)
         if left <= 0 or not await link.wait_up(left):
             raise LinkDown(
@@ -134,7 +136,7 @@ class Service:
             self._finds, 0.3 * self._node.link.answer_timeout
         ):
             # A worker was there when the request came, so losing it is a fault during the text.
-            self._served_by = self._until(self._patience or waiting.PATIENCE)
+            self._served_by = self._until(self.waits.token)
 
     async def text(self, own: LoadedText) -> LoadedText:
         """Whose ids the text is written in: the target's, once its worker has told.
@@ -172,7 +174,7 @@ class Service:
         If that is nothing, as where the battery is low, it is a text as any other from now on.
         """
         patience = generation.patience
-        if self._patience or not (self.alone and patience.wrote_alone and self._unreached(generation)):
+        if self.waits.named or not (self.alone and patience.wrote_alone and self._unreached(generation)):
             return False
         self.alone = patience.shown > 0
         return self.alone
@@ -223,7 +225,7 @@ class Service:
         """Tell whom a session that is silent waits for, if it waits for anybody."""
         machine = generation.machine
         if not self._node.link.is_up:
-            if not (self._patience or self.alone or _answered(generation)):
+            if not (self.waits.named or self.alone or _answered(generation)):
                 return  # it begins soon, or fails
             what = "the broker"
         elif machine.state is not EdgeState.OPENING:

@@ -61,15 +61,15 @@ class ExpiringMap(Generic[K, V]):
         """Keys and values, the oldest first."""
         return ((key, value) for key, (value, _, _) in self._entries.items())
 
+    def alive(self, now: float) -> list[tuple[K, V, float]]:
+        """Keys and values that have not expired, the oldest first, each with when it will."""
+        return [(key, value, expires) for key, (value, _, expires) in self._entries.items() if expires > now]
+
     @property
     def next_expiry(self) -> float | None:
         """When the oldest entry expires; None when there is none, or it lives for ever."""
         _, _, expires = next(iter(self._entries.values()), (None, 0.0, inf))
         return None if expires == inf else expires
-
-    def expiry(self, key: K) -> float:
-        """When an entry that is there expires."""
-        return self._entries[key][2]
 
     def put(self, key: K, value: V, now: float, life: float | None = None) -> list[tuple[K, V]]:
         """Set an entry, as the newest.

@@ -26,7 +26,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def run_apart(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own, for ``run``, which takes signals and logs as it likes."""
     command = [sys.executable, "-m", "broker", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def good(*arguments: str | Path) -> str:

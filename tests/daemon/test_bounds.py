@@ -78,9 +78,8 @@ class ExpiringMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         assert list(self.map.items()) == [entry[:2] for entry in self.model]
-        assert (
-            list(self.map) == list(reversed(list(reversed(self.map)))) == [entry[0] for entry in self.model]
-        )
+        assert list(self.map) == [entry[0] for entry in self.model]
+        assert self.map.alive(self.now) == [entry for entry in self.model if entry[2] > self.now]
         assert len(self.map) == len(self.model)
         first = self.model[0][2] if self.model else inf
         assert self.map.next_expiry == (None if first == inf else first)

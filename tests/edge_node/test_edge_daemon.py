@@ -28,6 +28,7 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from flexspec_mq.protocol.edge import timers
+from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT, draft_token
@@ -330,7 +331,7 @@ async def test_that_nobody_serves_a_version_is_told_to_the_texts_that_ask_for_it
         daemon.engine.gate.clear()
         here = node.generate(wanting(1))
         await until(lambda: here.machine.worker == "w1")
-        elsewhere = node.generate(replace(wanting(2), version="other", wait=0.3))
+        elsewhere = node.generate(replace(wanting(2), version="other", waits=Waits.of(0.3)))
         _, finish = await read(elsewhere)
         assert isinstance(finish.error, WorkerError)
         assert finish.error.message == "no worker serves other"

@@ -34,6 +34,7 @@ from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.tools import HERMES, CallParser, Content, ToolUse
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.text import Turn, decode, encode_turns
+from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -404,7 +405,7 @@ async def test_a_grammar_travels_once_and_a_wrong_one_is_told(broker: PrivateBro
         assert isinstance(told, Finish)
         assert isinstance(told.error, GrammarError)
         assert "strin" in told.error.message
-        other = node.generate(replace(wish, engine="another 1", wait=3.0))
+        other = node.generate(replace(wish, engine="another 1", waits=Waits.of(3.0)))
         busy = await anext(aiter(other))
         assert isinstance(busy, Finish)
         assert isinstance(busy.error, WorkerError)

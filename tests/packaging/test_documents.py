@@ -67,7 +67,7 @@ class Record:
 def lint(path: Path) -> list[str]:
     """Lines at which the lint finds faults."""
     done = subprocess.run(
-        [sys.executable, LINT, path], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, LINT, path], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == bool(done.stdout), done.stderr
     return [line.split(":")[1] for line in done.stdout.splitlines()]
@@ -94,7 +94,7 @@ def test_faults_have_lines(tmp_path: Path, name: str, text: str, lines: list[str
 def run_script(name: str, *arguments: object, where: Path = ROOT) -> tuple[int, str]:
     """Exit code and output of one of our scripts."""
     command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=240, check=False)
     assert not done.stderr
     return done.returncode, done.stdout
 

@@ -6,7 +6,7 @@ import pytest
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkDown, WorkerError
-from flexspec_mq.protocol.edge.patience import Patience
+from flexspec_mq.protocol.edge.patience import Patience, Waits
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken
 from flexspec_mq.protocol.effects import Effect, Finish, FinishReason, Provisional
@@ -24,7 +24,7 @@ def finish_of(effects: Iterable[Effect]) -> Finish:
 @pytest.mark.parametrize("begun", [True, False])
 def test_an_outage_is_waited_out_for_the_requests_patience(patience: float | None, begun: bool) -> None:
     machine = started(Plan(0, 1)) if begun else session()
-    user = Patience(machine, seconds=patience)
+    user = Patience(machine, waits=Waits.of(patience))
     machine.link_down(0.0)
     if not begun:
         machine.start(0.0)
@@ -40,7 +40,7 @@ def test_a_busy_worker_is_waited_for_longer_unless_the_request_says_how_long(
     patience: float | None, ends: float
 ) -> None:
     machine, now = session(), 0.0
-    user = Patience(machine, seconds=patience)
+    user = Patience(machine, waits=Waits.of(patience))
     machine.start(now)
     while machine.finished is None:
         effects = user.tick(now)
@@ -54,7 +54,7 @@ def test_a_busy_worker_is_waited_for_longer_unless_the_request_says_how_long(
 @pytest.mark.parametrize("patience", [None, 30.0])
 def test_no_worker_fails_with_a_hint_after_the_requests_patience(patience: float | None) -> None:
     machine = session()
-    user = Patience(machine, seconds=patience)
+    user = Patience(machine, waits=Waits.of(patience))
     machine.start(0.0)
     opens, now = 1, 0.0
     while machine.finished is None:
@@ -72,7 +72,7 @@ def test_no_worker_fails_with_a_hint_after_the_requests_patience(patience: float
 
 def test_what_went_wrong_at_the_workers_is_said_when_the_patience_is_over() -> None:
     machine, now = started(), 0.2
-    user = Patience(machine, seconds=4.0)
+    user = Patience(machine, waits=Waits.of(4.0))
     why = "http://127.0.0.1:8000 answered 400: no such model"
     machine.receive(Error(1, 1, ErrorCode.INTERNAL, 0, "w", why), now)
     effects: list[Effect] = []
@@ -125,7 +125,7 @@ def alone(
     machine = started(Plan(2, 1))
     machine.receive(verdict((), (7, 8, 9)), 0.2)
     machine.link_down(0.3)
-    return machine, Patience(machine, seconds=seconds, fallback=fallback)
+    return machine, Patience(machine, waits=Waits.of(seconds), fallback=fallback)
 
 
 def test_the_draft_writes_on_when_nobody_has_answered_for_a_moment() -> None:

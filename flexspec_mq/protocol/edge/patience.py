@@ -6,6 +6,7 @@ the user's time is over, and has the draft write on alone meanwhile. No I/O and 
 
 from collections.abc import Callable, Iterable
 from math import inf
+from typing import NamedTuple, Self
 
 from flexspec_mq import waiting
 from flexspec_mq.controller.estimators.node import ProvisionalShare
@@ -16,6 +17,30 @@ from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import EdgeState
 from flexspec_mq.protocol.effects import Commit, Effect, FinishReason, Provisional
 
+
+class Waits(NamedTuple):
+    """For how many seconds a text waits for whom.
+
+    Attributes:
+        link: for the broker, before anybody has answered.
+        worker: for a worker of its version, where there is none.
+        token: for the next token, once it could begin.
+        turn: for its turn, while workers say that they have too much to do.
+        named: its user said how long.
+    """
+
+    link: float = waiting.UNLINKED
+    worker: float = 0.0
+    token: float = waiting.PATIENCE
+    turn: float = waiting.QUEUED
+    named: bool = False
+
+    @classmethod
+    def of(cls, seconds: float | None) -> Self:
+        """The waits of a text whose user says that it waits so long; None and 0 leave it to us."""
+        return cls(seconds, seconds, seconds, seconds, named=True) if seconds else cls()
+
+
 _LIVE = (EdgeState.OPENING, EdgeState.ACTIVE)
 
 
@@ -25,8 +50,7 @@ class Patience:
     Args:
         session: that they wait for.
         deadline: on the clock of `now`; then it ends with `DEADLINE`.
-        seconds: without a new token, whatever the reason, after which it fails. None: those of `flexspec_mq.waiting`,
-            which are longer while workers say that they have too much to do.
+        waits: after `token` seconds without a new one it fails, or `turn` seconds of word that there is too much to do.
         fallback: asked when nobody has answered for a moment: how many tokens the draft may then write behind what is
             committed. None keeps to the plan.
         share: told how much of what the draft wrote so was right.
@@ -40,14 +64,13 @@ class Patience:
         self,
         session: EdgeSession,
         deadline: float | None = None,
-        seconds: float | None = None,
+        waits: Waits = Waits(),  # noqa: B008  a constant
         fallback: Callable[[], int] | None = None,
         share: ProvisionalShare | None = None,
     ) -> None:
         self._session = session
         self._deadline = inf if deadline is None else deadline
-        self._unwritten = waiting.PATIENCE if seconds is None else seconds
-        self._unserved = waiting.QUEUED if seconds is None else seconds
+        self._waits = waits
         self._fallback = fallback
         self._share = share or ProvisionalShare()
         self._stands: tuple[int, ...] = ()  # provisional tokens behind what is committed
@@ -60,8 +83,8 @@ class Patience:
         silence = self._session.silence
         return min(
             self._deadline,
-            silence.progress_at + self._unwritten,
-            silence.queued_from + self._unserved,
+            silence.progress_at + self._waits.token,
+            silence.queued_from + self._waits.turn,
         )
 
     @property

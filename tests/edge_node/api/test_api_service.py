@@ -13,6 +13,7 @@ from edge_node.text.service import QUEUED, Service, Wait
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import WorkerError
 from flexspec_mq.models.text import decode
+from flexspec_mq.protocol.edge.patience import Waits
 from schemas.messages import PartialSampling, Sampling
 from tests.daemons import FakeEngine, until, worker_at
 from tests.edge_node.api.served import (
@@ -103,7 +104,7 @@ async def test_a_worker_that_goes_before_it_has_answered_is_waited_for_and_no_lo
     """A request that names no patience has two minutes then, and none that names it has more than that."""
     async with served(mosquitto) as api:
         told: list[Wait] = []
-        service = Service(api.node, api.version, b"", patience, told.append, timeout)
+        service = Service(api.node, api.version, b"", Waits.of(patience), told.append, timeout)
         await service.resolve()
         await api.daemons[0].kill()
         await until(lambda: not api.node.directory.online())

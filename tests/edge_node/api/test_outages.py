@@ -213,7 +213,7 @@ async def test_events_of_a_response_that_the_official_client_does_not_know_do_no
             kinds: list[str] = [event.type async for event in stream]
             whole = await stream.get_final_response()
         await cutting
-        assert kinds.count("response.flexspec") > 2
+        assert "response.flexspec" in kinds
         assert whole.output_text == alone("hello", 376, 2000)
 
 
