@@ -188,7 +188,9 @@ async def test_figures_are_of_few_versions_and_of_none_that_clients_make_up(mosq
         assert "made-up" not in (await api.get("/metrics")).text
         machine = SimpleNamespace(counters=EdgeCounters(rounds=1, committed=1), state=EdgeState.ACTIVE)
         for number in range(20):
-            generation = SimpleNamespace(request=SimpleNamespace(prompt=(1,)), machine=machine)
+            patience = SimpleNamespace(shown=0, confirmed=0)
+            request = SimpleNamespace(prompt=(1,))
+            generation = SimpleNamespace(request=request, machine=machine, patience=patience)
             writing: Any = SimpleNamespace(version=f"v{number}", generation=generation, tokens=1)
             if number == 0:
                 api.api.metrics.began(Text(TextSpec(prompt="text"), name="text"), writing)
