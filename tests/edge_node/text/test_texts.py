@@ -135,7 +135,7 @@ async def test_one_text_is_written_for_all_who_have_its_key(tmp_path: Path) -> N
     script = Script()
     texts = node(tmp_path / "outbox", script, max_readers=3)
     readers = [asyncio.create_task(read(texts, "q", "k")) for _ in range(3)]
-    await settle()
+    await until(lambda: any(text.readers == 3 for text in texts._active))
     with pytest.raises(TooManyTexts, match="read its text"):
         await read(texts, "q", "k")
     with pytest.raises(KeyReused):
@@ -233,8 +233,7 @@ async def test_a_text_without_a_key_ends_with_its_last_reader() -> None:
         with pytest.raises(TooManyTexts, match="as many as may be"):
             await read(texts, "another")
     assert text.state is TextState.OVER
-    await settle()
-    assert len(texts) == 0
+    await until(lambda: len(texts) == 0)
     await texts.close()
 
 
@@ -250,8 +249,7 @@ async def test_a_failed_text_is_forgotten_where_its_reader_is_told_and_kept_wher
                 await reading.aclose()
             script.end("q", FlexSpecError("broken"))
             await ended(text)
-        await settle()
-        assert texts.outbox.counts == states
+        await until(lambda: texts.outbox.counts == states)  # noqa: B023  it ends before the next
     await texts.close()
 
 
