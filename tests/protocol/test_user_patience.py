@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from flexspec_mq.controller.estimators.node import ProvisionalShare
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkDown, WorkerError
 from flexspec_mq.protocol.edge.patience import Patience, Waits
@@ -119,13 +120,15 @@ def provisional(effects: Iterable[Effect]) -> list[tuple[int, tuple[int, ...]]]:
 
 
 def alone(
-    seconds: float | None = None, fallback: Callable[[], int] = lambda: 6
+    seconds: float | None = None,
+    fallback: Callable[[], int] = lambda: 6,
+    share: ProvisionalShare | None = None,
 ) -> tuple[EdgeSession, Patience]:
     """Adopted, three tokens in, and without a link since 0.3; the draft may write six tokens alone."""
     machine = started(Plan(2, 1))
     machine.receive(verdict((), (7, 8, 9)), 0.2)
     machine.link_down(0.3)
-    return machine, Patience(machine, waits=Waits.of(seconds), fallback=fallback)
+    return machine, Patience(machine, waits=Waits.of(seconds), fallback=fallback, share=share)
 
 
 def test_the_draft_writes_on_when_nobody_has_answered_for_a_moment() -> None:
@@ -146,7 +149,8 @@ def test_the_draft_writes_on_when_nobody_has_answered_for_a_moment() -> None:
 
 
 def test_what_the_draft_wrote_alone_goes_out_at_once_and_stays_as_far_as_the_target_agrees() -> None:
-    machine, user = alone()
+    share = ProvisionalShare()
+    machine, user = alone(share=share)
     user.tick(5.0)
     user.watch(give(machine, 1, 2, 3, 4, 5, 6, now=5.0))
     back = machine.link_up(6.0)
@@ -157,7 +161,19 @@ def test_what_the_draft_wrote_alone_goes_out_at_once_and_stays_as_far_as_the_tar
     assert (committed(agreed), provisional(agreed)) == ((1, 2), [])
     differs = user.watch(machine.receive(verdict((7, 8, 9, 1, 2), (3, 99)), 6.3))
     assert (committed(differs), provisional(differs)) == ((3, 99), [(7, ())])
-    assert (user.shown, user.confirmed) == (6, 3)
+    user.watch(machine.receive(verdict((7, 8, 9, 1, 2, 3, 99), (4,)), 6.4))
+    assert (user.shown, user.confirmed, share.share) == (6, 3, pytest.approx(0.5, abs=0.01))
+
+
+def test_what_stands_in_two_silences_is_shown_again_and_counted_once() -> None:
+    machine, user = alone()
+    user.tick(5.0)
+    user.watch(give(machine, 1, 2, 3, 4, 5, 6, now=5.0))
+    machine.link_up(6.0)
+    user.watch(machine.receive(verdict((7, 8, 9), (1, 2)), 6.2))
+    machine.link_down(6.3)
+    assert provisional(user.tick(20.0)) == [(5, (3, 4, 5, 6))]
+    assert user.shown == 6
 
 
 def test_nothing_is_drafted_behind_a_long_draft_that_nobody_has_looked_at() -> None:
