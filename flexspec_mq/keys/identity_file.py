@@ -1,6 +1,6 @@
 """The file that a client is handed: whom to believe, who it is, and its secrets. JSON, for its owner only."""
 
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -30,41 +30,45 @@ _HINT = (
 )
 
 
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file as it is; bytes are base64. Workers have a credential of the key that signs their statuses."""
-
-    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
-    deployment: Key
-    credential: bytes
-    private: Key
-    statement: bytes
-    opening: dict[Version, Key] = {}
-    status: bytes | msgspec.UnsetType = msgspec.UNSET
-
-
-@dataclass(frozen=True, slots=True)
-class KeyIdentity:
-    """Who a client is, and what it knows.
+class KeyIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
+    """Who a client is, and what it knows, as its file has it; bytes are base64 there.
 
     Attributes:
         deployment: public key of its deployment.
         signed_credential: as others are shown it.
-        credential: the same, read.
         private: X25519 private key of the credential.
         signed_statement: the newest one when this was made.
-        statement: the same, read.
-        opening: private opening keys that a worker knows.
+        opening_keys: private opening keys that a worker knows, by version; under `ANY` what all follow from.
         status_credential: signed, of the key that signs a worker's statuses; empty in a device's file.
     """
 
-    deployment: bytes
-    signed_credential: bytes
-    credential: Credential
-    private: bytes = field(repr=False)
-    signed_statement: bytes
-    statement: Statement
-    opening: OpeningSecrets = field(default=OpeningSecrets(), repr=False)
-    status_credential: bytes = b""
+    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
+    deployment: Key
+    signed_credential: bytes = msgspec.field(name="credential")
+    private: Key
+    signed_statement: bytes = msgspec.field(name="statement")
+    opening_keys: dict[Version, Key] = msgspec.field(name="opening", default_factory=dict)
+    status_credential: bytes = msgspec.field(name="status", default=b"")
+
+    def __repr__(self) -> str:
+        """Without secrets."""
+        return f"KeyIdentity of deployment {self.deployment.hex()[:8]}"
+
+    @cached_property
+    def credential(self) -> Credential:
+        """The credential, read."""
+        return read_credential(self.signed_credential, self.deployment)
+
+    @cached_property
+    def statement(self) -> Statement:
+        """The statement, read."""
+        return read_statement(self.signed_statement, self.deployment)
+
+    @cached_property
+    def opening(self) -> OpeningSecrets:
+        """Private opening keys that a worker knows."""
+        master = self.opening_keys.get(ANY, b"")
+        return OpeningSecrets(master, {} if master else self.opening_keys)
 
     @classmethod
     def make(
@@ -92,35 +96,19 @@ class KeyIdentity:
         """
         private = new_private_key()
         signed = issue(deployment, role, name, public_key(private), versions)
-        credential = read_credential(signed, deployment.public)
-        status = b""
+        serial = read_credential(signed, deployment.public).serial
+        known, status = OpeningSecrets(), b""
         if role is KeyRole.WORKER:
             own = status_key(private).public
-            status = issue(deployment, role, name, own, versions, use=Use.STATUSES, serial=credential.serial)
-        return cls(
-            deployment.public,
-            signed,
-            credential,
-            private,
-            signed_statement,
-            read_statement(signed_statement, deployment.public),
-            OpeningSecrets() if opening is None else opening.only(versions),
-            status,
-        )
+            status = issue(deployment, role, name, own, versions, use=Use.STATUSES, serial=serial)
+        if opening is not None:
+            known = opening.only(versions)
+        keys = {ANY: known.master} if known.master else dict(known.keys)
+        return cls(FORMAT, deployment.public, signed, private, signed_statement, keys, status)
 
     def text(self) -> str:
         """As a file."""
-        opening = {ANY: self.opening.master} if self.opening.master else dict(self.opening.keys)
-        document = _Document(
-            FORMAT,
-            self.deployment,
-            self.signed_credential,
-            self.private,
-            self.signed_statement,
-            opening,
-            self.status_credential or msgspec.UNSET,
-        )
-        return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
+        return msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n"
 
 
 def read_identity(path: Path, role: KeyRole, name: str | None = None) -> KeyIdentity:
@@ -153,24 +141,12 @@ def read_identity(path: Path, role: KeyRole, name: str | None = None) -> KeyIden
 def _identity(data: bytes) -> KeyIdentity:
     if len(data) > _MAX_FILE:
         raise ValueError(f"it has more than {_MAX_FILE} bytes")
-    document = msgspec.json.decode(data, type=_Document)
-    credential = read_credential(document.credential, document.deployment)
-    if public_key(document.private) != credential.key:
+    identity = msgspec.json.decode(data, type=KeyIdentity)
+    credential, _ = identity.credential, identity.statement  # or they are none of the deployment
+    if public_key(identity.private) != credential.key:
         raise ValueError("the private key is none of the credential")
-    status = document.status or b""
     if credential.role is KeyRole.WORKER:
-        own = read_credential(status, document.deployment, Use.STATUSES).key
-        if own != status_key(document.private).public:
+        own = read_credential(identity.status_credential, identity.deployment, Use.STATUSES).key
+        if own != status_key(identity.private).public:
             raise ValueError("the private key is none of the credential for statuses")
-    keys = dict(document.opening)
-    master = keys.pop(ANY, b"")
-    return KeyIdentity(
-        document.deployment,
-        document.credential,
-        credential,
-        document.private,
-        document.statement,
-        read_statement(document.statement, document.deployment),
-        OpeningSecrets(master) if master else OpeningSecrets(b"", keys),
-        status,
-    )
+    return identity

@@ -221,7 +221,7 @@ def test_an_open_is_for_its_version_and_of_its_device(ends: Ends) -> None:
 def test_a_worker_is_believed_for_its_versions_only(ends: Ends) -> None:
     """A worker that got the opening key of another version by accident is not believed for that version."""
     pinned = ends.keys.worker("w3", "next")
-    object.__setattr__(pinned, "opening", ends.keys.opening)
+    pinned.__dict__["opening"] = ends.keys.opening
     ends.workers["w3"] = WorkerKeys(pinned, lease=60, capacity=4)
     assert ends.refused(ends.opened("w3")) is KeyReason.CREDENTIAL
 
