@@ -15,7 +15,7 @@ from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.checkpoint import weights_fingerprint
+from flexspec_mq.models.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,13 +9,13 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, Canary, HeadError, Manifest, digest, file_entry
 from flexspec_mq.models.cache import whole_folder
-from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.head import Head
 from flexspec_mq.models.invariance.target import TargetModel, canary_share
 from flexspec_mq.models.load import LoadedText, load_text, torch_device, torch_dtype
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.text import Turn, encode_turns
+from flexspec_mq.models.weights import weights_fingerprint
 
 PROMPTS = (
     "Why is the sky blue?",

@@ -10,7 +10,6 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
 from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, Manifest, digest, read_head
-from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT_FILES, FULL, read_weights
@@ -19,6 +18,7 @@ from flexspec_mq.models.load import LoadedText, find_model, load_text
 from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.onnx.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.shape import Shape
+from flexspec_mq.models.weights import weights_fingerprint
 
 FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
 """Files of a head by its kind, beside those of a LoRA of the draft."""

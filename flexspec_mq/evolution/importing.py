@@ -21,11 +21,11 @@ from flexspec_mq.evolution.canaries import (
 from flexspec_mq.evolution.check import check_head
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.cache import whole_folder
-from flexspec_mq.models.checkpoint import read_tensors, weights_fingerprint
 from flexspec_mq.models.head import LM_HEAD, read_safetensors
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, PREFIX, read_lora
 from flexspec_mq.models.load import load_text, torch_dtype
 from flexspec_mq.models.shape import Shape
+from flexspec_mq.models.weights import Tensors, weights_fingerprint
 
 EMBEDDING = "model.embed_tokens.weight"
 _COPIES = {
@@ -113,6 +113,6 @@ def _is_copy(name: str, tensor: torch.Tensor, base: Path) -> bool:
     wanted = _COPIES.get(name)
     if wanted is None:
         return False
-    own = dict(read_tensors(base, lambda other: other in (wanted, EMBEDDING)))
-    other = own.get(wanted, own.get(EMBEDDING))  # tied
-    return other is not None and other.shape == tensor.shape and torch.equal(other.to(tensor.dtype), tensor)
+    own = Tensors(base)
+    other = own.read(wanted if wanted in own else EMBEDDING)  # tied
+    return other.shape == tensor.shape and torch.equal(other.to(tensor.dtype), tensor)

@@ -7,26 +7,20 @@ it. Whatever else is found, damage included, is left to transformers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import util
 from logging import ERROR
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer, Tokenizer
 
-if TYPE_CHECKING:
-    import torch
-
-
-WEIGHTS = "model.safetensors"
 GRAPHS = "flexspec_onnx.json"
 """Manifest of a device's folder, whose configuration and tokenizer are written as transformers fills them in."""
 
@@ -40,14 +34,6 @@ _OTHER_FILES = (
     "added_tokens.json", "special_tokens_map.json", "tokenizer.model", "additional_chat_templates",
 )  # fmt: skip
 """Files beside tokenizer.json that would change it."""
-_TYPES = {
-    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8", "I16": "int16",
-    "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}  # fmt: skip
-"""torch's names of types by those of safetensors."""
-_MOST_HEADER, _PIECE = 100_000_000, 1 << 20
-"""Bytes: the longest header that safetensors itself reads, and what is read at once."""
 _NO_LIMIT = int(1e30)
 """Where transformers has no limit of its own on a text's length."""
 
@@ -107,112 +93,6 @@ def read_checkpoint(source: Path | str) -> tuple[Config, Tokenizer]:
         return plain
     need_libraries()
     return _config(source), _tokenizer(source)
-
-
-def weight_files(folder: Path) -> dict[str, str]:
-    """The file of each tensor of a checkpoint, by the tensor's name.
-
-    Raises:
-        OSError, KeyError, ValueError: the folder has no safetensors weights that can be read.
-    """
-    index = folder / f"{WEIGHTS}.index.json"
-    if index.exists():
-        where: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
-        return where
-    return dict.fromkeys(_places(folder / WEIGHTS)[0], WEIGHTS)
-
-
-def _places(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Types, shapes and places of a safetensors file's tensors, and the byte at which these begin to count.
-
-    Raises:
-        OSError, ValueError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > _MOST_HEADER:
-            raise ValueError(f"{path} is no safetensors file")
-        places = msgspec.json.decode(file.read(size), type=dict[str, dict[str, Any]])
-    places.pop("__metadata__", None)
-    return places, 8 + size
-
-
-def fingerprint_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """BLAKE2b over names, dtypes, shapes and bytes of tensors, 32 hex digits; their order counts."""
-    import torch
-
-    whole = hashlib.blake2b(digest_size=16)
-    for name, tensor in tensors:
-        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return whole.hexdigest()
-
-
-def read_tensors(
-    folder: Path, wanted: Callable[[str], bool] | None = None
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a checkpoint folder, one at a time in the order of their names, whatever files they lie in.
-
-    Args:
-        folder: folder with safetensors weights.
-        wanted: whether a tensor of that name is wanted; None is all.
-
-    Raises:
-        ModelError: the folder has no safetensors weights that can be read.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        for name, file in sorted(weight_files(folder).items()):
-            if wanted is None or wanted(name):
-                with safe_open(folder / file, framework="pt") as opened:
-                    tensor = opened.get_tensor(name)
-                yield name, tensor
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise _unreadable(folder, error) from error
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """Fingerprint of all tensors of a checkpoint, as `fingerprint_of`, without torch.
-
-    Raises:
-        ModelError: the folder has no safetensors weights that can be read.
-    """
-    whole = hashlib.blake2b(digest_size=16)
-    try:
-        files = weight_files(folder)
-        read = {file: _places(folder / file) for file in set(files.values())}
-        for name, file in sorted(files.items()):
-            places, begin = read[file]
-            place = places[name]
-            first, end = place["data_offsets"]
-            whole.update(f"{name} torch.{_TYPES[place['dtype']]} {place['shape']}\n".encode())
-            for piece in _pieces(folder / file, begin + first, end - first):
-                whole.update(piece)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise _unreadable(folder, error) from error
-    return whole.hexdigest()
-
-
-def _pieces(path: Path, begin: int, size: int) -> Iterator[bytes]:
-    """Bytes of a file, a bounded piece at a time.
-
-    Raises:
-        OSError, ValueError: the file cannot be read, or is cut off.
-    """
-    with path.open("rb") as file:
-        file.seek(begin)
-        while size > 0:
-            if not (piece := file.read(min(size, _PIECE))):
-                raise ValueError(f"{path.name} is cut off")
-            size -= len(piece)
-            yield piece
-
-
-def _unreadable(folder: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
-    )
 
 
 def need_libraries(

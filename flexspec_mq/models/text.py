@@ -150,8 +150,10 @@ def format_of(tokenizer: Tokenizer) -> ToolFormat:
     return tool_format(str(template) if takes else "", added)
 
 
-def render_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tools: ToolUse | None = None) -> str:
-    """The text of a conversation whose tokens `encode_turns` gives.
+def render_turns(
+    tokenizer: Tokenizer, turns: Sequence[Turn], tools: ToolUse | None = None, *, answered: bool = False
+) -> str:
+    """The text of a conversation whose tokens `encode_turns` gives; where it is `answered`, no turn begins at its end.
 
     Raises:
         UsageError: No turns, the last one is blank, a text is not UTF-8, or the template refuses their order or takes
@@ -176,7 +178,7 @@ def render_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tools: ToolUse | N
             messages=[_message(turn) for turn in turns],
             tools=told,
             documents=None,
-            add_generation_prompt=True,
+            add_generation_prompt=not answered,
             **tokenizer.special_tokens_map,
         )
     except TemplateError as error:

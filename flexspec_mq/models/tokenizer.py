@@ -54,12 +54,6 @@ class PlainTokenizer:
         eos = self.special_tokens_map.get("eos_token")
         return None if eos is None else self.backend_tokenizer.token_to_id(eos)
 
-    @property
-    def all_special_ids(self) -> list[int]:
-        """Ids of the tokens that have roles, each once."""
-        ids = (self.backend_tokenizer.token_to_id(self.special_tokens_map.get(role, "")) for role in ROLES)
-        return list(dict.fromkeys(token for token in ids if token is not None))
-
     def get_vocab(self) -> dict[str, int]:
         """Token → id."""
         return dict(self.backend_tokenizer.get_vocab(with_added_tokens=True))
@@ -85,30 +79,3 @@ class PlainTokenizer:
         """The text of ids. Nothing is ever tidied up."""
         del clean_up_tokenization_spaces
         return str(self.backend_tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens))
-
-    def apply_chat_template(
-        self,
-        conversation: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        add_generation_prompt: bool = False,
-        return_dict: bool = False,
-        tokenize: bool = True,
-    ) -> list[int] | str:
-        """Ids of a conversation, or its text.
-
-        Raises:
-            jinja2.TemplateError: The template refuses the turns, or takes too much.
-        """
-        from flexspec_mq.models.templates.template import chat_template
-
-        del return_dict
-        assert self.chat_template is not None  # noqa: S101  who asks has seen that there is one
-        text = chat_template(self.chat_template).render(
-            messages=conversation,
-            add_generation_prompt=add_generation_prompt,
-            tools=tools,
-            documents=None,
-            **self.special_tokens_map,
-        )
-        return self.encode(text, add_special_tokens=False) if tokenize else text

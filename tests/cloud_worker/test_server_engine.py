@@ -32,8 +32,8 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.reader import engine_name
-from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.text import decode
+from flexspec_mq.models.weights import weights_fingerprint
 from flexspec_mq.sampling.choose import choose
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text

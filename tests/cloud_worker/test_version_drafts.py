@@ -20,9 +20,9 @@ from cloud_worker.versions import loader as loading
 from cloud_worker.versions.family import base_of
 from flexspec_mq.evolution.canaries import greedy, load_base
 from flexspec_mq.heads.manifest import Canary, HeadError
-from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_full, read_lora
 from flexspec_mq.models.shape import Shape
+from flexspec_mq.models.weights import weights_fingerprint
 from flexspec_mq.scheduling.draft_budget import DraftBudget
 from schemas.catalogue import BASE_ID
 from schemas.messages import Identity, Sampling

@@ -10,9 +10,9 @@ from flexspec_mq.heads.manifest import MANIFEST, digest, read_head
 pytest.importorskip("transformers")
 
 from flexspec_mq.evolution.check import check_head
-from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_text
+from flexspec_mq.models.weights import weights_fingerprint
 
 EXAMPLES = Path(flexspec_mq.heads.__file__).with_name("examples")
 NAMES = ("format", "mathematics", "reasoning", "style")

@@ -164,7 +164,7 @@ def test_a_delta_says_what_it_is_and_others_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=what):
             read_meta(tmp_path / "other")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="cannot read weights"):
+    with pytest.raises(ModelError, match="cannot load the weights"):
         base_fingerprint(tmp_path / "empty", N)
 
 

@@ -17,12 +17,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cloud_worker.engine.interface import recommended
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.checkpoint import read_tensors
 from flexspec_mq.models.default import _find_gguf
 from flexspec_mq.models.gguf import convert
 from flexspec_mq.models.gguf.convert import gguf_checkpoint
 from flexspec_mq.models.gguf.tokenizer import read_tokenizer
 from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.text import Turn, render_turns
+from flexspec_mq.models.weights import Tensors
 
 WORDS, CONTEXT = 300, 128
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -171,10 +172,8 @@ def test_text_is_as_the_file_says(tmp_path: Path) -> None:
     assert found.eos == (0, 2)  # <|im_end|> is known by its name
     assert recommended(found.generation).temperature == pytest.approx(0.7)
     assert (len(found.tokenizer), found.vocab_size) == (261, WORDS)
-    prompt = found.tokenizer.apply_chat_template(
-        [{"role": "user", "content": "e\u0301 <think>"}], tokenize=False
-    )
-    ids = found.tokenizer.encode(str(prompt))
+    prompt = render_turns(found.tokenizer, [Turn("user", "e\u0301 <think>")], answered=True)
+    ids = found.tokenizer.encode(prompt)
     assert found.tokenizer.decode(ids) == "<|im_start|>\xe9 <think><|im_end|>"
     assert found.tokenizer.decode(ids, skip_special_tokens=True) == "\xe9 <think>"
 
@@ -200,13 +199,13 @@ def test_few_bits_are_unpacked_as_gguf_does(form: str, tmp_path: Path) -> None:
         "rope_parameters": ROPE,
     }
     file = write(tmp_path / "a.gguf", "llama", tiny("llama", sizes), stored)
-    found = dict(read_tensors(gguf_checkpoint(file)))
+    found = Tensors(gguf_checkpoint(file))
     for name, values in made.items():
         expected = torch.from_numpy(values).to(torch.bfloat16)
         if "q_proj" in name or "k_proj" in name:
             pairs = expected.reshape(4 if "q_proj" in name else 2, -1, 2, 256)
             expected = pairs.transpose(1, 2).reshape(expected.shape)
-        assert torch.equal(found[name], expected), name
+        assert torch.equal(found.read(name), expected), name
 
 
 def test_a_file_is_converted_once_and_anew_when_it_changes(tmp_path: Path) -> None:

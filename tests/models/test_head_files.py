@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.checkpoint import fingerprint_of, weights_fingerprint
 from flexspec_mq.models.head import LoraDelta
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL, read_full, read_lora
 from flexspec_mq.models.invariance.lora_bank import LoraBank
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.matrices import Plain
 from flexspec_mq.models.shape import Shape
+from flexspec_mq.models.weights import fingerprint_of, weights_fingerprint
 from tests.models.tiny_checkpoints import edit, edit_tensors, save, write
 from tests.models.tiny_heads import save_full, save_lora
 from tests.models.tiny_models import built

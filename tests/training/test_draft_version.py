@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from flexspec_mq.errors import ModelError
 from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, file_entry
-from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.draft.artifact import export
 from flexspec_mq.models.draft.delta import DeltaMeta, base_fingerprint
 from flexspec_mq.models.head_files import FULL
@@ -27,6 +26,7 @@ from flexspec_mq.models.onnx.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.onnx.model import load_onnx
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.models.weights import weights_fingerprint
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_heads import save_full, save_lora, with_lora
 from tests.training.drafts import run_draft as run

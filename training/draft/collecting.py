@@ -17,7 +17,7 @@ from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import LoadedText, load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
-from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
+from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts, render_turns
 from flexspec_mq.models.tokenizer import Tokenizer
 from training.cli_common import progress_bar
 from training.draft.collect import TextOrder, write_texts
@@ -309,10 +309,8 @@ def invitation(tokenizer: Tokenizer) -> tuple[int, ...]:
         raise ModelError(
             "the model has no chat template, so it cannot invent prompts", hint="give prompts of your own"
         )
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False
-    )
-    before = str(rendered).split(_MARK, maxsplit=1)[0]
+    rendered = render_turns(tokenizer, [Turn("user", _MARK)])
+    before = rendered.split(_MARK, maxsplit=1)[0]
     ids = tokenizer.encode(before, add_special_tokens=False)
     if not ids or before == rendered:
         raise ModelError(

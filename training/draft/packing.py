@@ -15,7 +15,6 @@ import torch
 
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.checkpoint import fingerprint_of
 from flexspec_mq.models.draft.delta import (
     GROUP,
     LEVELS,
@@ -27,6 +26,7 @@ from flexspec_mq.models.draft.delta import (
     read_start,
     top_level,
 )
+from flexspec_mq.models.weights import fingerprint_of
 
 _LARGEST = 60_000.0
 """Scales above this are refused: float16 ends at 65,504."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.checkpoint import fingerprint_of
 from flexspec_mq.models.draft.calibrate import calibrate
 from flexspec_mq.models.draft.delta import (
     RANKS,
@@ -21,6 +20,8 @@ from flexspec_mq.models.draft.delta import (
     read_shared,
 )
 from flexspec_mq.models.load import LoadedModel, load_target
+from flexspec_mq.models.tokenizer import ROLES
+from flexspec_mq.models.weights import fingerprint_of
 from training.cli_common import progress_bar
 from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
@@ -233,6 +234,7 @@ def _ranks(trainer: Trainer, loaded: LoadedModel, known: torch.Tensor) -> torch.
 
     Ids that end or structure a text come first, ids that only an earlier draft knew last.
     """
-    first = [*loaded.eos, *loaded.tokenizer.all_special_ids]
+    ids, roles = loaded.tokenizer.get_vocab(), loaded.tokenizer.special_tokens_map
+    first = [*loaded.eos, *(ids[token] for role in ROLES if (token := str(roles.get(role))) in ids)]
     found = token_ranks(trainer.cache.text, trainer.train_rows, first).tolist()
     return torch.tensor(list(dict.fromkeys([*found, *known.tolist()])), dtype=torch.int32)

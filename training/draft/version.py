@@ -10,11 +10,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, read_head
-from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, Head, LoraDelta, full_name
 from flexspec_mq.models.head_files import read_weights
 from flexspec_mq.models.load import LoadedText, load_target
 from flexspec_mq.models.shape import Shape
+from flexspec_mq.models.weights import weights_fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -102,9 +102,8 @@ def _answer(base: LoadedText, before: Sequence[Turn], answer: Turn) -> list[int]
 
 def _written(tokenizer: Tokenizer, before: Sequence[Turn], answer: Turn) -> str:
     if tokenizer.chat_template:
-        messages: Any = [{"role": turn.role, "content": turn.content} for turn in (*before, answer)]
         prompt = render_turns(tokenizer, before)
-        whole = str(tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False))
+        whole = render_turns(tokenizer, [*before, answer], answered=True)
         if whole.startswith(prompt):
             return whole[len(prompt) :]
     return answer.content

@@ -140,8 +140,8 @@ def train_head(
         ModelError: the base cannot be used.
         UsageError: the data cannot be used, or the head is there already.
     """
-    from flexspec_mq.models.checkpoint import weights_fingerprint
     from flexspec_mq.models.load import load_text
+    from flexspec_mq.models.weights import weights_fingerprint
     from training.draft.train import Stopped
     from training.head.chats import read_chats, rows_of
 

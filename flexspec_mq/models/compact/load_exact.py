@@ -18,7 +18,7 @@ from flexspec_mq.models.compact.tensors import (
     HEAD,
     MATRICES,
     NORM,
-    Tensors,
+    check_names,
     joining_room,
     layer_prefix,
     read_exact_layer,
@@ -28,7 +28,9 @@ from flexspec_mq.models.invariance.product_probe import Kind, Products, row_rang
 from flexspec_mq.models.invariance.proof_cache import Candidate
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.matrices import Matrix, Plain, Reordered
-from flexspec_mq.models.shape import Shape
+from flexspec_mq.models.shape import Shape, refused
+from flexspec_mq.models.weights import WEIGHTS as WEIGHTS_FILE
+from flexspec_mq.models.weights import Tensors
 
 if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
@@ -69,15 +71,18 @@ class Checkpoint:
         self.device = device
         if weights != "native":
             _check_few_bits(weights, dtype, device)
+        present = any((folder / name).exists() for name in (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json"))
+        if not present and any(folder.glob("*.bin")):
+            raise refused(f"weights in another form than {WEIGHTS_FILE}")
         self._tensors = Tensors(folder)
-        self._tensors.check(self.shape)
+        check_names(self._tensors, self.shape)
 
     def candidate(self) -> Candidate:
         """The model, to be proved."""
         library = "" if self.weights == "native" else f" openvino {metadata.version('openvino')}"
         return Candidate(
             build=self.load,
-            weights=self._tensors.digest(),
+            weights=self._tensors.fingerprint(),
             architecture=f"{self.shape} {self.dtype} {self.weights}{library}",
             device=self.device,
         )

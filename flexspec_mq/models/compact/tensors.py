@@ -1,18 +1,14 @@
-"""Tensors of a checkpoint with Llama's layers: read one at a time, checked, and joined to a layer's matrices."""
+"""Tensors of a checkpoint with Llama's layers: checked, and joined to a layer's matrices."""
 
-import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from flexspec_mq.errors import ModelError
-from flexspec_mq.models.checkpoint import WEIGHTS, weight_files
 from flexspec_mq.models.head import MODULES, FullHead, full_name, module_shapes
 from flexspec_mq.models.matrices import Matrix
 from flexspec_mq.models.shape import Shape, refused
+from flexspec_mq.models.weights import Tensors
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 FIRST_NORM, SECOND_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
@@ -49,77 +45,18 @@ class ExactLayer:
     key_norm: torch.Tensor | None = None
 
 
-class Tensors:
-    """Tensors of a checkpoint by name, from one file or several."""
+def check_names(tensors: Tensors, shape: Shape) -> None:
+    """Refuse a model that has parts which would be left out, such as norms of queries.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        index = folder / f"{WEIGHTS}.index.json"
-        if not index.exists() and not (folder / WEIGHTS).exists() and any(folder.glob("*.bin")):
-            raise refused(f"weights in another form than {WEIGHTS}")
-        try:
-            self._where = weight_files(folder)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise self._unreadable(error) from error
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    @property
-    def names(self) -> Collection[str]:
-        """Names of all tensors."""
-        return self._where.keys()
-
-    def digest(self) -> str:
-        """SHA-256 of the files with weights, byte by byte."""
-        whole = hashlib.sha256()
-        for name in sorted(set(self._where.values())):
-            with (self._folder / name).open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-        return whole.hexdigest()
-
-    def check(self, shape: Shape) -> None:
-        """Refuse a model that has parts which would be left out, such as norms of queries.
-
-        Raises:
-            ModelError: naming one.
-        """
-        ours = {EMBEDDING, HEAD, NORM}
-        for index in range(shape.layers):
-            ours |= {f"{layer_prefix(index)}{name}" for name in _names(shape)}
-        strange = sorted(name for name in self._where if name not in ours and "rotary_emb" not in name)
-        if strange:
-            raise refused(f"the tensor {strange[0]}, one of {len(strange)} that it would leave out")
-
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Map a tensor's file; the mapping ends with the tensor, which must be copied to be kept.
-
-        Raises:
-            ModelError: it is missing, of another shape, or unreadable.
-        """
-        file = self._where.get(name)
-        if file is None:
-            raise ModelError(
-                f"{self._folder} lacks tensors of its model, such as {name}",
-                hint="the weights are incomplete or belong to another config.json",
-            )
-        try:
-            with safe_open(self._folder / file, framework="pt") as opened:
-                tensor: torch.Tensor = opened.get_tensor(name)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise self._unreadable(error) from error
-        if tuple(tensor.shape) != shape:
-            raise ModelError(
-                f"{self._folder}: {name} has shape {list(tensor.shape)}, its config.json wants {list(shape)}",
-                hint="the weights belong to another config.json",
-            )
-        return tensor
-
-    def _unreadable(self, error: Exception) -> ModelError:
-        return ModelError(
-            f"cannot load the weights of {self._folder}: {str(error).splitlines()[0]}",
-            hint="a file may be missing, cut off or damaged: fetch it again",
-        )
+    Raises:
+        UnknownModel: naming one.
+    """
+    ours = {EMBEDDING, HEAD, NORM}
+    for index in range(shape.layers):
+        ours |= {f"{layer_prefix(index)}{name}" for name in _names(shape)}
+    strange = [name for name in tensors.names if name not in ours and "rotary_emb" not in name]
+    if strange:
+        raise refused(f"the tensor {strange[0]}, one of {len(strange)} that it would leave out")
 
 
 def layer_prefix(index: int) -> str:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import whole_folder
-from flexspec_mq.models.checkpoint import WEIGHTS
 from flexspec_mq.models.draft.delta import (
     RANKS,
     check_fingerprint,
@@ -23,6 +22,7 @@ from flexspec_mq.models.draft.delta import (
     read_meta,
     read_shared,
 )
+from flexspec_mq.models.weights import WEIGHTS
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
-from flexspec_mq.models.checkpoint import fingerprint_of, read_tensors
+from flexspec_mq.models.weights import Tensors, fingerprint_of
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,8 @@ def read_shared(base_path: Path, n: int) -> tuple[dict[str, torch.Tensor], str]:
         index = _layer(name)
         return name in {_EMBEDDING, "lm_head.weight"} if index is None else index < n
 
-    tensors = dict(read_tensors(base_path, is_shared))
+    weights = Tensors(base_path)
+    tensors = {name: weights.read(name) for name in weights.names if is_shared(name)}
     if {_layer(name) for name in tensors} - {None} != set(range(n)) or _EMBEDDING not in tensors:
         raise ModelError(f"the base has no embedding or fewer than {n} layers under Llama's names")
     return tensors, fingerprint_of(tensors.items())
@@ -90,7 +91,8 @@ def read_start(base_path: Path, start: Sequence[int]) -> dict[str, torch.Tensor]
     Raises:
         ModelError: A layer is not there, or the folder has no safetensors weights.
     """
-    tensors = dict(read_tensors(base_path, lambda name: _layer(name) in start))
+    weights = Tensors(base_path)
+    tensors = {name: weights.read(name) for name in weights.names if _layer(name) in start}
     if missing := set(start) - {_layer(name) for name in tensors}:
         raise ModelError(f"{base_path} has no layer {', '.join(map(str, missing))} under Llama's names")
     return tensors

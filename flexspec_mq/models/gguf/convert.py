@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
-from flexspec_mq.models.checkpoint import WEIGHTS, first_line, quiet_transformers
+from flexspec_mq.models.checkpoint import first_line, quiet_transformers
+from flexspec_mq.models.weights import WEIGHTS
 
 if TYPE_CHECKING:
     import numpy as np

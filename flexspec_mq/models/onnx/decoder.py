@@ -11,10 +11,10 @@ import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import first_line, quiet_transformers
-from flexspec_mq.models.compact.tensors import Tensors
 from flexspec_mq.models.head import LM_HEAD, LoraHead
 from flexspec_mq.models.onnx.folder import Rotary
 from flexspec_mq.models.shape import UnknownModel
+from flexspec_mq.models.weights import Tensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,11 +158,11 @@ class Decoder:
             UnknownModel: naming one.
         """
         ours = {self._stored(name) for name in self._model}
-        strange = sorted(
+        strange = [
             name
             for name in self._tensors.names
             if name not in ours and not any(part in name for part in _OTHER_PARTS)
-        )
+        ]
         if strange:
             raise _unknown(f"the tensor {strange[0]}, one of {len(strange)} that they would leave out")
 

@@ -8,11 +8,11 @@ import msgspec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, file_entry, read_head
 from flexspec_mq.models.cache import whole_folder
-from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head import LoraHead
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, DRAFT_FILES, read_config, read_lora
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.shape import Shape
+from flexspec_mq.models.weights import weights_fingerprint
 
 
 def read_draft_lora(head: Path, draft: Path) -> LoraHead:
