@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from cloud_worker.versions.library import DropVersion, Library, LoadHead, OpenVersion, RetireVersion, Step
 from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Accepted, Follower
-from flexspec_mq.catalogue.refusals import RecordError, Refused
+from flexspec_mq.catalogue.refusals import RecordError, SignedRefused
 from flexspec_mq.catalogue.upkeep import Upkeep
 from flexspec_mq.daemon import logs
 from flexspec_mq.errors import FlexSpecError, UsageError
@@ -135,7 +135,7 @@ class FamilyFollower:
                     self._take_up()
                 elif isinstance(outcome, RecordError):
                     _log.error("family %s: nothing new is taken up: %s", family, outcome)
-                elif isinstance(outcome, Refused):
+                elif isinstance(outcome, SignedRefused):
                     _log.warning("family %s: refused, %s: %s", family, outcome.reason, outcome.detail)
 
     def _take_up(self) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq import waiting
 from flexspec_mq.catalogue.driver import Driver, Outcome
 from flexspec_mq.catalogue.follower import Accepted, Follower
-from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
+from flexspec_mq.catalogue.refusals import Reason, RecordError, SignedRefused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.dated import ExpiryLog
@@ -219,7 +219,7 @@ class FamilyCatalogue:
                 _log.info("the catalogue of %s has epoch %d", self.family, catalogue.epoch)
                 self._known.set()
                 self._heard.set()
-        elif isinstance(outcome, Refused):
+        elif isinstance(outcome, SignedRefused):
             self.refused[outcome.reason] += 1
             self._tell(f"{outcome.reason}: {outcome.detail}")
         if topic == self._driver.topics[1] and not self._follower.waiting:

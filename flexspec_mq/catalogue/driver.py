@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from flexspec_mq import topics, waiting
-from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
-from flexspec_mq.catalogue.refusals import RecordError, Refused
+from flexspec_mq.catalogue.follower import Accepted, Follower
+from flexspec_mq.catalogue.refusals import RecordError, SignedRefused
 from flexspec_mq.catalogue.store import Store
 
 _WAITING: Final = 64
 """Messages that may wait to be judged; of more the oldest are dropped, as a newer one of its topic says all."""
 
-Outcome = Accepted | Refused | Unchanged | RecordError
-"""Outcome of a message: adopted, refused, adopted already, or not to be kept now, which changes nothing."""
+Outcome = Accepted | SignedRefused | RecordError | None
+"""Outcome of a message: adopted, refused, or not to be kept now, which changes nothing; None: adopted already."""
 
 
 def topics_of(family: str) -> tuple[str, str]:
@@ -72,7 +72,7 @@ class Driver:
         outcome = await self._kept(receive(payload, self._clock()))
         if isinstance(outcome, RecordError):
             self._unkept[topic] = payload
-        elif not isinstance(outcome, Refused):
+        elif not isinstance(outcome, SignedRefused):
             self._unkept.pop(topic, None)
         if topic == keys and waited and isinstance(outcome, Accepted):
             return ((keys, outcome), (catalogue, outcome.refused or outcome))
@@ -85,11 +85,11 @@ class Driver:
             if (payload := self._unkept.pop(topic, None)) is not None:
                 outcomes += await self.judge(topic, payload)
         outcome = self.follower.again(self._clock())
-        if outcome is not None and not (isinstance(outcome, Refused) and self.follower.waiting):
+        if outcome is not None and not (isinstance(outcome, SignedRefused) and self.follower.waiting):
             outcomes.append((self.topics[1], await self._kept(outcome)))
         return outcomes
 
-    async def _kept(self, outcome: Accepted | Refused | Unchanged) -> Outcome:
+    async def _kept(self, outcome: Accepted | SignedRefused | None) -> Outcome:
         """Adopt what was accepted, once it is on the disk."""
         if isinstance(outcome, Accepted):
             try:

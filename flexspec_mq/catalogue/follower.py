@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
+from flexspec_mq.catalogue.refusals import Reason, RecordError, SignedRefused
 from flexspec_mq.catalogue.signing import Opened, open_signed, opened, signed_later
 from flexspec_mq.daemon.dated import Dated, lapsed
 from flexspec_mq.errors import LocalProtocolError
@@ -51,12 +51,7 @@ class Accepted:
     """
 
     record: Record
-    refused: Refused | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """A message that says what is adopted already."""
+    refused: SignedRefused | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +87,7 @@ class Follower:
         self, family: str, root: bytes, record: Record | None = None, *, renews: bool = False
     ) -> None:
         self.family = family
-        self.alarm: Refused | None = None
+        self.alarm: SignedRefused | None = None
         self._root = root
         self._renews = renews
         self._state = None if record is None else self._read(record)
@@ -170,15 +165,18 @@ class Follower:
         valid = other.signers(counts.keys) >= counts.threshold
         return b"" if valid and other.body.epoch >= ours.body.epoch else ours.payload
 
-    def receive_keys(self, payload: bytes, now: float) -> Accepted | Refused | Unchanged:
-        """Judge a message on ``f1/k/<family>``, and with new keys a catalogue that waited for them."""
+    def receive_keys(self, payload: bytes, now: float) -> Accepted | SignedRefused | None:
+        """Judge a message on ``f1/k/<family>``, and with new keys a catalogue that waited for them.
+
+        None, as of the others that judge: it says what is adopted already.
+        """
         try:
             state = self._with_keys(payload, now)
         except SignedRefused as error:
             return self._refused(error)
         if state is None:
-            return Unchanged()
-        refused: Refused | None = None
+            return None
+        refused: SignedRefused | None = None
         if self._waiting is not None:
             try:
                 state = self._with_catalogue(state, self._waiting, now) or state
@@ -187,7 +185,7 @@ class Follower:
         self._offered = state
         return Accepted(state.record, refused)
 
-    def receive_catalogue(self, payload: bytes, now: float) -> Accepted | Refused | Unchanged:
+    def receive_catalogue(self, payload: bytes, now: float) -> Accepted | SignedRefused | None:
         """Judge a message on ``f1/h/<family>``.
 
         A catalogue whose key set is not here yet, or from later than our clock says, is refused and kept: `again`
@@ -199,11 +197,11 @@ class Follower:
             return self._refused(error, payload)
         if state is None:
             self._waits_no_more(payload)
-            return Unchanged()
+            return None
         self._offered = state
         return Accepted(state.record)
 
-    def again(self, now: float) -> Accepted | Refused | Unchanged | None:
+    def again(self, now: float) -> Accepted | SignedRefused | None:
         """Judge the catalogue that waits, if one does: for a machine whose clock is set after it has connected."""
         return None if self._waiting is None else self.receive_catalogue(self._waiting, now)
 
@@ -301,16 +299,15 @@ class Follower:
             f"the catalogue has {signers} valid signatures of keys that count, not {keys.threshold}",
         )
 
-    def _refused(self, error: SignedRefused, catalogue: bytes | None = None) -> Refused:
-        """Turn an error into the refusal to answer with, and note what is to be remembered of it."""
-        refused = Refused(error.reason, f"{error.message}; {error.hint}" if error.hint else error.message)
+    def _refused(self, error: SignedRefused, catalogue: bytes | None = None) -> SignedRefused:
+        """Note what is to be remembered of a refusal."""
         if error.reason is Reason.EQUIVOCATION:
-            self.alarm = refused
+            self.alarm = error
         if isinstance(error, _Waits):
             self._waiting = catalogue
         elif catalogue is not None:
             self._waits_no_more(catalogue)
-        return refused
+        return error
 
     def _waits_no_more(self, catalogue: bytes) -> None:
         if self._waiting == catalogue:

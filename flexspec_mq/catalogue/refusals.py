@@ -1,6 +1,5 @@
 """Why a signed message of a family is refused."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from flexspec_mq.errors import FlexSpecError, RemoteProtocolError
@@ -36,20 +35,8 @@ class Reason(StrEnum):
     EMPTY = "empty"
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A message that changes nothing.
-
-    Attributes:
-        detail: reason for people, in one line.
-    """
-
-    reason: Reason
-    detail: str
-
-
 class SignedRefused(RemoteProtocolError):
-    """A signed message that cannot be used.
+    """A signed message that cannot be used, and changes nothing.
 
     Attributes:
         reason: which rule it broke.
@@ -58,6 +45,11 @@ class SignedRefused(RemoteProtocolError):
     def __init__(self, reason: Reason, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+    @property
+    def detail(self) -> str:
+        """Reason for people, in one line."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class RecordError(FlexSpecError):

@@ -14,7 +14,7 @@ from flexspec_mq.catalogue import naming
 from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Follower, Record
 from flexspec_mq.catalogue.options import FamilyOptions
-from flexspec_mq.catalogue.refusals import Refused
+from flexspec_mq.catalogue.refusals import SignedRefused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.codec import Codec
@@ -169,7 +169,9 @@ class DaemonDoctor:
         while missing and (inbound := await self.link.next(*missing, within=waiting.RETAINED)) is not None:
             missing.remove(inbound.topic)
             outcomes |= dict(await driver.judge(inbound.topic, inbound.payload))
-        notes += [f"{one.reason}: {one.detail}" for one in outcomes.values() if isinstance(one, Refused)]
+        notes += [
+            f"{one.reason}: {one.detail}" for one in outcomes.values() if isinstance(one, SignedRefused)
+        ]
         if (catalogue := follower.catalogue) is None:
             detail = f"no catalogue of the family {family} can be taken up, so no version of it is known"
             return [*said, Fault("no worker", "; ".join([detail, *notes]), _PUBLISH)]

@@ -21,7 +21,7 @@ import msgspec
 from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue.driver import Driver, topics_of
 from flexspec_mq.catalogue.follower import Follower
-from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
+from flexspec_mq.catalogue.refusals import Reason, RecordError, SignedRefused
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon import logs
@@ -80,7 +80,7 @@ class CatalogueClient:
         self._driver = Driver(follower, store, clock)
         self._keys_topic, self._topic = self._driver.topics
         self._arrived: dict[str, deque[bytes]] = {topic: deque(maxlen=64) for topic in self._driver.topics}
-        self._refused: dict[str, Refused | None] = dict.fromkeys(self._driver.topics)
+        self._refused: dict[str, SignedRefused | None] = dict.fromkeys(self._driver.topics)
         self._saved: set[bytes] | None = None
         self._changed = asyncio.Event()
         self._failure: FlexSpecError | None = None
@@ -268,8 +268,8 @@ class CatalogueClient:
         for where, outcome in await self._driver.judge(topic, payload):
             if isinstance(outcome, RecordError):
                 raise outcome
-            self._refused[where] = outcome if isinstance(outcome, Refused) else None
-            if isinstance(outcome, Refused):
+            self._refused[where] = outcome if isinstance(outcome, SignedRefused) else None
+            if isinstance(outcome, SignedRefused):
                 _log.info("refused on %s: %s", where, outcome.detail)
         self._arrived[topic].append(payload)
 

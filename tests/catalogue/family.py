@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
-from flexspec_mq.catalogue.refusals import Reason, Refused
+from flexspec_mq.catalogue.follower import Accepted, Follower
+from flexspec_mq.catalogue.refusals import Reason, SignedRefused
 from flexspec_mq.catalogue.signing import DOMAINS, PrivateKey, key_id, seal
 from schemas.catalogue import MAX_PAYLOAD, Catalogue, CatalogueVersion, KeySet, Signed, VersionState
 
@@ -72,7 +72,7 @@ def give_keys(follower: Follower, payload: bytes, now: float = NOW) -> None:
     _adopt(follower, follower.receive_keys(payload, now))
 
 
-def _adopt(follower: Follower, answer: Accepted | Refused | Unchanged) -> None:
+def _adopt(follower: Follower, answer: Accepted | SignedRefused | None) -> None:
     assert isinstance(answer, Accepted), answer
     follower.adopt(answer.record)
 

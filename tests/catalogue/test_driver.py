@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Accepted, Follower
-from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
+from flexspec_mq.catalogue.refusals import Reason, RecordError, SignedRefused
 from flexspec_mq.catalogue.signing import seal
 from flexspec_mq.catalogue.store import Store
 from tests.catalogue.family import FAMILY, NOW, ONLINE, ROOT, STRANGER, catalogue, key_set
@@ -103,7 +103,7 @@ async def test_a_catalogue_that_waited_for_its_keys_has_an_outcome_of_its_own(tm
         driver = Machine(tmp_path / name).driver
         keys, catalogues = driver.topics
         ((_, waits),) = await driver.judge(catalogues, payload)
-        assert isinstance(waits, Refused)
+        assert isinstance(waits, SignedRefused)
         assert waits.reason is Reason.KEY_SET
         assert driver.follower.waiting
         (where, taken), (behind, found) = await driver.judge(keys, seal(key_set(), [ROOT]))
@@ -113,7 +113,7 @@ async def test_a_catalogue_that_waited_for_its_keys_has_an_outcome_of_its_own(tm
             assert isinstance(found, Accepted)
             assert driver.follower.catalogue == catalogue()
         else:
-            assert isinstance(found, Refused)
+            assert isinstance(found, SignedRefused)
             assert found.reason is Reason.SIGNATURE
             assert driver.follower.catalogue is None
         assert not driver.follower.waiting

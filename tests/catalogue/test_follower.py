@@ -6,8 +6,8 @@ Thresholds, resets, older keys, and catalogues that wait for their keys are test
 import msgspec
 import pytest
 
-from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Unchanged
-from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
+from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower
+from flexspec_mq.catalogue.refusals import Reason, RecordError, SignedRefused
 from flexspec_mq.catalogue.signing import seal
 from flexspec_mq.errors import LocalProtocolError
 from schemas.catalogue import KeySet
@@ -32,8 +32,8 @@ from tests.catalogue.family import (
 FIRST = seal(catalogue(), [ONLINE])
 
 
-def refused(answer: Accepted | Refused | Unchanged | None) -> Reason:
-    assert isinstance(answer, Refused), answer
+def refused(answer: Accepted | SignedRefused | None) -> Reason:
+    assert isinstance(answer, SignedRefused), answer
     assert answer.detail
     assert "\n" not in answer.detail
     return answer.reason
@@ -83,9 +83,9 @@ def test_a_key_set_that_is_refused_changes_nothing(payload: bytes, reason: Reaso
 
 def test_what_is_adopted_already_is_unchanged_even_under_other_signatures() -> None:
     follower = following(FIRST)
-    assert follower.receive_catalogue(FIRST, LATER + DAY) == Unchanged()
-    assert follower.receive_catalogue(seal(catalogue(), [STRANGER]), LATER) == Unchanged()
-    assert follower.receive_keys(seal(key_set(), [STRANGER]), LATER) == Unchanged()
+    assert follower.receive_catalogue(FIRST, LATER + DAY) is None
+    assert follower.receive_catalogue(seal(catalogue(), [STRANGER]), LATER) is None
+    assert follower.receive_keys(seal(key_set(), [STRANGER]), LATER) is None
     assert follower.alarm is None
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
-from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Record, Unchanged
-from flexspec_mq.catalogue.refusals import Reason, Refused
+from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Record
+from flexspec_mq.catalogue.refusals import Reason, SignedRefused
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
 from schemas.catalogue import Catalogue, KeySet
@@ -243,13 +243,12 @@ class Plug(RuleBasedStateMachine):
             if again
             else self.follower.receive_catalogue(sent.payload, self.now)
         )
-        assert answer is not None
         self._settle(answer, expected, fate)
 
-    def _settle(self, answer: Accepted | Refused | Unchanged, expected: Known | None, fate: str) -> None:
+    def _settle(self, answer: Accepted | SignedRefused | None, expected: Known | None, fate: str) -> None:
         """Compare the answer with what is right, and let fate have its way with what was accepted."""
         assert isinstance(answer, Accepted) == (expected is not None), (answer, expected)
-        if isinstance(answer, Refused):
+        if isinstance(answer, SignedRefused):
             SEEN[answer.reason] += 1
         if isinstance(answer, Accepted) and expected is not None:
             self._fate(answer.record, expected, fate)
