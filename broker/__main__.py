@@ -120,6 +120,8 @@ def _check(options: argparse.Namespace) -> int:
     # Topics that our access rules let any user write and read, and on which nobody lives.
     own = "f1/check" if options.username is None else f"f1/r/{options.username}"
     topic = (options.topic or own).strip("/")
+    if not topic or any(character in topic for character in "+#\0"):
+        raise UsageError(f"--topic {options.topic} is no beginning of a topic", hint="for example f1/check")
     findings = asyncio.run(run_checks("broker", broker_probes(link, topic)))
     return min(1, print_findings(findings, time.monotonic() - began, as_json=options.json))
 

@@ -25,7 +25,6 @@ from flexspec_mq.transport.base import (
     LinkUpEvent,
     Outbound,
 )
-from flexspec_mq.transport.filters import check_filter, check_topic
 from flexspec_mq.transport.inbox import Inbox
 
 
@@ -41,8 +40,6 @@ class Link(ABC):
     def __init__(self, settings: LinkSettings) -> None:
         self.settings = settings
         self.wanted: dict[str, int] = {s.filter: s.qos for s in settings.subscriptions}
-        for subscription in settings.subscriptions:
-            check_filter(subscription.filter)
         self.counters = LinkCounters()
         self.is_up = False
         self._inbox = Inbox(
@@ -105,9 +102,7 @@ class Link(ABC):
             PublishRefused: with the broker's reason code: 0x10 nobody subscribes (not when `retain`: then it
                 is stored), 0x87 access rules, both only at QoS ≥ 1; 0x95 larger than the broker takes, 0x9A
                 and 0x9B no retained messages or not this QoS; and 0x97 too many calls wait here.
-            UsageError: not a topic to publish on.
         """
-        check_topic(message.topic)
         self._require_up()
         await self._send(message)
         self.counters.published += 1
@@ -119,7 +114,6 @@ class Link(ABC):
             LinkRefused: the broker said no; the filter is forgotten.
             LinkDown: the connection broke first; the filter is remembered.
         """
-        check_filter(topic_filter)
         self._raise_failure()
         self.wanted[topic_filter] = qos
         await self._subscribe(topic_filter, qos)

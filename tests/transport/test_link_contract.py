@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused, UsageError
+from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
     PACKET_TOO_LARGE,
@@ -234,17 +234,6 @@ async def test_reconnect_makes_a_new_connection_at_once(world: World) -> None:
         link.reconnect("silence")
         assert await reader.wait_for(LinkDownEvent) == LinkDownEvent("silence")
         assert (await reader.wait_for(LinkUpEvent)).connection == 2
-
-
-async def test_nonsense_is_refused_before_it_is_sent(world: World) -> None:
-    async with world.linked(world.settings("odd")) as link:
-        for topic in ("", "a/+", "a/#", "a\0"):
-            with pytest.raises(UsageError):
-                await link.publish(topic, b"")
-        for topic_filter in ("", "a/#/b", "a+", "$share/x"):
-            with pytest.raises(UsageError):
-                await link.subscribe(topic_filter)
-        assert link.is_up
 
 
 async def test_after_the_context_nothing_works_and_events_end(world: World) -> None:
