@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 from cloud_worker.engine.draft import load_for_version
 from cloud_worker.versions.follower import FamilyFollower
 from cloud_worker.versions.library import Library
-from cloud_worker.versions.loader import Base, HeadLoader
+from cloud_worker.versions.loader import HeadLoader
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import UsageError
+from flexspec_mq.heads.manifest import Manifest
 from flexspec_mq.models.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cloud_worker.engine.interface import Engine, Exactness, HeadHolder
+    from cloud_worker.engine.interface import Engine, HeadHolder
     from cloud_worker.settings import FamilySettings, WorkerSettings
 
 _log = logging.getLogger(__name__)
@@ -46,11 +47,11 @@ def family_follower(
             "this engine holds no heads, so it cannot follow a family", hint="leave --family out"
         )
     say("computing the fingerprint of the base")
-    base = base_of(worker, heads, engine.facts.exactness)
+    base = base_of(worker, heads)
     drafter = partial(load_for_version, worker, heads.loaded, say=_log.info)
     drafts = (drafter,) if engine.facts.draft else ()
-    loader = HeadLoader(base, engine, heads, settings.folder / "heads", *drafts)
-    library = Library(worker.version, engine.facts.exactness, base.id)
+    loader = HeadLoader(worker.version, base, engine, heads, settings.folder / "heads", *drafts)
+    library = Library(worker.version, engine.facts.exactness, base.base_id)
     return FamilyFollower(follower, store, library, loader, settings.heads or "")
 
 
@@ -67,8 +68,8 @@ def remembered(settings: FamilySettings) -> tuple[Follower, Store] | None:
     return Follower(settings.family, read_public(settings.root_key), store.load()), store
 
 
-def base_of(worker: WorkerSettings, heads: HeadHolder, exactness: Exactness) -> Base:
-    """Describe the base that a worker runs, as the manifests of heads say it.
+def base_of(worker: WorkerSettings, heads: HeadHolder) -> Manifest:
+    """Manifest of the base that a worker runs, without canaries.
 
     Raises:
         UsageError: the target is not in a folder.
@@ -80,12 +81,12 @@ def base_of(worker: WorkerSettings, heads: HeadHolder, exactness: Exactness) -> 
             f"heads are for a base in a folder, not for the model hub's {loaded.source}",
             hint="download the target first",
         )
-    return Base(
-        version=worker.version,
-        weights_fingerprint=weights_fingerprint(loaded.source),
+    return Manifest(
+        kind="base",
+        base=weights_fingerprint(loaded.source),
         tokenizer=loaded.fingerprint.hex(),
         layers=heads.layers,
-        dtype=worker.dtype,
-        weights=worker.weights,
-        exactness=exactness,
+        floor=0,
+        dtype=worker.dtype,  # type: ignore[arg-type]
+        weights=worker.weights,  # type: ignore[arg-type]
     )

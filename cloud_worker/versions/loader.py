@@ -6,7 +6,6 @@ All of it is done on a thread of its own, beside the steps of running sessions; 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.heads.fetch import fetch_head
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
 from flexspec_mq.models.memory import trim
-from schemas.catalogue import BASE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,64 +30,12 @@ MOST_DRAFTERS = 4
 """Drafters of versions beside the worker's own: some 65 MB each of the default draft."""
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """Base that this worker runs, as manifests describe it.
-
-    Attributes:
-        version: name of the worker's own version, which is the base and nothing else.
-        weights_fingerprint: Fingerprint of the base's weights, 32 hex digits.
-        tokenizer: Fingerprint of the tokenizer, 32 hex digits.
-        layers: Number of its layers.
-        dtype: Number format of the computation.
-        weights: ``native``, ``int8`` or ``int4``.
-        exactness: Exactness of the base.
-    """
-
-    version: str
-    weights_fingerprint: str
-    tokenizer: str
-    layers: int
-    dtype: str
-    weights: str
-    exactness: Exactness
-
-    @property
-    def id(self) -> bytes:
-        """As catalogues name bases that are not the family's."""
-        return bytes.fromhex(self.weights_fingerprint)[:BASE_ID]
-
-    def check(self, version: str, manifest: Manifest) -> None:
-        """Refuse a head that is not for this worker.
-
-        Raises:
-            HeadError: naming what differs.
-        """
-        for what, theirs, ours in (
-            ("base", manifest.base, self.weights_fingerprint),
-            ("tokenizer", manifest.tokenizer, self.tokenizer),
-            ("number of layers", manifest.layers, self.layers),
-            ("dtype", manifest.dtype, self.dtype),
-            ("weights", manifest.weights, self.weights),
-        ):
-            if theirs != ours:
-                raise HeadError(
-                    f"not for this worker: its {what} is {theirs}, here it is {ours}",
-                    hint="start a worker with the target and settings that the head was made for; a base of its own "
-                    "is published with `flexspec head base --base`",
-                )
-        if version == self.version and manifest.kind != "base":
-            raise HeadError(
-                f"{version} is this worker's own version, the base",
-                hint="publish the head under another name, or start the worker with another --version",
-            )
-
-
 class HeadLoader:
     """Gets heads ready for an engine.
 
     Args:
-        base: base of the heads.
+        version: name of the worker's own version, which is the base and nothing else.
+        base: Manifest that the base itself has here.
         engine: Engine that serves them.
         heads: Holder of them beside the engine's base.
         cache: Folder that they are fetched into.
@@ -98,13 +44,14 @@ class HeadLoader:
 
     def __init__(
         self,
-        base: Base,
+        version: str,
+        base: Manifest,
         engine: Engine,
         heads: HeadHolder,
         cache: Path,
         drafter: Callable[[Path], PricedDrafter | None] = lambda _: None,
     ) -> None:
-        self._base = base
+        self._version, self._base = version, base
         self._drafter = drafter
         self._held: dict[str, bytes] = {}
         self._drafted: set[str] = set()
@@ -122,11 +69,11 @@ class HeadLoader:
         """
         folder = fetch_head(url, digest, self._cache)
         manifest = read_head(folder, digest)
-        self._base.check(name, manifest)
+        self._check_base(name, manifest)
         if manifest.kind == "base":
             self._check_canaries("", manifest, thread)
             thread.submit(partial(self._hold, name, digest, "")).result()
-            return self._base.exactness
+            return self._engine.facts.exactness
         self._heads.hold(name, folder, manifest, thread.submit)
         try:
             self._check_canaries(name, manifest, thread)
@@ -135,7 +82,8 @@ class HeadLoader:
         except BaseException:
             self._heads.drop(name, thread.submit)
             raise
-        return exactness if self._base.exactness == "exact" else self._base.exactness
+        base = self._engine.facts.exactness
+        return exactness if base == "exact" else base
 
     def load_drafter(self, name: str, digest: bytes, thread: EngineThread) -> None:
         """Give a version that is held a drafter of its own, if its head has a LoRA of the draft.
@@ -177,6 +125,22 @@ class HeadLoader:
         self._held.pop(name, None)
         self._drafted.discard(name)
         return self._engine.drop(name)
+
+    def _check_base(self, name: str, manifest: Manifest) -> None:
+        """Refuse a head that is not for this worker."""
+        for what in ("base", "tokenizer", "layers", "dtype", "weights"):
+            theirs, ours = getattr(manifest, what), getattr(self._base, what)
+            if theirs != ours:
+                raise HeadError(
+                    f"not for this worker: its {what} is {theirs}, here it is {ours}",
+                    hint="start a worker with the target and settings that the head was made for; a base of its own "
+                    "is published with `flexspec head base --base`",
+                )
+        if name == self._version and manifest.kind != "base":
+            raise HeadError(
+                f"{name} is this worker's own version, the base",
+                hint="publish the head under another name, or start the worker with another --version",
+            )
 
     def _check_canaries(self, head: str, manifest: Manifest, thread: EngineThread) -> None:
         if not manifest.canaries:

@@ -20,7 +20,7 @@ from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.heads.fetch import fetch_manifest
 from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, Manifest, decode, digest, read_head
 from flexspec_mq.heads.place import FetchError, Place, from_catalogue, scheme_of
-from schemas.catalogue import BASE_ID, Catalogue, VersionState
+from schemas.catalogue import Catalogue, VersionState
 
 LIFETIME = 7 * 86_400
 """Seconds until a family's first catalogue expires; `renew` sets another time."""
@@ -148,7 +148,7 @@ def _other_base(folder: Path, catalogue: Catalogue, upload: str | None) -> bytes
             "begin a family of its own for it with --first",
         )
     if manifest.base != family.base:
-        return bytes.fromhex(manifest.base)[:BASE_ID]
+        return manifest.base_id
     if manifest.floor < floor:
         raise HeadError(
             f"it may touch layers from {manifest.floor} on, and the layers below {floor} are the backbone of "

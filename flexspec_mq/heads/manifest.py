@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from flexspec_mq.errors import ModelError
+from schemas.catalogue import BASE_ID
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -74,6 +75,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     weights: Literal["native", "int8", "int4"] = "native"
     files: Annotated[tuple[HeadFile, ...], Meta(max_length=MAX_FILES)] = ()
     canaries: Annotated[tuple[Canary, ...], Meta(max_length=MAX_CANARIES)] = ()
+
+    @property
+    def base_id(self) -> bytes:
+        """As catalogues name bases that are not the family's."""
+        return bytes.fromhex(self.base)[:BASE_ID]
 
     def encode(self) -> bytes:
         """The bytes of the file; `digest` of them is the version's."""

@@ -16,9 +16,9 @@ from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.engine.thread import EngineThread
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.versions.family import base_of
-from cloud_worker.versions.loader import Base, HeadLoader
+from cloud_worker.versions.loader import HeadLoader
 from flexspec_mq.evolution.canaries import greedy, load_base
-from flexspec_mq.heads.manifest import Canary, HeadError
+from flexspec_mq.heads.manifest import Canary, HeadError, Manifest
 from flexspec_mq.heads.place import FetchError
 from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.shape import Shape
@@ -39,7 +39,7 @@ class Site:
     engine: ServerEngine
     loader: HeadLoader
     thread: EngineThread
-    base: Base
+    base: Manifest
     operator: Operator
     head: Path
     texts: dict[str, tuple[int, ...]]
@@ -47,7 +47,7 @@ class Site:
     def publish(self, text: tuple[int, ...], kind: str = "lora") -> bytes:
         """Put the head where workers fetch it, with a text as its canary."""
         files = {path.name: path.read_bytes() for path in self.head.iterdir() if path.name.startswith("adap")}
-        facts = {"base": self.base.weights_fingerprint, "tokenizer": self.base.tokenizer, "floor": FLOOR}
+        facts = {"base": self.base.base, "tokenizer": self.base.tokenizer, "floor": FLOOR}
         canary = Canary(PROMPT, text)
         return self.operator.head(files, kind=kind, layers=self.base.layers, canaries=(canary,), **facts)
 
@@ -75,8 +75,8 @@ def site(tiny: Path, tmp_path: Path) -> Iterator[Site]:
         heads = engine.head_holder
         model.hold("v1", read_lora(head, Shape.from_config(heads.loaded.config), FLOOR))
         texts = {name: greedy(model, PROMPT, TOKENS, (), one) for name, one in (("base", ""), ("v1", "v1"))}
-        base = base_of(settings, heads, engine.facts.exactness)
-        loader = HeadLoader(base, engine, heads, tmp_path / "cache")
+        base = base_of(settings, heads)
+        loader = HeadLoader(settings.version, base, engine, heads, tmp_path / "cache")
         thread = EngineThread(engine)
         yield Site(server, engine, loader, thread, base, Operator(tmp_path / "heads"), head, texts)
         thread.close()

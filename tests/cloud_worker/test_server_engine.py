@@ -289,7 +289,7 @@ from cloud_worker.versions.family import base_of
 settings = WorkerSettings(worker="w1", engine='vllm', engine_url={server.url!r}, target={str(tiny)!r})
 check_libraries(settings)
 engine = load_engine(settings, print)
-print(base_of(settings, engine.head_holder, engine.facts.exactness).weights_fingerprint, engine.facts.target)
+print(base_of(settings, engine.head_holder).base, engine.facts.target)
 engine.close()
 """
     done = subprocess.run(

@@ -65,8 +65,8 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     engine.draft_budget = DraftBudget(rationed=False)  # whatever this machine's times are
     heads = engine.head_holder
     assert heads is not None
-    facts = base_of(settings, heads, "exact")
-    assert facts.id == bytes.fromhex(weights_fingerprint(base))[:BASE_ID], "catalogues name it so"
+    facts = base_of(settings, heads)
+    assert facts.base_id == bytes.fromhex(weights_fingerprint(base))[:BASE_ID], "catalogues name it so"
     model = load_base(base, dtype="bfloat16")
     shape = Shape.from_config(heads.loaded.config)
     model.hold("v", read_lora(head, shape, FLOOR))
@@ -78,7 +78,7 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
 
     def published(files: dict[str, bytes] | Path, text: tuple[int, ...], kind: str) -> bytes:
         canaries = (Canary(PROMPT, text[:16]),) if text else ()
-        like = {"base": facts.weights_fingerprint, "tokenizer": facts.tokenizer, "layers": facts.layers}
+        like = {"base": facts.base, "tokenizer": facts.tokenizer, "layers": facts.layers}
         return operator.head(files, kind=kind, floor=FLOOR, canaries=canaries, **like)
 
     lora = {f"{DRAFT}{name}": data for name, data in plain.items()}
@@ -90,7 +90,7 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     digests["plainly"] = published({}, plainly, "base")
     digests["late"] = digests["good"]
     drafter = partial(load_for_version, settings, heads.loaded, say=lambda _: None)
-    loader = loading.HeadLoader(facts, engine, heads, tmp_path / "cache", drafter)
+    loader = loading.HeadLoader(settings.version, facts, engine, heads, tmp_path / "cache", drafter)
     thread = EngineThread(engine)
     for name, digest in digests.items():
         loader.load(name, digest, str(operator.heads), thread)
