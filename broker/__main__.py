@@ -25,7 +25,7 @@ _TITLES = {"limits": "limits of one client", "metrics": "metrics", "log": "log"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 a check failed, 2 usage, 4 a broker error."""
-    return run_main(_main, argv)
+    return run_main(_main, argv, extras="serve")
 
 
 def _main(argv: Sequence[str]) -> int:

@@ -38,7 +38,7 @@ from flexspec_mq.daemon.dated import Dated, ExpiryLog
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.daemon.signals import ending_interrupts
 from flexspec_mq.daemon.streams import never_fails
-from flexspec_mq.errors import BrokerError, UsageError, how_to_install
+from flexspec_mq.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -277,12 +277,8 @@ def _figures(server: DeploymentServer | None, metrics: MetricsOptions) -> Iterat
     if metrics.metrics_port is None:
         yield
         return
-    try:
-        from broker.watching.figures import shown
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
-        ) from error
+    from broker.watching.figures import shown
+
     with shown(server.figures if server else dict, metrics) as port:
         logs.tell(f"figures at http://{metrics.metrics_host}:{port}/metrics")
         yield

@@ -23,7 +23,7 @@ from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import Examine, add_doctor_command
-from flexspec_mq.errors import Cancelled, UsageError, how_to_install
+from flexspec_mq.errors import Cancelled
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.share_groups import read_groups
 from flexspec_mq.telemetry import WORKER, Telemetry, exporting
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv, extras="models")
+    return run_main(_main, argv, extras="models,serve")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -137,12 +137,8 @@ async def _worker(
     if where.metrics_port is None:
         yield CloudWorker(config.worker, engine, family, config.quotas, telemetry)
         return
-    try:
-        from cloud_worker.metrics import WorkerMetrics
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
-        ) from error
+    from cloud_worker.metrics import WorkerMetrics
+
     worker = CloudWorker(config.worker, engine, family, config.quotas, telemetry)
     pages = WorkerMetrics(worker).pages()
     async with probes.serving(

@@ -203,7 +203,7 @@ def run_without(folder: Path, left_out: tuple[str, ...], *command: str) -> subpr
         (("torch",), ("lab.demo.evolution",), 3, "the demo needs torch", "models"),
         (TORCH, ("flexspec_mq.cli", "bench"), 3, "flexspec bench needs torch, transformers", "models"),
         (TORCH, ("flexspec_mq.cli", "head", "check", "HERE"), 2, "this needs torch", "models"),
-        (("numpy",), ("cloud_worker",), 2, "this needs numpy", "models"),
+        (("numpy",), ("cloud_worker",), 2, "this needs numpy", "models,serve"),
         (("numpy",), ("edge_node", "ask", "x"), 2, "this needs numpy", "edge,serve"),
         (("starlette",), ("edge_node", "serve", "--api-port", "0"), 2, "this needs starlette", "edge,serve"),
     ],
