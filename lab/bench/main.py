@@ -14,9 +14,8 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import FlexSpecError, UsageError
-from lab.bench import machine
 from lab.bench import options as flags
-from lab.benchmarks._common import say
+from lab.benchmarks._common import machine, say
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -51,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     questions, plans = flags.questions(options), flags.links(options)
     _check_out(options.out)
     asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
-    results: dict[str, Any] = {"run": vars(options), "machine": machine.facts(), "channels": []}
+    results: dict[str, Any] = {"run": vars(options), "machine": machine(), "channels": []}
     for link, delay_ms in itertools.product(plans, options.delays_ms):
         channel, answered = BenchChannel(link, delay_ms), list[Answered]()
         try:

@@ -14,8 +14,7 @@ from lab.bench.testbed import HOST, PORT
 from lab.testbed.deployment import LOOPBACK
 from lab.testbed.link.namespaces import check_requirements
 from lab.testbed.link.profiles import LinkPlan, built_in
-from lab.traditional.schemes import GUESSES
-from lab.traditional.sides import Traditional
+from lab.traditional.sides import GUESSES, Traditional
 from schemas.messages import MAX_DRAFT_TOKENS
 
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 24

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.errors import UsageError
-from lab.traditional.schemes import SCHEMES
+from lab.traditional.sides import SCHEMES
 from schemas.messages import MAX_AHEAD
 
 STREAMING, COLOCATED = "streaming", "colocated"

@@ -6,12 +6,21 @@ A benchmark prints a table for people and, as its last line, one JSON object for
 import argparse
 import json
 import math
+import os
+import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lab.bench import machine
+from flexspec_mq.daemon.main import run_main
+
+_LIBRARIES = (
+    *("flexspec-mq", "torch", "transformers", "numpy", "aiomqtt", "paho-mqtt", "msgspec", "zstandard"),
+    "llama-cpp-python",
+)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -33,6 +42,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
     return made
+
+
+def program(extras: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callable[..., int]]:
+    """Main function of a program: of the process's arguments unless it is given others, with errors in words."""
+    return lambda main: lambda argv=None: run_main(main, argv, extras=extras)
 
 
 def say(text: str) -> None:
@@ -70,8 +84,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def finish(name: str, results: Mapping[str, Any], *, quick: bool) -> None:
     """Print the last line: one JSON object with the results and the machine's facts."""
-    facts = machine.facts()
-    print(json.dumps({"benchmark": name, "quick": quick, "environment": facts, "results": dict(results)}))
+    told = {"benchmark": name, "quick": quick, "environment": machine(), "results": dict(results)}
+    print(json.dumps(told))
 
 
 def _cell(value: Any) -> str:
@@ -80,3 +94,26 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return str(value)
+
+
+def machine() -> dict[str, Any]:
+    """Facts without which a figure means little: processor, cores, load, versions."""
+    found: dict[str, Any] = {
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -24,7 +24,6 @@ from cloud_worker.pair.forecast import runs
 from cloud_worker.pair.measure import Text, measure, write
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting import load as draft_model
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.errors import FingerprintError, UsageError
@@ -37,7 +36,7 @@ from flexspec_mq.sampling.params import verified
 from lab.bench import bootstrap
 from lab.bench.bootstrap import Ends, Floats
 from lab.bench.questions import OWN, Question, read_questions, spread
-from lab.benchmarks._common import finish, parser, say, table
+from lab.benchmarks._common import finish, parser, program, say, table
 from schemas.messages import MAX_DRAFT_TOKENS, NOISE_VERSION, Identity, Sampling
 
 QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
@@ -178,8 +177,10 @@ def intervals(sums: Floats, first: Floats, seed: int) -> dict[str, Ends]:
     return {name: bootstrap.of_sums(rows, statistic, seed=seed) for name, statistic in statistics.items()}
 
 
-def run(options: Namespace) -> int:
-    """Measure and print."""
+@program()
+def main(argv: Sequence[str]) -> int:
+    """Entry point; returns the exit code."""
+    options = build_parser().parse_args(argv)
     check(options)
     if options.quick:
         options.tokens = min(options.tokens, QUICK_TOKENS)
@@ -230,11 +231,6 @@ def run(options: Namespace) -> int:
     }
     finish("acceptance", results, quick=options.quick)
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    return run_main(lambda arguments: run(build_parser().parse_args(arguments)), argv)
 
 
 if __name__ == "__main__":

@@ -16,22 +16,19 @@ from importlib import util
 from pathlib import Path
 
 from edge_node.settings import PlanOptions
-from flexspec_mq.daemon.main import run_main
 from lab.bench import main as bench
 from lab.bench.options import build_parser
 from lab.bench.strategies import COLOCATED, STREAMING
+from lab.benchmarks._common import program
 
 STRATEGIES = ("traditional", "traditional-ids", STREAMING, COLOCATED, PlanOptions().policy)
 LLAMA = "llama-server"
 _LLAMA_FLAGS = "--jinja -t 1 -tb 1 --host {host} --port {port}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program(extras="models,serve")
+def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_run, argv, extras="models,serve")
-
-
-def _run(argv: Sequence[str]) -> int:
     parser = build_parser()
     parser.prog, parser.description = "python -m lab.benchmarks.answers", (__doc__ or "").partition("\n")[0]
     options = parser.parse_args(argv)

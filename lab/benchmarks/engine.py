@@ -7,16 +7,15 @@ questions' text. Milliseconds are medians.
 
 import asyncio
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.load import load_text
 from lab.bench.questions import OWN, read_questions
-from lab.benchmarks._common import finish, parser
+from lab.benchmarks._common import finish, parser, program
 from lab.benchmarks.peers.compare import GROWTH, PREFILL, PeerTexts, chosen, compare
 
 
@@ -31,13 +30,10 @@ def build_parser() -> ArgumentParser:
     return made
 
 
-def measure(options: Namespace) -> int:
-    """Measure and print.
-
-    Raises:
-        UsageError: nothing can be measured with these flags.
-        ModelError: the target is not in a folder.
-    """
+@program()
+def main(argv: Sequence[str]) -> int:
+    """Entry point; returns the exit code."""
+    options = build_parser().parse_args(argv)
     for name in ("context", "turns"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} {getattr(options, name)} is less than 1")
@@ -59,11 +55,6 @@ def measure(options: Namespace) -> int:
     results["peers"] = asyncio.run(compare(engines, texts, options))
     finish("engine", results, quick=options.quick)
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    return run_main(lambda arguments: measure(build_parser().parse_args(arguments)), argv)
 
 
 if __name__ == "__main__":

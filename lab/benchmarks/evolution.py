@@ -18,7 +18,6 @@ from pathlib import Path
 
 from flexspec_mq.chat.api import ApiClient, api_at
 from flexspec_mq.chat.settings import ChatOptions
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.bench.questions import OWN, read_questions, spread
@@ -163,12 +162,9 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@_common.program()
+def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.updates is not None and args.updates < 1:
         raise UsageError(f"--updates {args.updates} is less than 1")

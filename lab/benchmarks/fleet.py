@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from broker.settings import Role
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.bench.questions import OWN, read_questions, spread
@@ -236,12 +235,9 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@_common.program()
+def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
     values = [word for value in args.set for word in ("--set", value)]
     tokens = Tokens()

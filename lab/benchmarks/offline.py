@@ -27,11 +27,10 @@ from typing import Any
 
 import httpx2
 
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.waiting import PATIENCE
 from lab.bench.client import StreamedAnswer, ask, unbounded
-from lab.benchmarks._common import finish, parser, percentile, say, table
+from lab.benchmarks._common import finish, parser, percentile, program, say, table
 from lab.benchmarks.answers import LLAMA, llama_server
 from lab.benchmarks.outages import body, plan_of
 from lab.testbed.deployment import free_port
@@ -440,7 +439,9 @@ HEADERS = (
 )  # fmt: skip
 
 
-def _measure(argv: Sequence[str]) -> int:
+@program()
+def main(argv: Sequence[str]) -> int:
+    """Entry point."""
     args = build_parser().parse_args(argv)
     if args.quick:
         args.cuts, args.channels, args.answers, args.tokens = [3.0], [], 2, 96
@@ -455,11 +456,6 @@ def _measure(argv: Sequence[str]) -> int:
     facts = {name: [text.facts() for text in texts] for name, texts in found.items()}
     finish("offline", facts, quick=args.quick)
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    return run_main(_measure, argv)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 import httpx2
 import msgspec
 
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.bench.client import StreamedAnswer, ask, greedy, unbounded
-from lab.benchmarks._common import finish, parser, percentile, say, table
+from lab.benchmarks._common import finish, parser, percentile, program, say, table
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
 from lab.testbed.secured import SecuredDeployment, secured_deployment
 
@@ -189,7 +188,9 @@ def _span(waits: Sequence[float]) -> str:
     return f"{percentile(waits, 0.5):.2f} / {max(waits):.2f} s ({len(waits)})" if waits else "none"
 
 
-def _measure(argv: Sequence[str]) -> int:
+@program()
+def main(argv: Sequence[str]) -> int:
+    """Entry point."""
     args = build_parser().parse_args(argv)
     if args.quick:
         args.lengths, args.streams, args.meanwhile = [2.0], 3, 3
@@ -215,11 +216,6 @@ def _measure(argv: Sequence[str]) -> int:
             f"not within {P50_S:g} s in the median and {MOST_S:g} s at most, or a text failed"
         )
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    return run_main(_measure, argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.bench.client import ask_all, greedy, unbounded
 from lab.bench.questions import OWN, read_questions, spread
@@ -108,12 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@_common.program()
+def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
     questions = [question.text for question in spread(read_questions(args.prompts or OWN), 96)]
     if len(questions) < 4:

@@ -21,7 +21,6 @@ from random import Random
 from typing import Any
 
 from edge_node.settings import PlanOptions
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
 from lab.bench import options as flags
 from lab.bench.calls import CallableTool, read_tools
@@ -186,12 +185,9 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return _common.table(heads, rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@_common.program(extras="models,serve")
+def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_run, argv, extras="models,serve")
-
-
-def _run(argv: Sequence[str]) -> int:
     parser = flags.build_parser()
     parser.prog, parser.description = "python -m lab.benchmarks.tools", (__doc__ or "").partition("\n")[0]
     parser.set_defaults(tokens=512)

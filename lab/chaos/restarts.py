@@ -31,8 +31,8 @@ from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.text import decode
 from lab.bench.client import unbounded
 from lab.benchmarks import _common
-from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import Text
+from lab.benchmarks.exact.texts import ReferencePool
 from lab.chaos.checker import Judgement, check_sessions
 from lab.chaos.history import HistoryFile, Wanted, read_history
 from lab.chaos.pairs import DTYPE, Pair, real, tiny

@@ -14,8 +14,8 @@ import httpx2
 from flexspec_mq.models.text import decode
 from flexspec_mq.waiting import PATIENCE
 from lab.bench.client import unbounded
-from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import MAX_CONTEXT, ReferenceText, Text
+from lab.benchmarks.exact.texts import ReferencePool
 from lab.chaos.history import PROVISIONAL, Asked, Began, Ended, HistoryFile, Piece, Unverified, Wanted
 from lab.chaos.pairs import DTYPE, Pair
 from lab.chaos.schedule import WORKERS, Ask, Fault, Schedule, Sizes, schedule

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from flexspec_mq.chat.answer import Answer
 from flexspec_mq.chat.api import ApiClient, Told, api_at
 from flexspec_mq.chat.settings import ChatOptions
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.demo.main import together
 from flexspec_mq.demo.recording import record
 from flexspec_mq.demo.screen import Screen
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.checkpoint import need_libraries
+from lab.benchmarks._common import program
 from lab.testbed.deployment import local_deployment
 from lab.testbed.family import EXAMPLES, HEADS, Operator, until_listed
 from lab.testbed.packet_counter import packet_counter
@@ -49,13 +49,9 @@ _SAYS = ("--log-format", "human")
 _BUG = "this is a bug: please report it"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program(extras="models,serve,heads")
+def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
-    return run_main(run, argv, extras="models,serve,heads")
-
-
-def run(argv: Sequence[str]) -> int:
-    """Run the demo with these flags; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m lab.demo.evolution", description=__doc__)
     new = "which of the heads that ship becomes the new version (default: style, terse bullets)"
     parser.add_argument("--head", choices=HEADS, default="style", help=new)

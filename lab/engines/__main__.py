@@ -27,7 +27,6 @@ from cloud_worker.pair.forecast import LENGTHS, Figures, forecast
 from cloud_worker.pair.measure import Text
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.links import LINKS
 from flexspec_mq.models.default import default_model_path
@@ -35,7 +34,7 @@ from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.text import Turn, encode_turns
 from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.bench.questions import OWN, read_questions, spread
-from lab.benchmarks._common import finish, parser, say, table
+from lab.benchmarks._common import finish, parser, program, say, table
 from lab.benchmarks.exact.dice import Dice
 from lab.engines.audit import PATIENCE, Auditor, Tie
 from lab.engines.vllm import NAME, VllmServer, serving
@@ -265,12 +264,9 @@ def tell_texts(written: Sequence[Written]) -> None:
     print(f"{max((tie.margin for it in written for tie in it.ties), default=0.0):.3f} nats at most")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program(extras="models,serve,chat")
+def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_run, argv, extras="models,serve,chat")
-
-
-def _run(argv: Sequence[str]) -> int:
     made = parser((__doc__ or "").partition("\n")[0])
     made.add_argument("--url", help="a vLLM that runs, instead of one of its own; none is killed then")
     made.add_argument("--model", default=NAME, help="name by which that serves the default target")

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
+from lab.benchmarks._common import program
 from lab.frameworks.recording import Recorder, recorder
 from lab.frameworks.validity import Judged, judge
 from lab.testbed.deployment import local_deployment
@@ -232,7 +232,9 @@ async def compare(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _run(argv: Sequence[str]) -> int:
+@program(extras="models,serve,chat")
+def main(argv: Sequence[str]) -> int:
+    """Entry point; returns the exit code."""
     home = os.environ.get("FRAMEWORKS_HOME", "~/.cache/flexspec-frameworks")
     parser = argparse.ArgumentParser(
         "python -m lab.frameworks", description=(__doc__ or "").partition("\n")[0]
@@ -248,11 +250,6 @@ def _run(argv: Sequence[str]) -> int:
     rows = asyncio.run(compare(options))
     print(table(rows))
     return 0 if all(row.whole for row in rows) else 1
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    return run_main(_run, argv, extras="models,serve,chat")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,52 @@
 """Readers before the codec where there are keys: envelopes, credentials, statements."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.keys.agreement import new_opening_secrets
+from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import key_wanted
+from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.keys.trust import Trust
 from flexspec_mq.keys.worker import WorkerKeys
-from lab.fuzz.identities import Identities
 from schemas.messages import Fin, Identity, Open, Poll, Sampling, Verdict
+from schemas.statement import UNDATED
 from schemas.status import WorkerStatus
+
+
+class Identities:
+    """Makes identities that believe each other.
+
+    Attributes:
+        statement: statement of their deployment, signed.
+    """
+
+    def __init__(self) -> None:
+        self._key = DeploymentKey.generate()
+        self._opening = new_opening_secrets()
+        self.statement = sign_statement(self._key, 1, self._opening.public(()), (), UNDATED)
+
+    def edge(self, name: str) -> KeyIdentity:
+        """Identity of a device."""
+        return KeyIdentity.make(self._key, KeyRole.EDGE, name, self.statement)
+
+    def worker(self, name: str) -> KeyIdentity:
+        """Identity of a worker of any version."""
+        return KeyIdentity.make(self._key, KeyRole.WORKER, name, self.statement, opening=self._opening)
+
+    @staticmethod
+    def written(identity: KeyIdentity, folder: Path) -> Path:
+        """The file of an identity, as a daemon takes it."""
+        path = folder / f"{identity.credential.role}-{identity.credential.name}.json"
+        path.touch(mode=0o600)
+        path.write_text(identity.text(), encoding="utf-8")
+        return path
+
 
 _CODEC = Codec()
 _EDGE, _WORKER, _VERSION = "edge", "w1", "v"

@@ -11,17 +11,7 @@ from flexspec_mq.protocol.edge.types import EdgeCounters, SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.session import MOST_HELD
 from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerCounters
-from lab.simulator.world import (
-    VOCAB,
-    Cell,
-    ChangingPolicy,
-    FakeTarget,
-    Host,
-    Link,
-    World,
-    held,
-    identity,
-)
+from lab.simulator.world import VOCAB, Cell, ChangingPolicy, FakeTarget, Host, Link, World, held, identity
 
 FAULTS_END = 60.0
 BOUND = 150.0

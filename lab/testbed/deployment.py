@@ -135,11 +135,7 @@ class LocalDeployment:
         return self.broker
 
     async def worker(
-        self,
-        name: str,
-        *flags: str,
-        program: Sequence[str] = ("cloud_worker",),
-        say: Say | None = None,
+        self, name: str, *flags: str, program: Sequence[str] = ("cloud_worker",), say: Say | None = None
     ) -> Daemon:
         """Start a worker and wait until it serves.
 
@@ -156,11 +152,7 @@ class LocalDeployment:
         return Daemon(process, port, await process.event(lambda event: "ready" in event))
 
     async def edge(
-        self,
-        name: str,
-        *flags: str,
-        program: Sequence[str] = ("edge_node",),
-        say: Say | None = None,
+        self, name: str, *flags: str, program: Sequence[str] = ("edge_node",), say: Say | None = None
     ) -> Daemon:
         """Start an edge node with its API and wait until that answers; on loopback, until it knows a worker.
 

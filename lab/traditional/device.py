@@ -33,7 +33,7 @@ from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel
 from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
-from lab.traditional.schemes import SCHEMES, Scheme
+from lab.traditional.sides import SCHEMES, Scheme
 from lab.traditional.speculation import Halves, distribution, draw, probabilities, rounded
 from schemas.messages import Sampling
 
@@ -73,12 +73,7 @@ class Drafts:
     """
 
     def __init__(
-        self,
-        network: DraftRunner,
-        ids: npt.NDArray[np.int64] | None,
-        *,
-        vocab_size: int,
-        eos: Sequence[int],
+        self, network: DraftRunner, ids: npt.NDArray[np.int64] | None, *, vocab_size: int, eos: Sequence[int]
     ) -> None:
         self._network = network
         self._ids = ids

@@ -10,6 +10,31 @@ from lab.bench.meter import LinkBytes, LinkMeter
 from lab.testbed.deployment import LocalDeployment
 from lab.testbed.process import Process
 
+GUESSES = 5
+"""Tokens drafted a round, as FlexSpec (arXiv 2601.00644) has its fixed draft do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A way to speculate.
+
+    Attributes:
+        distributions: whole ones are sent with the guesses.
+    """
+
+    distributions: bool = False
+
+    def says_the_targets_text(self, temperature: float) -> bool:
+        """Whether its text is, token for token, the one that the target alone writes with the same seed.
+
+        Rejection sampling draws from the target's distribution with other dice, so it writes another text.
+        """
+        return temperature == 0.0 or not self.distributions
+
+
+SCHEMES = {"traditional": Scheme(distributions=True), "traditional-ids": Scheme()}
+
+
 _TARGET, _DEVICE = "lab.traditional.target", "lab.traditional.device"
 _ANSWER = 3600.0
 """Seconds. Where the signal is weak, the probabilities of one round take many."""

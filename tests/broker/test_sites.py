@@ -148,11 +148,7 @@ async def go_on(sites: Sites, cut: Callable[[], None]) -> None:
 
 @contextmanager
 def all_serving(sites: Sites) -> Iterator[None]:
-    with (
-        serving(sites.centre),
-        serving(sites.bundle("site", "a")),
-        serving(sites.bundle("site", "b")),
-    ):
+    with serving(sites.centre), serving(sites.bundle("site", "a")), serving(sites.bundle("site", "b")):
         yield
 
 

@@ -169,10 +169,7 @@ async def test_a_worker_that_is_stopped_leaves_what_it_has_and_another_goes_on(s
         written = len(session.chain)
         assert len(resume.committed) < written < request.limit
     assert len(await site.kept()) == 1
-    async with (
-        site.worker("w2", quotas=QuotaSettings(deliver_for=0)) as second,
-        site.device() as node,
-    ):
+    async with site.worker("w2", quotas=QuotaSettings(deliver_for=0)) as second, site.device() as node:
         generation = goes_on(node, request, resume)
         assert (*resume.committed, *(await text(generation))) == alone(request)
         assert generation.machine.counters.deliveries == 1

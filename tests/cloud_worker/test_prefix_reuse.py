@@ -190,10 +190,7 @@ async def test_an_edge_can_do_without(mosquitto: PrivateBroker) -> None:
 async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: PrivateBroker) -> None:
     """Six chats at a worker whose memory holds about two: caches come and go, busy answers are obeyed."""
     room = 8 * GRAIN * model_of().new_kv().token_bytes
-    async with (
-        serving(mosquitto, "pf0", kv_bytes=room) as daemon,
-        edge(mosquitto, "pf0") as node,
-    ):
+    async with serving(mosquitto, "pf0", kv_bytes=room) as daemon, edge(mosquitto, "pf0") as node:
 
         async def chat(number: int) -> None:
             prompt = (number, *START[:150])

@@ -27,9 +27,7 @@ ENERGY = ModelledEnergy("pi", PI.power, built_in().radios[PI.radio].power, 1)
 Step = tuple[Observation, int, float, float]
 drawn = observations(device=st.builds(DeviceReading, battery=st.none() | st.floats(0.0, 1.0)))
 drawn_steps = st.lists(
-    st.tuples(drawn, st.integers(0, 5), st.floats(0.001, 0.5), st.floats(0.0, 3.0)),
-    min_size=1,
-    max_size=12,
+    st.tuples(drawn, st.integers(0, 5), st.floats(0.001, 0.5), st.floats(0.0, 3.0)), min_size=1, max_size=12
 )
 
 

@@ -235,10 +235,7 @@ def test_a_prompt_is_read_within_a_number_of_steps(
 @settings(max_examples=30)
 @example(Machine(2.0, 2.0 * 0.00390625, 2.0 * 0.0625), 3, [42], 16)
 @given(
-    MACHINES,
-    st.integers(1, 4),
-    st.lists(st.integers(2, 8000), min_size=1, max_size=40),
-    st.integers(0, 40),
+    MACHINES, st.integers(1, 4), st.lists(st.integers(2, 8000), min_size=1, max_size=40), st.integers(0, 40)
 )
 def test_whatever_one_device_asks_for_others_lose_little(
     machine: Machine, honest: int, prompts: list[int], sessions: int

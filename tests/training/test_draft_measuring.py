@@ -20,13 +20,7 @@ from flexspec_mq.sampling.choose import choose
 from schemas.messages import Sampling
 from tests.training.drafts import some_text, tiny_base
 from training.draft.architecture import build_draft, lm_head_weight
-from training.draft.evaluate import (
-    TEMPERATURES,
-    count_rounds,
-    coupled,
-    fresh_rows,
-    survival,
-)
+from training.draft.evaluate import TEMPERATURES, count_rounds, coupled, fresh_rows, survival
 from training.draft.measuring import calibrated, read_marker
 
 N = 2

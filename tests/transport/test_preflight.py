@@ -189,10 +189,7 @@ async def test_what_a_broker_says_that_it_cannot_do(said: bytes, words: list[str
 
 async def test_who_looks_for_what_is_wrong_connects_to_any_broker() -> None:
     poor = connack(SharedSubscriptionAvailable=0, MaximumQoS=0)
-    async with (
-        stranger(v5=[poor]) as port,
-        linked(LinkSettings(port=port, client_id="doctor")),
-    ):
+    async with stranger(v5=[poor]) as port, linked(LinkSettings(port=port, client_id="doctor")):
         pass
 
 

@@ -185,11 +185,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     cli_common.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
     cli_common.add_path(evaluate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
     _add_temperatures(evaluate, "temperatures of both models' choices", 0.0, 0.7, 1.0)
-    offline.add_numbers(
-        evaluate,
-        _LIMIT,
-        ("--draft-tokens", 4, "K", "draft tokens per round, at most"),
-    )
+    offline.add_numbers(evaluate, _LIMIT, ("--draft-tokens", 4, "K", "draft tokens per round, at most"))
 
 
 def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -264,12 +260,7 @@ def _train(args: argparse.Namespace) -> int:
     files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta, args.head)
     offline.prepare(args)
     with cli_common.interruptible() as stop:
-        result = train_draft(
-            files,
-            config,
-            stop.is_set,
-            calibration_rows=args.calibration_rows,
-        )
+        result = train_draft(files, config, stop.is_set, calibration_rows=args.calibration_rows)
     if result is None:
         return cli_common.stopped(args.out)
     offline.print_figures(result.figures())
@@ -382,9 +373,6 @@ def _pack(args: argparse.Namespace) -> int:
     offline.prepare(args)
     base = offline.base_path(args)
     pack_file(args.delta, base, args.out, args.bits)
-    figures = {
-        "bytes_before": args.delta.stat().st_size,
-        "bytes": args.out.stat().st_size,
-    }
+    figures = {"bytes_before": args.delta.stat().st_size, "bytes": args.out.stat().st_size}
     offline.print_figures(figures)
     return 0

@@ -197,11 +197,7 @@ def _run(tuner: Tuner, should_stop: Callable[[], bool], save: Callable[[], None]
 
 
 def _write(
-    text: LoadedText,
-    tuner: Tuner,
-    options: TrainOptions,
-    rows: Sequence[ChatRow],
-    fingerprint: str,
+    text: LoadedText, tuner: Tuner, options: TrainOptions, rows: Sequence[ChatRow], fingerprint: str
 ) -> Manifest:
     """Weights first, then canaries from what was written, then the manifest; the folder appears whole."""
     from flexspec_mq.evolution.canaries import write_manifest

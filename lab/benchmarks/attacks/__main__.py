@@ -53,12 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     made = _common.parser(__doc__.partition("\n")[0])
     made.add_argument("--attacks", nargs="+", choices=list(WAYS), default=list(WAYS), help="in this order")
     made.add_argument("--rate", type=float, default=1.9e6, help="bytes a second of the attacker")
-    made.add_argument(
-        "--messages",
-        type=float,
-        default=1900.0,
-        help="a second, where the broker counts them",
-    )
+    made.add_argument("--messages", type=float, default=1900.0, help="a second, where the broker counts them")
     made.add_argument("--patience", type=float, default=12.0, help="seconds that a text is waited for")
     made.add_argument("--worker-flags", nargs=argparse.REMAINDER, default=[], help="of flexspec-cloud")
     return made
@@ -177,16 +172,7 @@ def show(found: dict[str, Any]) -> None:
         ]
         for way, row in found.items()
     ]
-    heads = [
-        "attack",
-        "speed",
-        "first token",
-        "failed",
-        "kB/s",
-        "messages/s",
-        "told",
-        "hung up on",
-    ]
+    heads = ["attack", "speed", "first token", "failed", "kB/s", "messages/s", "told", "hung up on"]
     print(_common.table(heads, rows))
     for way in found:
         print(f"{way}: {SAYS[way]}")

@@ -24,12 +24,11 @@ from broker.settings import Role
 from edge_node.config import from_arguments
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
-from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import Inbound
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.benchmarks._common import finish, parser, percentile, say, table
+from lab.benchmarks._common import finish, parser, percentile, program, say, table
 from lab.benchmarks.connections.crowd import WITHIN_S, Crowd
 from lab.testbed.process import stat_of
 from lab.testbed.secured import WORKER, SecuredDeployment, operator, secured_deployment
@@ -189,7 +188,9 @@ async def _fingerprint(here: SecuredDeployment) -> bytes:
     raise FlexSpecError("the worker told no status")
 
 
-def _measured(argv: Sequence[str]) -> int:
+@program()
+def main(argv: Sequence[str]) -> int:
+    """Entry point; 1 if a text failed."""
     args = build_parser().parse_args(argv)
     if args.quick:
         args.devices, args.idle = [200], 0.0
@@ -199,11 +200,6 @@ def _measured(argv: Sequence[str]) -> int:
     print(table(("devices", *found), rows))
     finish("connections", found, quick=args.quick)
     return int(any(row.get(_FAILED) for row in found.values()))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 1 if a text failed."""
-    return run_main(_measured, argv)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lab.bench.calls import read_tools
+
 _ON_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -53,3 +55,41 @@ def by_lark(lark: str) -> Constraint:
 
 def _structured(kind: str, value: object, grammar: object) -> Constraint:
     return Constraint(json.dumps({"structured_outputs": {kind: value}}), json.dumps({"grammars": [grammar]}))
+
+
+_NAMED = {"type": "string", "maxLength": 24}
+OF_WORDS = (
+    by_regex("( [a-e][a-z]{2}){3,40}"),
+    by_regex(" ?(aba|ebi)[^,]*(, [a-z ]+)*"),
+    by_choice(["aba", " ebi ada", " ebi ogu ono usi ape"]),
+    by_lark('start: (" aba" | " ebi") /( [aeiou][bdg][aeiou])+/ (" obo" | " ibi")'),
+    by_schema(
+        {
+            "type": "object",
+            "properties": {
+                "name": _NAMED,
+                "on": {"type": "boolean"},
+                "many": {"type": "array", "items": {"enum": ["ada", "obo", "igi"]}, "maxItems": 4},
+                "any": {"anyOf": [{"type": "integer"}, {"type": "null"}, _NAMED]},
+            },
+            "required": ["name", "on", "many"],
+            "additionalProperties": False,
+        }
+    ),
+)
+"""Constraints that the tiny target meets in its words, some of them only character by character."""
+
+
+def of_tools() -> list[Constraint]:
+    """The arguments of each tool, and a call of any of four."""
+    tools = read_tools()
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, "arguments": tool.parameters},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools[:4]
+    ]
+    return [*(by_schema(tool.parameters) for tool in tools), by_schema({"anyOf": calls})]

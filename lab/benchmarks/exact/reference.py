@@ -130,10 +130,7 @@ class Reference:
         AttentionInterface.register(_FIXED_ORDER, partial(fixed_order_attention, block=block))
         AttentionMaskInterface.register(_FIXED_ORDER, _no_mask)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=kind,
-            attn_implementation=_FIXED_ORDER if fixed else "eager",
-            local_files_only=True,
+            folder, dtype=kind, attn_implementation=_FIXED_ORDER if fixed else "eager", local_files_only=True
         )
         if head:
             from peft import PeftModel

@@ -183,8 +183,7 @@ def _convert(options: Namespace) -> int:
         raise UsageError(f"{options.file.parent} is no folder", hint="make it, or name another file")
     if util.find_spec("gguf") is None:
         raise UsageError(
-            "gguf, which writes such files, is not installed",
-            hint=f"install it, {how_to_install('gguf')}",
+            "gguf, which writes such files, is not installed", hint=f"install it, {how_to_install('gguf')}"
         )
     write_gguf(folder, options.file, options.form)
     return 0

@@ -80,12 +80,7 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--profile",
-        default="4g",
-        metavar="NAME",
-        help="see `link profiles` (default: 4g)",
-    )
+    parser.add_argument("--profile", default="4g", metavar="NAME", help="see `link profiles` (default: 4g)")
     _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")
     parser.add_argument(

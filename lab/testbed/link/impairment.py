@@ -15,13 +15,41 @@ reordered.
 import enum
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from flexspec_mq.demo.proxy import Way
 from lab.testbed.link.counters import WayCounters
 from lab.testbed.link.profiles import LinkPlan, WayFigures
-from lab.testbed.link.rate import StateRate
-from lab.testbed.link.timeline import outages_of, states_of
+from lab.testbed.link.timeline import States, outages_of, states_of
+
+
+class StateRate:
+    """Bits per second by state; a packet that sees the state change goes on at the new rate.
+
+    Args:
+        timeline: the states'.
+        rates: bits per second in each state, all above 0.
+    """
+
+    def __init__(self, timeline: States, rates: Sequence[float]) -> None:
+        self._timeline = timeline
+        self._rates = rates
+        self._free = 0.0
+
+    def transmit(self, ready: float, size: int) -> tuple[float, float]:
+        """Send `size` bytes that are there from `ready` on; returns start and end in seconds."""
+        time = start = max(ready, self._free)
+        bits = size * 8.0
+        while True:
+            state, ends = self._timeline.at(time)
+            rate = self._rates[state]
+            if time + bits / rate <= ends:
+                self._free = time + bits / rate
+                return start, self._free
+            bits -= (ends - time) * rate
+            time = ends
+
 
 SEGMENT = 1448
 """Payload bytes of a TCP segment on a link of 1,500 bytes; a proxy's losses are drawn per segment."""

@@ -147,11 +147,7 @@ def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
     slow = [slower * one for one in took]
     theirs = answers("traditional", slow, energy_j=1.0, ip_up=500, ip_down=500)
     found = summary({"x": ours, "traditional": theirs[::-1]}, 0)["x"]["of_traditional"]
-    for key, share in (
-        ("mean_s", 1 / slower),
-        ("ip_bytes", 0.3),
-        ("energy_j_per_100", joules),
-    ):
+    for key, share in (("mean_s", 1 / slower), ("ip_bytes", 0.3), ("energy_j_per_100", joules)):
         value, low, high = found[key]
         assert value == pytest.approx(share)
         # However questions are drawn again, each brings both of its answers along.

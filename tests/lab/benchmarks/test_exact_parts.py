@@ -18,7 +18,7 @@ from lab.bench.calls import read_tools
 from lab.benchmarks.exact.dice import Dice, gumbel, kept, murmur
 from lab.benchmarks.exact.grammars import Constraint, by_choice, by_lark, by_regex, by_schema
 from lab.benchmarks.exact.reference import Reference, Text, fixed_order_attention
-from lab.chaos.models import tiny_pair
+from lab.chaos.pairs import tiny_pair
 from lab.testbed.family import EXAMPLES, HEADS
 
 DICE = Dice(1.0, 0, 1.0, 3)
@@ -43,10 +43,7 @@ def test_kept_ids() -> None:
     assert kept(logits, Dice(1.0, 0, 0.5, 0)).tolist() == [False, True, True, False, False]
 
 
-@pytest.mark.parametrize(
-    ("tokens", "reason"),
-    [([1, 2], "eos"), ([1, 1, 1], None), ([1] * 4, "length")],
-)
+@pytest.mark.parametrize(("tokens", "reason"), [([1, 2], "eos"), ([1, 1, 1], None), ([1] * 4, "length")])
 def test_a_text_ends_with_end_of_text_or_length(tokens: list[int], reason: str | None) -> None:
     assert TEXT.finish(tokens) == reason
 

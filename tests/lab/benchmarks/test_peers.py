@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 
 from lab.benchmarks import engine
 from lab.benchmarks.peers import gguf_file
-from lab.benchmarks.peers.compare import (
-    CASES,
-    GROWTH,
-    MOST,
-    OURS,
-    PREFILL,
-    PeerTexts,
-    chosen,
-)
+from lab.benchmarks.peers.compare import CASES, GROWTH, MOST, OURS, PREFILL, PeerTexts, chosen
 from lab.benchmarks.peers.engines import Engine, Ours, Transformers
 from lab.benchmarks.peers.gguf_file import (
     FORMATS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.benchmarks.attacks.ways import WAYS
-from lab.benchmarks.exact.constraints import OF_WORDS
+from lab.benchmarks.exact.grammars import OF_WORDS
 from lab.chaos.__main__ import main
 from lab.chaos.history import Struck, read_history
 from lab.chaos.schedule import Sizes, schedule

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.testbed.link.impairment import LEAST_RTO, Drop, Impairment
+from lab.testbed.link.impairment import LEAST_RTO, Drop, Impairment, StateRate
 from lab.testbed.link.profiles import LinkPlan, State, built_in
-from lab.testbed.link.rate import StateRate
 from lab.testbed.link.timeline import OutageTimeline, StateTimeline, drawn_outages
 from tests.lab.link.plans import OUTAGES, figure, figures, plan, state
 

@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from flexspec_mq.cli import main
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import Impairment
-from lab.testbed.link.profiles import (
-    LinkPlan,
-    Outage,
-    Profile,
-    all_figures,
-    built_in,
-    load_catalogue,
-)
+from lab.testbed.link.profiles import LinkPlan, Outage, Profile, all_figures, built_in, load_catalogue
 from lab.testbed.link.timeline import StatesInTurn, outages_of
 from tests.lab.link.plans import figures, plan, state
 

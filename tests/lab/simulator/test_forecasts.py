@@ -56,10 +56,7 @@ def simulated(choice: Drafting, forward: float, token: float, round_trip: float)
     return 1000 * sum(one.seconds - one.first for one in answers) / sum(one.tokens - 1 for one in answers)
 
 
-@pytest.mark.parametrize(
-    ("forward", "token", "round_trip"),
-    [(37.0, 20.0, 60.0), (97.0, 4.5, 2.0)],
-)
+@pytest.mark.parametrize(("forward", "token", "round_trip"), [(37.0, 20.0, 60.0), (97.0, 4.5, 2.0)])
 def test_a_forecast_is_near_what_the_machines_do(forward: float, token: float, round_trip: float) -> None:
     pace = RoundTimes((round_trip + 2 * BROKER) / 1000, forward / 1000, ROW / 1000, token / 1000, (RIGHT,))
     off = {}

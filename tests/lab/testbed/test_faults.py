@@ -6,12 +6,7 @@ import random
 import pytest
 
 from flexspec_mq.errors import LinkDown, LinkError, PublishRefused
-from flexspec_mq.transport.base import (
-    LinkDownEvent,
-    LinkSettings,
-    LinkUpEvent,
-    Subscription,
-)
+from flexspec_mq.transport.base import LinkDownEvent, LinkSettings, LinkUpEvent, Subscription
 from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Fault, Hop, Scope, through
 from lab.testbed.memory_broker import MemoryBroker
 from tests.transport.reading import PATIENCE, Reader
