@@ -48,7 +48,7 @@ def test_rounds_are_those_of_the_product(tmp_path: Path) -> None:
             tuple(3 + (7 * place + i * i) % 290 for i in range(5 + 40 * (place % 3))),
             Identity(2, bytes(16), Sampling(float(place % 2), 0, 1.0, place), (17, 80), False, 40),
         )
-        for place in range(9)
+        for place in range(6)
     ]
     texts = write(engine, asked, lambda _: None)
     figures = measure(engine, drafter, texts, lambda _: None)
@@ -112,9 +112,12 @@ def test_links_are_those_of_the_laboratory(name: str) -> None:
     )
 
 
-def test_whoever_ends_it_is_told_what_is_known_by_then(tmp_path: Path) -> None:
+def test_whoever_ends_it_is_told_what_is_known_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once there is a first forecast, long before all texts are written."""
-    folder = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=256)))
+    monkeypatch.setattr("cloud_worker.pair.command._PASSES", ((2, 0.1), (6, 60.0)))
+    folder = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=256, head_dim=16)))
     code, out, said = terminated_at("time over streaming's: ", main, "pair", folder, folder)
     assert code == Cancelled.exit_code, said
     assert "the two fit; " in said
