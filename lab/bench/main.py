@@ -44,8 +44,8 @@ def run(argv: Sequence[str]) -> int:
     options = flags.build_parser().parse_args(argv)
     flags.check(options)
     # These need numpy: only now that what needs none has been complained about.
+    from lab.bench.figures import tables
     from lab.bench.measuring import Answered, Asked, BenchChannel
-    from lab.bench.tables import tables
 
     questions, plans = flags.questions(options), flags.links(options)
     _check_out(options.out)

@@ -87,6 +87,8 @@ def check(options: Namespace) -> None:
             raise UsageError(f"--{flag} names something twice")
     if "none" in options.draft:
         raise UsageError("there is no acceptance without a draft")
+    for temperature in options.temperatures:
+        verified(Sampling(temperature))
 
 
 def make_texts(questions: Sequence[Question], loaded: LoadedText, options: Namespace) -> list[Text]:
@@ -102,7 +104,7 @@ def make_texts(questions: Sequence[Question], loaded: LoadedText, options: Names
         )
         seed = random.Random(f"{options.seed} {place}").getrandbits(64)
         for temperature in options.temperatures:
-            sampling = verified(Sampling(temperature, seed=seed))
+            sampling = Sampling(temperature, seed=seed)
             identity = Identity(
                 NOISE_VERSION, loaded.fingerprint, sampling, loaded.eos, False, options.tokens
             )

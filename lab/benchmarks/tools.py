@@ -23,12 +23,10 @@ from typing import Any
 from edge_node.settings import PlanOptions
 from flexspec_mq.errors import FlexSpecError
 from lab.bench import options as flags
-from lab.bench.calls import CallableTool, read_tools
-from lab.bench.figures import Sample, differing, summary
+from lab.bench.figures import Sample, differing, shown, summary
 from lab.bench.measuring import Answered, Asked, BenchChannel, ask_all, by_strategy
-from lab.bench.questions import Question
+from lab.bench.questions import CallableTool, Question, read_tools
 from lab.bench.strategies import RATIONED, SERVER, STREAMING, Devices, Node, drafting, streaming
-from lab.bench.tables import shown
 from lab.bench.testbed import bench_testbed
 from lab.benchmarks import _common
 from lab.benchmarks.answers import llama_server

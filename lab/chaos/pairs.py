@@ -1,6 +1,7 @@
 """A target and its draft, as a run of chaos has them: random ones, or real ones."""
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -14,9 +15,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flexspec_mq.models.load import find_model, load_text
 from flexspec_mq.models.onnx.write import write_onnx
-from flexspec_mq.models.text import Turn, encode_turns
+from flexspec_mq.models.text import Turn, decode, encode_turns
 from lab.bench.questions import OWN, read_questions
 from lab.benchmarks.exact.grammars import OF_WORDS, Constraint, of_tools
+from lab.benchmarks.exact.reference import ReferenceText, Text
+from lab.benchmarks.exact.texts import ReferencePool
+from lab.chaos.history import Wanted
+from lab.chaos.schedule import Ask
 
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _LETTERS = "aeiou", "bdgklmnprst", "aeiou"
@@ -103,6 +108,18 @@ class Pair:
     def at_devices(self) -> list[str]:
         """Flags of devices."""
         return ["--draft", self.graphs, "--threads", "1"]
+
+    async def written(
+        self, pool: ReferencePool, ask: Ask, prompt: tuple[int, ...]
+    ) -> tuple[ReferenceText, Wanted]:
+        """Text of the target alone behind a prompt, and what the history says of it; errors as of the pool."""
+        eos = () if ask.ignores_eos else self.eos
+        grammar = "" if ask.constraint is None else ask.constraint.source
+        found = await pool.write(Text(ask.number, prompt, ask.dice, ask.limit, eos, grammar))
+        shown = decode(self.tokenizer, found.tokens).rstrip("\N{REPLACEMENT CHARACTER}")
+        reason = "length" if found.reason == "length" else "stop"
+        told = tuple(found.tokens), shown, reason
+        return found, Wanted(time.monotonic(), ask.number, ask.dice.seed, ask.edge, *told)
 
 
 def tiny(scratch: Path) -> Pair:

@@ -28,10 +28,8 @@ import httpx2
 
 from flexspec_mq.demo.proxy import WAYS as BOTH
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.models.text import decode
 from lab.bench.client import unbounded
 from lab.benchmarks import _common
-from lab.benchmarks.exact.reference import Text
 from lab.benchmarks.exact.texts import ReferencePool
 from lab.chaos.checker import Judgement, check_sessions
 from lab.chaos.history import HistoryFile, Wanted, read_history
@@ -160,15 +158,7 @@ class Restarts:
         self.broken += [f"{violation.rule}: {violation.what}" for violation in judged.violations]
 
     async def _reference(self, pool: ReferencePool, history: HistoryFile, asked: Asked) -> None:
-        ask = asked.ask
-        eos = () if ask.ignores_eos else self.pair.eos
-        grammar = "" if ask.constraint is None else ask.constraint.source
-        written = await pool.write(Text(ask.number, ask.prompt, ask.dice, ask.limit, eos, grammar))
-        shown = decode(self.pair.tokenizer, written.tokens).rstrip("\N{REPLACEMENT CHARACTER}")
-        reason = "length" if written.reason == "length" else "stop"
-        asked.wanted = Wanted(
-            time.monotonic(), ask.number, ask.dice.seed, ask.edge, tuple(written.tokens), shown, reason
-        )
+        _, asked.wanted = await self.pair.written(pool, asked.ask, asked.ask.prompt)
         history.add(asked.wanted)
 
     async def _happen(self, made: Site, device: Daemon, rng: random.Random) -> None:

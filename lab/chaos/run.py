@@ -11,12 +11,11 @@ from typing import Any
 
 import httpx2
 
-from flexspec_mq.models.text import decode
 from flexspec_mq.waiting import PATIENCE
 from lab.bench.client import unbounded
-from lab.benchmarks.exact.reference import MAX_CONTEXT, ReferenceText, Text
+from lab.benchmarks.exact.reference import MAX_CONTEXT, ReferenceText
 from lab.benchmarks.exact.texts import ReferencePool
-from lab.chaos.history import PROVISIONAL, Asked, Began, Ended, HistoryFile, Piece, Unverified, Wanted
+from lab.chaos.history import PROVISIONAL, Asked, Began, Ended, HistoryFile, Piece, Unverified
 from lab.chaos.pairs import DTYPE, Pair
 from lab.chaos.schedule import WORKERS, Ask, Fault, Schedule, Sizes, schedule
 from lab.chaos.site import LEASE, Site, site
@@ -78,13 +77,8 @@ class Run:
             earlier, text = await self._references[ask.after]
             if len(earlier) + len(text.tokens) + len(prompt) + ask.limit <= MAX_CONTEXT:
                 prompt = (*earlier, *text.tokens, *prompt)
-        eos = () if ask.ignores_eos else self.pair.eos
-        grammar = "" if ask.constraint is None else ask.constraint.source
-        written = await pool.write(Text(ask.number, prompt, ask.dice, ask.limit, eos, grammar))
-        shown = decode(self.pair.tokenizer, written.tokens).rstrip("\N{REPLACEMENT CHARACTER}")
-        reason = "length" if written.reason == "length" else "stop"
-        of = ask.number, ask.dice.seed, ask.edge
-        self._answers.add(Wanted(time.monotonic(), *of, tuple(written.tokens), shown, reason))
+        written, wanted = await self.pair.written(pool, ask, prompt)
+        self._answers.add(wanted)
         return prompt, written
 
     async def _happen(self, made: Site, plan: Schedule) -> None:

@@ -1,7 +1,6 @@
 """Readers before the codec where there are keys: envelopes, credentials, statements."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from flexspec_mq.codec import Codec
@@ -17,36 +16,6 @@ from flexspec_mq.keys.worker import WorkerKeys
 from schemas.messages import Fin, Identity, Open, Poll, Sampling, Verdict
 from schemas.statement import UNDATED
 from schemas.status import WorkerStatus
-
-
-class Identities:
-    """Makes identities that believe each other.
-
-    Attributes:
-        statement: statement of their deployment, signed.
-    """
-
-    def __init__(self) -> None:
-        self._key = DeploymentKey.generate()
-        self._opening = new_opening_secrets()
-        self.statement = sign_statement(self._key, 1, self._opening.public(()), (), UNDATED)
-
-    def edge(self, name: str) -> KeyIdentity:
-        """Identity of a device."""
-        return KeyIdentity.make(self._key, KeyRole.EDGE, name, self.statement)
-
-    def worker(self, name: str) -> KeyIdentity:
-        """Identity of a worker of any version."""
-        return KeyIdentity.make(self._key, KeyRole.WORKER, name, self.statement, opening=self._opening)
-
-    @staticmethod
-    def written(identity: KeyIdentity, folder: Path) -> Path:
-        """The file of an identity, as a daemon takes it."""
-        path = folder / f"{identity.credential.role}-{identity.credential.name}.json"
-        path.touch(mode=0o600)
-        path.write_text(identity.text(), encoding="utf-8")
-        return path
-
 
 _CODEC = Codec()
 _EDGE, _WORKER, _VERSION = "edge", "w1", "v"
@@ -68,9 +37,12 @@ def readers() -> dict[str, Reader]:
     """A worker, a device, a device when a status comes, and either of them when a statement does."""
     up: list[bytes] = []
     down: list[bytes] = [key_wanted(7)]
-    identities = Identities()
-    edge = EdgeKeys(identities.edge(_EDGE))
-    worker = WorkerKeys(identities.worker(_WORKER), lease=60, capacity=64)
+    key, opening = DeploymentKey.generate(), new_opening_secrets()
+    statement = sign_statement(key, 1, opening.public(()), (), UNDATED)
+    as_edge = KeyIdentity.make(key, KeyRole.EDGE, _EDGE, statement)
+    as_worker = KeyIdentity.make(key, KeyRole.WORKER, _WORKER, statement, opening=opening)
+    edge = EdgeKeys(as_edge)
+    worker = WorkerKeys(as_worker, lease=60, capacity=64)
     edge.begin(7, _VERSION)
     up.append(edge.wrap(_OPEN, None, _CODEC.encode(_OPEN), 0.0))
     worker.unwrap(_EDGE, _VERSION, up[-1], 0.0)
@@ -81,14 +53,14 @@ def readers() -> dict[str, Reader]:
     # These have not come yet; all others would be copies.
     up.append(edge.wrap(_POLL, _WORKER, _CODEC.encode(_POLL), 0.0))
     down.append(worker.wrap(_EDGE, 7, _CODEC.encode(_VERDICT), 0.0))
-    trust = Trust(identities.edge(_EDGE))
+    trust = Trust(as_edge)
     status = WorkerStatus(
         state="online", epoch=1, at=1.0, worker=_WORKER, version=_VERSION, credential=worker.status_credential
     )
     return {
         "keys at a worker": Reader(lambda data: _at_worker(worker, data), up),
         "keys at an edge": Reader(lambda data: _at_edge(edge, data), down),
-        "statement": Reader(lambda data: _statement(trust, data), [identities.statement]),
+        "statement": Reader(lambda data: _statement(trust, data), [statement]),
         "signed status": Reader(
             lambda data: _signed_status(edge, data), [worker.signed_status(_CODEC.encode_status(status))]
         ),

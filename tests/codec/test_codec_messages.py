@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES, Codec
-from flexspec_mq.codec.compression import CURRENT, MIN_BYTES
+from flexspec_mq.codec.compression import CURRENT, DICTIONARIES, MIN_BYTES, ZSTD, dictionary
 from flexspec_mq.codec.wire import message_to_body
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
 from schemas.messages import (
@@ -353,3 +353,13 @@ def test_a_status_of_nonsense_is_our_own_bug(changes: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"state": "online", "epoch": 1, "at": 1.0, "worker": "w"}
     with pytest.raises(LocalProtocolError, match="WorkerStatus cannot be encoded"):
         CODEC.encode_status(WorkerStatus(**{**fields, **changes}))
+
+
+def test_every_dictionary_ships_and_is_small() -> None:
+    assert DICTIONARIES
+    for code in DICTIONARIES:
+        data = dictionary(code)
+        assert data is not None
+        assert 1000 < len(data) <= 64 * 1024
+    assert dictionary(ZSTD) is None
+    assert CURRENT in DICTIONARIES

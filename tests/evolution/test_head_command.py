@@ -702,19 +702,21 @@ def test_what_was_called_done_survives_a_kill_of_the_broker(
         ("promote", "v2"),
         ("renew",),
     )
-    for words in commands:
+    record = None
+    for words in (*commands, None):
         with broker_running(directory, tmp_path / "log") as (process, ready):
+            if record is not None:
+                assert asyncio.run(retained(link, topics.keys_topic(site.family))) == record.keys
+                if record.catalogue:
+                    kept = asyncio.run(retained(link, topics.catalogue_topic(site.family)))
+                    assert kept == record.catalogue
+            if words is None:
+                monkeypatch.setattr("flexspec_mq.waiting.CONNECT", 1.5)
+                (directory / "run" / "data" / "mosquitto.db.new").mkdir()  # so it cannot be written
+                refused(run, "has not written it to its disk", "renew", code=LinkError.exit_code)
+                break
             assert "does not say when it is on its disk" not in ok(run, *words)
             for pid in (ready["pid"], process.pid):
                 os.kill(pid, signal.SIGKILL)
         record = Store(tmp_path / "state", site.family).load()
         assert record is not None
-        with broker_running(directory, tmp_path / "log"):
-            kept = asyncio.run(retained(link, topics.keys_topic(site.family)))
-            assert kept == record.keys
-            if record.catalogue:
-                assert asyncio.run(retained(link, topics.catalogue_topic(site.family))) == record.catalogue
-    monkeypatch.setattr("flexspec_mq.waiting.CONNECT", 1.5)
-    with broker_running(directory, tmp_path / "log"):
-        (directory / "run" / "data" / "mosquitto.db.new").mkdir()  # so it cannot be written
-        refused(run, "has not written it to its disk", "renew", code=LinkError.exit_code)

@@ -56,21 +56,27 @@ def test_rows_together_get_what_each_is_given_alone(
     assert np.array_equal(logits.float().numpy(), alone)
 
 
-@pytest.mark.parametrize("vocabulary", [49_152, 151_936, 32_001])
+WHOLE = (
+    (Sampling(), 24),
+    (Sampling(0.7, seed=1), 24),
+    (Sampling(1.0, seed=2), 22),
+    (Sampling(0.7, 20, 0.8, 3), 24),
+    (Sampling(1.0, 50, 1.0, 4), 24),
+    (Sampling(0.7, 0, 0.95, 5), 22),
+    (Sampling(1.0, 0, 0.9, 6), 18),
+    (Sampling(4.0, 0, 0.9, 7), 0),
+    (Sampling(1.0, seed=8, min_p=0.05), 24),
+    (Sampling(1.0, 0, 0.9, 9, min_p=0.05), 22),
+    (Sampling(1.0, seed=10, min_p=1e-9), 0),
+)
+"""Parameters, and how many rows of 24 are told at least."""
+
+
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "told", "vocabulary"),
     [
-        (Sampling(), 24),
-        (Sampling(0.7, seed=1), 24),
-        (Sampling(1.0, seed=2), 22),
-        (Sampling(0.7, 20, 0.8, 3), 24),
-        (Sampling(1.0, 50, 1.0, 4), 24),
-        (Sampling(0.7, 0, 0.95, 5), 22),
-        (Sampling(1.0, 0, 0.9, 6), 18),
-        (Sampling(4.0, 0, 0.9, 7), 0),
-        (Sampling(1.0, seed=8, min_p=0.05), 24),
-        (Sampling(1.0, 0, 0.9, 9, min_p=0.05), 22),
-        (Sampling(1.0, seed=10, min_p=1e-9), 0),
+        *((*case, size) for case in WHOLE for size in (49_152, 32_001)),
+        *((*WHOLE[place], 151_936) for place in (1, 5)),
     ],
 )
 def test_a_whole_vocabulary_is_told_without_looking_at_most_of_it(

@@ -1,16 +1,27 @@
-"""The small parts: filters, settings, the retry, and the queue before a link that may be slow, down or broken."""
+"""The small parts: filters, settings, the retry, the queue before a link that may be slow or down, and the inbox."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flexspec_mq.daemon import tasks
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, LinkError, PublishRefused
-from flexspec_mq.transport.base import NO_SUBSCRIBERS, LinkSettings, Outbound
+from flexspec_mq.transport.base import (
+    NO_SUBSCRIBERS,
+    Inbound,
+    LinkCounters,
+    LinkDownEvent,
+    LinkSettings,
+    LinkUpEvent,
+    Outbound,
+)
 from flexspec_mq.transport.filters import covers, split_share
+from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
 from flexspec_mq.transport.publish_queue import PublishQueue
 from tests.transport.reading import PATIENCE
 
@@ -191,3 +202,58 @@ async def test_a_link_that_fails_for_good_ends_the_loop(qos: int) -> None:
         queue.put(Outbound("x", b"", qos))
         with pytest.raises(LinkError, match="gave up"):
             await asyncio.wait_for(task, PATIENCE)
+
+
+async def taken(inbox: Inbox) -> list[Inbound]:
+    inbox.close()
+    return [event async for event in inbox.events() if isinstance(event, Inbound)]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60)), max_size=60), st.integers(1, 12))
+async def test_bounds_hold_and_order_stays(sent: list[tuple[str, int]], capacity: int) -> None:
+    counters = LinkCounters()
+    inbox = Inbox(capacity, counters, most_bytes=100)
+    messages = [Inbound(topic, bytes(size)) for topic, size in sent]
+    for message in messages:
+        inbox.put_message(message)
+        assert len(inbox) <= capacity
+    got = await taken(inbox)
+    assert sum(len(message.payload) for message in got) <= 100
+    assert len(got) + counters.inbound_dropped == len(messages)
+    places = [next(at for at, message in enumerate(messages) if message is kept) for kept in got]
+    assert places == sorted(places)
+    for topic in "abc":  # of each topic the newest are here, and all of one that sent no more than its share
+        mine = [at for at, message in enumerate(messages) if message.topic == topic]
+        kept = [at for at in places if messages[at].topic == topic]
+        assert kept == mine[len(mine) - len(kept) :]
+        size = sum(len(messages[at].payload) for at in mine)
+        assert kept == mine or len(mine) > capacity // 3 or size > 100 // 3
+
+
+async def test_link_events_survive_a_flood_of_messages_and_still_alternate() -> None:
+    counters = LinkCounters()
+    inbox = Inbox(5, counters)
+    for i in range(MAX_LINK_EVENTS):
+        inbox.put_change(LinkUpEvent(i))
+        inbox.put_message(Inbound("t", bytes((i,))))
+        inbox.put_change(LinkDownEvent(str(i)))
+    inbox.put_message(Inbound("t", b"last"))
+    inbox.close()
+    events = [event async for event in inbox.events()]
+    changes = [event for event in events if not isinstance(event, Inbound)]
+    assert len(changes) == MAX_LINK_EVENTS
+    assert [type(event) for event in changes] == [LinkUpEvent, LinkDownEvent] * (MAX_LINK_EVENTS // 2)
+    assert changes[-1] == LinkDownEvent(str(MAX_LINK_EVENTS - 1))
+    payloads = [event.payload for event in events if isinstance(event, Inbound)]
+    assert payloads == [*(bytes((i,)) for i in range(MAX_LINK_EVENTS - 4, MAX_LINK_EVENTS)), b"last"]
+    assert counters.inbound_dropped == MAX_LINK_EVENTS + 1 - 5
+
+
+async def test_a_failure_comes_after_the_events_that_wait() -> None:
+    inbox = Inbox(5, LinkCounters())
+    inbox.put_message(Inbound("t", b"x"))
+    inbox.close(LinkError("over"))
+    events = inbox.events()
+    assert await anext(events) == Inbound("t", b"x")
+    with pytest.raises(LinkError, match="over"):
+        await anext(events)

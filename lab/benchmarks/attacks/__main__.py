@@ -5,8 +5,8 @@
 
 A deployment as `flexspec-broker init` makes it, with TLS, keys and seals; a worker with the default model, three
 devices that have texts streamed to them, for which the worker drafts, and a device of its own identity that does its
-worst, just below what a broker puts a client out for: 1,900 packets and 1.9 MB a second (`--messages`, `--rate`), 31
-connections. The worker has one core; broker and devices have the other one, and the attacker what these leave of it
+worst, just below what a broker puts a client out for: 1,900 packets and 1.9 MB a second (`--messages`, `--rate`). The
+worker has one core; broker and devices have the other one, and the attacker what these leave of it
 (SCHED_IDLE), so that it costs them nothing but what it has them do; how many packets it came to is told. Each figure is
 a ratio to the same streams without attack, before and after it.
 """

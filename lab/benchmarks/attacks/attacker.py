@@ -10,8 +10,6 @@ import os
 import sys
 import threading
 import time
-from collections import deque
-from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -76,16 +74,14 @@ class AttackOrder(msgspec.Struct, frozen=True):
             return None
         return EdgeKeys(read_identity(Path(self.folder) / IDENTITY, KeyRole.EDGE, self.user))
 
-    def connected(self, client: str = "") -> MqttLine:
-        """A connection of the attacker, under its own name or another client id.
+    def connected(self) -> MqttLine:
+        """A connection of the attacker.
 
         Raises:
             ConnectionError: the broker let nobody in.
         """
         folder = Path(self.folder)
-        return MqttLine(
-            self.port, folder / CA, self.user, (folder / LOGIN).read_text("utf-8").strip(), client
-        )
+        return MqttLine(self.port, folder / CA, self.user, (folder / LOGIN).read_text("utf-8").strip())
 
 
 class AttackReport(msgspec.Struct):
@@ -121,8 +117,6 @@ class Attack:
         self._keys = order.keys
         target = Target(order.user, order.worker, order.version, known, order.victim, self._keys)
         self._way = way(target, order.seed)
-        self._beside: deque[MqttLine] = deque()
-        self._numbers = count()
         self._bytes = self._messages = 0.0
         self._at = time.monotonic()
 
@@ -132,13 +126,9 @@ class Attack:
         while not over.is_set():
             try:
                 with self._connected() as line:
-                    while not over.is_set() and not self._way.twice:
+                    while not over.is_set():
                         self._send(line)
                         self._listen(line, TICK)
-                        self._come_and_go()
-                    if not over.is_set():
-                        self._again()
-                        continue
                     self.report.seconds = time.monotonic() - began
                     self._listen(line, _PAUSE)
                     line.send(b"".join(self._way.farewell()))
@@ -154,21 +144,6 @@ class Attack:
         line.subscribe(topics.worker_status_topic(self._order.worker))
         line.subscribe(topics.verdict_topic(self._order.user))
         return line
-
-    def _again(self) -> None:
-        """Take one's own place."""
-        with self._connected() as line:
-            self._listen(line, 0.0)
-        _count(self.report.told, "connections")
-
-    def _come_and_go(self) -> None:
-        """End the oldest of the connections beside the own one, and make another."""
-        ends = time.monotonic() + TICK
-        while self._way.connections and time.monotonic() < ends:
-            if len(self._beside) >= self._way.connections:
-                self._beside.popleft().__exit__()
-            self._beside.append(self._order.connected(f"{self._order.user}-{next(self._numbers)}"))
-            _count(self.report.told, "connections")
 
     def _send(self, line: MqttLine) -> None:
         now, order = time.monotonic(), self._order

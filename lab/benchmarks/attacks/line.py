@@ -24,7 +24,6 @@ class MqttLine:
         ca: certificate authority of the broker, whose certificate is for 127.0.0.1.
         user: name of the client, who logs in with it.
         password: password of the user.
-        client: client id; empty is the user's name.
 
     Attributes:
         heard: messages that came, as topic and payload, until somebody takes them.
@@ -33,7 +32,7 @@ class MqttLine:
         ConnectionError: the broker let nobody in.
     """
 
-    def __init__(self, port: int, ca: Path, user: str, password: str, client: str = "") -> None:
+    def __init__(self, port: int, ca: Path, user: str, password: str) -> None:
         self.heard: list[tuple[str, bytes]] = []
         plain = socket.create_connection((_HOST, port), timeout=_PATIENCE)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -43,7 +42,7 @@ class MqttLine:
         self._pinged = time.monotonic()
         flags = 0xC2  # user, password, clean start
         body = b"\x00\x04MQTT\x05" + bytes((flags,)) + b"\x00\x3c\x00"
-        self._socket.sendall(_packet(_CONNECT, body + _text(client or user) + _text(user) + _text(password)))
+        self._socket.sendall(_packet(_CONNECT, body + 2 * _text(user) + _text(password)))
         ends = time.monotonic() + _PATIENCE
         while not self._codes:
             if time.monotonic() > ends:

@@ -1,7 +1,6 @@
 """Attacks of a malicious device. Each way makes packets as long as there is room for them, and hears what is said.
 
-Nothing here breaks a rule of access: a device may write all of it, but for what `Denied` tries, and a worker what
-`Forges` does.
+Nothing here breaks a rule of access: a device may write all of it, and a worker what `Forges` does.
 """
 
 from __future__ import annotations
@@ -91,10 +90,6 @@ class Way:
     """A broker puts out who sends so many of these packets, as it does a device."""
     sealed: ClassVar[bool] = True
     """Its messages are under keys, where there are some."""
-    twice: ClassVar[bool] = False
-    """It connects under one name again and again, beside itself."""
-    connections: ClassVar[int] = 0
-    """Connections that it has beside, of which the oldest ends and another one begins as often as it can."""
     burst: ClassVar[float] = 0.5
     """Seconds of silence of which it sends the messages afterwards, at once."""
     seconds: ClassVar[float] = 8.0
@@ -339,24 +334,6 @@ class Prompts(Sessions):
     each, prompt, limit, ahead, wanted = 0.0, 7800, 1, 1, 10**9
 
 
-class Forty(Sessions):
-    """Long prompts at once."""
-
-    name, says = "forty", "40 opens of 7,800 tokens at once"
-    each, prompt, limit, ahead, wanted = 0.0, 7800, 256, MAX_AHEAD, 40
-
-    def __init__(self, target: Target, seed: int = 0) -> None:
-        super().__init__(target, seed)
-        self._left = self.wanted
-
-    def packets(self, now: float) -> Iterator[bytes]:
-        """All of them as soon as there is room, and then polls."""
-        while self._left:
-            self._left -= 1
-            yield self.open(self.prompt, self.limit, self.ahead)
-        yield from super().packets(now)
-
-
 class Drafts(Sessions):
     """Sessions that have the worker verify what is wrong."""
 
@@ -474,16 +451,6 @@ class Bursts(Polls):
         return super().packets(now)
 
 
-class Connects(Way):
-    """Connections, of which each costs the broker a handshake."""
-
-    name, says, connections = (
-        "connects",
-        "30 connections beside its own, of which the oldest ends for another",
-        30,
-    )
-
-
 class Retained(Way):
     """Messages that the broker is to keep."""
 
@@ -504,16 +471,6 @@ class Retained(Way):
         return [publish(topic, b"", retain=True) for topic in self._kept]
 
 
-class Denied(Way):
-    """Publishes that the broker refuses: what the broker itself costs, as no worker hears of them."""
-
-    name, says = "denied", "8 bytes to an honest device, which the broker refuses"
-
-    def packet(self) -> bytes:
-        """The same packet for ever."""
-        return publish(topics.verdict_topic(self.target.victim), bytes(8))
-
-
 class Forges(Way):
     """Answers in the name of somebody else's worker."""
 
@@ -528,13 +485,6 @@ class Forges(Way):
         )
         verdict = Verdict(session, 1, 0, 0, (token,), digest, Fin.NONE, 0, 30)
         return publish(topics.verdict_topic(self.target.victim), _CODEC.encode(verdict))
-
-
-class Twins(Way):
-    """Two of one name, each of which comes back as soon as the other has put it out."""
-
-    name, says = "twins", "connections under one name, each of which ends the one before"
-    twice = True
 
 
 class Mixture(Way):
@@ -576,9 +526,9 @@ class Mixture(Way):
 
 _MIXED = (
     Unpacks, Bombs, Sessions, Opens, Bare, Polls, Grammars, Followed, Introduced, Unknown, Ahead, Drafts, Malformed,
-    Properties, Acknowledged, Large, Prompts, Forty, Retained, Denied,
+    Properties, Acknowledged, Large, Prompts, Retained,
 )  # fmt: skip
-WAYS: dict[str, type[Way]] = {way.name: way for way in (*_MIXED, Bursts, Connects, Forges, Twins, Mixture)}
+WAYS: dict[str, type[Way]] = {way.name: way for way in (*_MIXED, Bursts, Forges, Mixture)}
 """By name."""
 SAYS = {name: way.says for name, way in WAYS.items()}
 """Description of each in a few words."""

@@ -74,7 +74,7 @@ class Peer:
     """An engine in a process of its own.
 
     Args:
-        process: runs `lab.benchmarks.peers.child`.
+        process: runs `lab.benchmarks.peers.engines`.
 
     Attributes:
         times: milliseconds by case, one a turn.
@@ -131,7 +131,7 @@ async def compare(
         for kind, form, path in engines:
             name = f"{kind}, {form}"
             say(f"loading {name}")
-            command = pinned(bench_core(), python("lab.benchmarks.peers.child", kind, form, str(path)))
+            command = pinned(bench_core(), python("lab.benchmarks.peers.engines", kind, form, str(path)))
             peer = Peer(await processes.start(name, command, env=_ENV))
             try:
                 await peer.prepare(texts)

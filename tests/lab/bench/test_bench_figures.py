@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.figures import Sample, summary
+from lab.bench.figures import Sample, summary, tables
 from lab.bench.measuring import WARM_UP, Answered, Asked, BenchChannel, ask_all, by_strategy
 from lab.bench.meter import LinkBytes
 from lab.bench.questions import Question
-from lab.bench.tables import tables
 from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan, built_in
 

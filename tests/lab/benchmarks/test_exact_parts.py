@@ -14,7 +14,7 @@ import torch
 
 from flexspec_mq.heads.manifest import Canary, read_head
 from flexspec_mq.models.default import default_model_path
-from lab.bench.calls import read_tools
+from lab.bench.questions import read_tools
 from lab.benchmarks.exact.dice import Dice, gumbel, kept, murmur
 from lab.benchmarks.exact.grammars import Constraint, by_choice, by_lark, by_regex, by_schema
 from lab.benchmarks.exact.reference import Reference, Text, fixed_order_attention

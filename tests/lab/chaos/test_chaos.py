@@ -1,6 +1,7 @@
-"""Chaos itself: schedules, the storm, and a small run of real daemons over TLS with keys."""
+"""Chaos itself: schedules, the storm, and small runs of real daemons over TLS with keys."""
 
 import json
+import os
 import random
 from collections import defaultdict
 from itertools import pairwise
@@ -10,6 +11,7 @@ import pytest
 
 from lab.benchmarks.attacks.ways import WAYS
 from lab.benchmarks.exact.grammars import OF_WORDS
+from lab.chaos import restarts
 from lab.chaos.__main__ import main
 from lab.chaos.history import Struck, read_history
 from lab.chaos.schedule import Sizes, schedule
@@ -72,3 +74,18 @@ def test_a_small_run_of_real_daemons(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["committed"] >= found["tokens"] > 100
     history = read_history((tmp_path / "h" / "tiny").glob("*.jsonl"))
     assert sum(isinstance(record, Struck) for record in history) == 4
+
+
+@pytest.mark.skipif(
+    "CI" in os.environ, reason="continuous integration has twelve minutes: make test-lab runs it"
+)
+@pytest.mark.timeout(600)
+def test_a_device_that_is_killed_loses_doubles_and_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = restarts.main(["--requests", "4", "--kills", "3", "--seed", "1", "--history", str(tmp_path / "h")])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    found = json.loads(printed.splitlines()[-1])["results"]
+    assert (found["requests"], found["kills"], found["broken rules"]) == (4, 3, 0)
+    assert found["committed"] >= found["tokens"] > 50
