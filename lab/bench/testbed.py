@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
@@ -15,7 +15,7 @@ from lab.testbed.deployment import Cores, LocalDeployment, free_port, local_depl
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.process import Process
 from lab.traditional.channel import PACKET_BYTES
-from lab.traditional.sides import Traditional
+from lab.traditional.sides import Traditional, TraditionalSide
 from lab.traditional.sides import start as start_traditional
 
 HOST, PORT = "{host}", "{port}"
@@ -24,7 +24,7 @@ _LISTS_WITHIN = 600.0
 """Seconds; weights of a big target take minutes to load."""
 _TOLD_EACH = 10.0
 """Seconds between two lines about a wait."""
-WORKER, SLOWED_WORKER = "cloud_worker", "lab.slowed"
+WORKER, SLOWED_WORKER = "cloud_worker", "lab.altered"
 _CLIENT = "lab.bench.client"
 
 
@@ -39,19 +39,6 @@ class AnswerFailed(FlexSpecError):
     def __init__(self, side: str, reason: str) -> None:
         super().__init__(f"{side}: {reason}")
         self.reason = reason
-
-
-class Side(Protocol):
-    """Whoever answers."""
-
-    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], LinkBytes]:
-        """Write a text; what `lab.bench.client` says, and what the link carried.
-
-        Args:
-            body: body of a request to the chat endpoint.
-            at: second of the channel at which the request begins; None lets the channel go on.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +58,12 @@ class ApiSide:
     model: str = ""
 
     async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], LinkBytes]:
-        """Ask over HTTP and wait for the end; see `Side.ask`."""
+        """Ask over HTTP and wait for the end; what `lab.bench.client` says, and what the link carried.
+
+        Args:
+            body: body of a request to the chat endpoint.
+            at: second of the channel at which the request begins; None lets the channel go on.
+        """
         self.link.begin(at)
         named = {"model": self.model} if self.model else {}
         await self.client.send({"url": self.url, "body": {**named, **body}})
@@ -130,20 +122,12 @@ class BenchTestbed:
         sides: who answers, by name.
     """
 
-    sides: Mapping[str, Side]
+    sides: Mapping[str, ApiSide | TraditionalSide]
 
     async def ask(
         self, side: str, body: dict[str, Any], at: float | None = None
     ) -> tuple[dict[str, Any], LinkBytes]:
-        """Ask a side for a text and wait for its end.
-
-        Args:
-            side: name of the strategy.
-            body: body of a request to the chat endpoint.
-            at: second of the channel at which the request begins; None lets the channel go on.
-
-        Returns:
-            What `lab.bench.client` says, and what the link carried.
+        """Ask a side, by the name of its strategy, for a text and wait for its end; as of `ApiSide.ask`.
 
         Raises:
             AnswerFailed: there is none, or only a part of it.
@@ -204,7 +188,7 @@ async def bench_testbed(
                     f"edge node {name} heard of no worker",
                     hint="draft and target must have the same tokenizer: `flexspec doctor` compares them",
                 )
-        sides: dict[str, Side] = {
+        sides: dict[str, ApiSide | TraditionalSide] = {
             name: ApiSide(client, url, LinkMeter(here.link)) for name, url in urls.items()
         }
         if traditional is not None:

@@ -147,7 +147,7 @@ async def measure(options: Namespace, name: str, plan: LinkPlan | None) -> dict[
         plan,
         nodes,
         workers={RATIONED: worker, UNFORCED: worker},
-        programs={UNFORCED: ("lab.unforced",)},
+        programs={UNFORCED: ("lab.altered", "unforced")},
         server=server,
         say=_common.say,
     ) as here:

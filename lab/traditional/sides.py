@@ -74,7 +74,7 @@ class TraditionalSide:
     guesses: int
 
     async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], LinkBytes]:
-        """Have a text written; see `lab.bench.testbed.Side`."""
+        """Have a text written; see `lab.bench.testbed.ApiSide`."""
         self.link.begin(at)
         await self.device.send(
             {

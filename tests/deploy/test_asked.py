@@ -50,7 +50,7 @@ async def test_a_node_that_is_killed_writes_the_same_text_when_it_is_asked_again
             return port
 
         try:
-            started.append(await start("lab.slowed", "25", *worker, "--ready-json"))
+            started.append(await start("lab.altered", "25", *worker, "--ready-json"))
             await started[0].event(lambda line: bool(line.get("ready")))
             await serve()
             async with Asker(ready["port"], "hub", bundle=hand_out / "asker/hub") as hub:

@@ -4,6 +4,7 @@ import json
 import random
 from functools import cache, partial
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,15 @@ def decoder(kind: str) -> Any:
     return model
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_onnx(checkpoints[TIED], tmp_path_factory.mktemp("exported") / "out", "int8")
+
+
 @pytest.fixture
-def written(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
-    return write_onnx(checkpoints[TIED], tmp_path / "out", "int8")
+def written(exported: Path, tmp_path: Path) -> Path:
+    """The same for one test, which may change it."""
+    return copytree(exported, tmp_path / "out")
 
 
 def distance(found: Floats, wanted: Floats) -> float:
