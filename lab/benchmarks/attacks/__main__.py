@@ -28,7 +28,7 @@ from lab.benchmarks import _common
 from lab.benchmarks._common import say
 from lab.benchmarks.attacks.attacker import AttackOrder, AttackReport
 from lab.benchmarks.attacks.honest import Streams, streams
-from lab.benchmarks.attacks.ways import SAYS, WAYS
+from lab.benchmarks.attacks.ways import WAYS
 from lab.testbed.metrics import live_sessions
 from lab.testbed.process import Process, pinned
 from lab.testbed.secured import VERSION, WORKER, SecuredDeployment, secured_deployment
@@ -175,7 +175,7 @@ def show(found: dict[str, Any]) -> None:
     heads = ["attack", "speed", "first token", "failed", "kB/s", "messages/s", "told", "hung up on"]
     print(_common.table(heads, rows))
     for way in found:
-        print(f"{way}: {SAYS[way]}")
+        print(f"{way}: {WAYS[way].says}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

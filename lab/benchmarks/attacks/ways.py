@@ -530,5 +530,3 @@ _MIXED = (
 )  # fmt: skip
 WAYS: dict[str, type[Way]] = {way.name: way for way in (*_MIXED, Bursts, Forges, Mixture)}
 """By name."""
-SAYS = {name: way.says for name, way in WAYS.items()}
-"""Description of each in a few words."""

@@ -1,4 +1,4 @@
-"""``flexspec bench`` as a command: what it refuses, what it starts, a short run of the real thing, and other servers."""
+"""``flexspec bench`` as a command: what it refuses, what it starts, a short real run, and other servers."""
 
 import asyncio
 import json

@@ -14,7 +14,7 @@ from flexspec_mq.keys.worker import WorkerKeys
 from lab.bench.client import StreamedAnswer
 from lab.benchmarks.attacks.honest import Streams
 from lab.benchmarks.attacks.line import MqttLine, publish
-from lab.benchmarks.attacks.ways import SAYS, WAYS, Target, Way
+from lab.benchmarks.attacks.ways import WAYS, Target, Way
 from lab.simulator.world import FINGERPRINT
 from schemas.messages import Open, Poll, Verdict
 from tests.keys.deployments_of_keys import KeyedDeployment
@@ -41,11 +41,6 @@ def sent(way: str, packets: int, broker: PrivateBroker, target: Target = TARGET)
         while not listener.heard or listener.heard[-1][0] != "f1/done":
             listener.listen(0.05)
         return [message for message in listener.heard if message[0] != "f1/done"]
-
-
-def test_each_way_says_what_it_does() -> None:
-    assert list(SAYS) == list(WAYS)
-    assert len(set(SAYS.values())) == len(SAYS)
 
 
 def test_a_mixture_replays_by_its_seed_and_changes_every_ten_seconds() -> None:
