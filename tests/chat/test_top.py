@@ -34,23 +34,9 @@ from tests.doctor.setups import answering
 from tests.edge_node.api.served import Served, served
 
 WORDS = (
-    *(
-        "",
-        "truck-17",
-        "x" * 300,
-        "two\nlines\tand more",
-        "[red]markup[/]",
-        "\x1b]0;owned\x07",
-        "\x1b[2J\x9b31m",
-    ),
-    *(
-        "a\rb",
-        "\x08\x00\x7f\x85\u2028",
-        "日本語の文字",
-        "e\u0301👩‍🚀\u202e",
-        "no worker serves version 'base'",
-    ),
-)
+    *("", "truck-17", "x" * 300, "two\nlines\tand more", "[red]markup[/]", "\x1b]0;owned\x07", "\x1b[2J\x9b31m"),
+    *("a\rb", "\x08\x00\x7f\x85\u2028", "日本語の文字", "e\u0301👩‍🚀\u202e", "no worker serves version 'base'"),
+)  # fmt: skip
 
 STREAM = "200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 

@@ -75,14 +75,8 @@ def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
 
 
 ATTACKS = (
-    "\x1b]0;owned\x07",
-    "\x1b[2J",
-    "\x9b31m",
-    "\x1b]52;c;ZXZpbA==\x1b\\",
-    "a\rb",
-    "\x08\x08\x08",
-    "\x1bc",
-)
+    "\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "\x1b]52;c;ZXZpbA==\x1b\\", "a\rb", "\x08\x08\x08", "\x1bc",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

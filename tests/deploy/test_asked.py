@@ -17,13 +17,8 @@ from tests.edge_node.asking.test_asks import answer_to
 from tests.integration.processes import ended, start
 
 ASK: dict[str, Any] = {
-    "id": "q",
-    "prompt": "tell me",
-    "max_tokens": 80,
-    "temperature": 0.8,
-    "ignore_eos": True,
-    "stream": True,
-}
+    "id": "q", "prompt": "tell me", "max_tokens": 80, "temperature": 0.8, "ignore_eos": True, "stream": True,
+}  # fmt: skip
 
 
 async def test_a_node_that_is_killed_writes_the_same_text_when_it_is_asked_again(

@@ -76,18 +76,8 @@ def test_a_manager_that_is_gone_stops_nobody(
 
 
 SHARED = [
-    "packages",
-    "cache",
-    "broker",
-    "login",
-    "model",
-    "name",
-    "access",
-    "exposure",
-    "keys",
-    "tokenizer",
-    "clock",
-]
+    "packages", "cache", "broker", "login", "model", "name", "access", "exposure", "keys", "tokenizer", "clock",
+]  # fmt: skip
 CHECKS = {"edge": {*SHARED, "api", "worker", "text"}, "cloud": {*SHARED, "metrics"}}
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socketserver
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,10 +43,7 @@ USERS = tuple(
 
 
 async def look(
-    broker_at: str,
-    *flags: str,
-    fingerprint: bytes = FINGERPRINT,
-    listening: float = QUICK,
+    broker_at: str, *flags: str, fingerprint: bytes = FINGERPRINT, listening: float = QUICK
 ) -> list[Finding]:
     """Findings of an edge node's doctor; its draft is a pure function, all else is real."""
     model = DraftModel(replace(speech(), fingerprint=fingerprint), cast("Any", FakeDrafter()))
@@ -111,15 +108,14 @@ async def worker(
 
 
 @contextmanager
-def with_rules(without: str | None, *more: str) -> Iterator[PrivateBroker]:
-    """A broker with users, whose access file lacks one line, and has others."""
+def with_rules(without: Iterable[str] = (), *more: str) -> Iterator[PrivateBroker]:
+    """A broker with users, whose access file lacks some lines, and has others."""
     file = AccessRules.file
 
     def rules(users: AccessRules) -> str:
         lines = [*file(users).splitlines(), *more]
-        if without is not None:
-            assert without in lines
-            lines.remove(without)
+        for line in without:
+            lines.remove(line)
         return "\n".join(lines) + "\n"
 
     with pytest.MonkeyPatch.context() as patch:

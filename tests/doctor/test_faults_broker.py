@@ -97,16 +97,10 @@ def test_tls_mismatch(mosquitto: PrivateBroker, tls: ServerTls, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (
-            datetime(2018, 1, 1, tzinfo=UTC),
-            "expired on 2020-04-05 00:00 UTC, and this machine's clock says 20",
-        ),
-        (
-            datetime(2099, 1, 1, 0, 5, tzinfo=UTC),
-            "is not valid before 2099-01-01 00:00 UTC, and this machine's",
-        ),
+        (datetime(2018, 1, 1, tzinfo=UTC), "expired on 2020-04-05 00:00 UTC, and this machine's clock says 20"),
+        (datetime(2099, 1, 1, 0, 5, tzinfo=UTC), "is not valid before 2099-01-01 00:00 UTC, and this machine's"),
     ],
-)
+)  # fmt: skip
 def test_tls_mismatch_dates(
     tls: ServerTls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: datetime, words: str
 ) -> None:

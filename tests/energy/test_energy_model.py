@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.energy.meters import DrawFit
-from flexspec_mq.energy.model import (
-    DevicePower,
-    ModelledEnergy,
-    Modem,
-    RadioPower,
-    joules,
-)
+from flexspec_mq.energy.model import DevicePower, ModelledEnergy, Modem, RadioPower, joules
 from flexspec_mq.energy.presets import DEVICES, RADIOS, Device, Radio, built_in, figures_of
 
 some = st.floats(0, 1e4)

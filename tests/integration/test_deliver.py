@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from flexspec_mq.transport.base import LinkSettings
 from lab.testbed.deployment import free_port
 from lab.testbed.process import Process
 from tests.integration.processes import start, start_worker
-from tests.transport.proxy import Proxy, proxy_to
+from tests.transport.proxy import proxy_to
 from tests.transport.reading import retained
 
 PATIENCE = 60.0
@@ -30,94 +28,67 @@ BODY: dict[str, Any] = {
 }
 
 
-@dataclass
-class Site:
-    """A broker, a worker, and a node of one name, port and folder, in each of its lives.
+@pytest.mark.timeout(600)
+async def test_a_device_that_was_killed_finds_the_answer_that_was_written_meanwhile(
+    own_mosquitto: PrivateBroker, tiny: Path, tmp_path: Path
+) -> None:
+    """A node of one name, port and folder in each of its lives, whose way to its broker can be cut."""
+    broker, port = own_mosquitto, free_port()
+    async with (
+        proxy_to(broker.host, broker.port) as link,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1", timeout=PATIENCE) as api,
+    ):
 
-    Attributes:
-        link: way of the node to its broker.
-    """
+        async def started() -> Process:
+            where = (
+                "--broker",
+                f"127.0.0.1:{link.port}",
+                "--api-port",
+                str(port),
+                "--state-dir",
+                str(tmp_path),
+            )
+            own = "--edge", "away", "--draft", str(tiny), "--ready-json"
+            process = await start("edge_node", "serve", *own, *where)
+            await process.event()
+            return process
 
-    broker: PrivateBroker
-    tiny: Path
-    folder: Path
-    link: Proxy
-    api: httpx2.AsyncClient
+        async def kept() -> dict[str, bytes]:
+            """Answers at the broker."""
+            client = LinkSettings(port=broker.port, client_id="looks")
+            return await retained(client, topics.delivery_filter("+"))
 
-    async def worker(self, name: str) -> Process:
-        process = await start_worker(self.broker, name, "--target", str(self.tiny), "--draft", "none")
-        await process.event()
-        return process
-
-    async def node(self) -> Process:
-        where = "--broker", f"127.0.0.1:{self.link.port}", "--api-port", str(self.api.base_url.port)
-        flags = "--edge", "away", "--draft", str(self.tiny), "--state-dir", str(self.folder), *where
-        process = await start("edge_node", "serve", "--ready-json", *flags)
-        await process.event()
-        return process
-
-    async def whole(self) -> str:
-        """The text as the target writes it."""
-        answer = (await self.api.post("/completions", json=BODY)).json()
-        assert "choices" in answer, answer
-        return str(answer["choices"][0]["text"])
-
-    async def asked(self) -> tuple[str, str]:
-        """Ask for a text that is to be delivered; its number in the outbox, and what is read before all is gone."""
-        text, body = "", BODY | {"stream": True, "offline": "deliver"}
-        async with self.api.stream("POST", "/completions", json=body) as reply:
+        worker = await start_worker(broker, "w1", "--target", str(tiny), "--draft", "none")
+        await worker.event()
+        node = await started()
+        whole, text = (await api.post("/completions", json=BODY)).json()["choices"][0]["text"], ""
+        body = BODY | {"stream": True, "offline": "deliver"}
+        async with api.stream("POST", "/completions", json=body) as reply:
             async for line in reply.aiter_lines():
                 if line.startswith("data: {"):
                     text += "".join(choice["text"] for choice in json.loads(line[6:])["choices"])
                 if len(text) > 20:
                     break
-        return reply.headers["x-flexspec-outbox"], text
-
-    async def found(self, number: str) -> dict[str, Any]:
-        """A text in the outbox, a moment later."""
-        await asyncio.sleep(0.02)
-        found: dict[str, Any] = (await self.api.get(f"/outbox/{number}")).json()
-        return found
-
-    async def kept(self) -> dict[str, bytes]:
-        """Answers at the broker."""
-        return await retained(
-            LinkSettings(port=self.broker.port, client_id="looks"), topics.delivery_filter("+")
-        )
-
-
-@pytest.fixture
-async def site(own_mosquitto: PrivateBroker, tiny: Path, tmp_path: Path) -> AsyncIterator[Site]:
-    url = f"http://127.0.0.1:{free_port()}/v1"
-    async with (
-        proxy_to(own_mosquitto.host, own_mosquitto.port) as link,
-        httpx2.AsyncClient(base_url=url, timeout=PATIENCE) as api,
-    ):
-        yield Site(own_mosquitto, tiny, tmp_path, link, api)
-
-
-@pytest.mark.timeout(600)
-async def test_a_device_that_was_killed_finds_the_answer_that_was_written_meanwhile(site: Site) -> None:
-    worker, node = await site.worker("w1"), await site.node()
-    whole, (number, text) = await site.whole(), await site.asked()
-    worker.pause()  # or it might be the quicker one
-    await node.kill()
-    site.link.stall()
-    site.link.cut()
-    worker.resume()
-    async with asyncio.timeout(PATIENCE):
-        while not await site.kept():
-            pass
-    site.link.resume()
-    node = await site.node()
-    async with asyncio.timeout(PATIENCE):
-        while (found := await site.found(number))["state"] != "done":
-            pass
-    assert found["text"] == whole
-    assert found["text"].startswith(text)
-    assert len((await site.api.get("/outbox")).json()["data"]) == 1
-    async with asyncio.timeout(PATIENCE):
-        while await site.kept():
-            pass
-    await node.kill()
-    await worker.kill()
+        worker.pause()  # or it might be the quicker one
+        await node.kill()
+        link.stall()
+        link.cut()
+        worker.resume()
+        async with asyncio.timeout(PATIENCE):
+            while not await kept():  # noqa: ASYNC110  the broker tells nobody
+                await asyncio.sleep(0.1)
+        link.resume()
+        node = await started()
+        found: dict[str, Any] = {}
+        async with asyncio.timeout(PATIENCE):
+            while found.get("state") != "done":
+                await asyncio.sleep(0.1)
+                found = (await api.get(f"/outbox/{reply.headers['x-flexspec-outbox']}")).json()
+        assert found["text"] == whole
+        assert found["text"].startswith(text)
+        assert len((await api.get("/outbox")).json()["data"]) == 1
+        async with asyncio.timeout(PATIENCE):
+            while await kept():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        await node.kill()
+        await worker.kill()

@@ -156,9 +156,7 @@ WITHOUT_TORCH = (
 """A device where importing torch, transformers or what writes graphs is an error."""
 
 
-async def test_the_command_of_a_device_without_torch_prints_the_targets_text(
-    broker: PrivateBroker,
-) -> None:
+async def test_the_command_of_a_device_without_torch_prints_the_targets_text(broker: PrivateBroker) -> None:
     # Here, and in all tests of this file.
     assert draft().engine == "ONNX Runtime, mixed weights, 16,384 token ids"
     folder = str(draft().loaded.source)

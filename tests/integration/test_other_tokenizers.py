@@ -72,14 +72,7 @@ def alone(target: Path) -> list[int]:
 async def broker(module_mosquitto: PrivateBroker, target: Path) -> AsyncIterator[PrivateBroker]:
     """A broker with a worker on the target, whose own draft lacks the tokens at the end as well."""
     own = exported(checkpoint(target.parent / "own", 262))
-    flags = (
-        "--target",
-        str(target),
-        "--version",
-        "tiny",
-        "--draft",
-        str(own),
-    )
+    flags = ("--target", str(target), "--version", "tiny", "--draft", str(own))
     worker = await start_worker(module_mosquitto, "w1", *flags)
     await worker.event()
     yield module_mosquitto

@@ -158,7 +158,7 @@ def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
         assert 0 < found["usage"]["completion_tokens"] <= 64
         assert found["usage"]["flexspec"]["exactness"] == "exact"
     streaming = only("docs/api.md", "sh", "curl http", "max_tokens").replace(
-        '"max_tokens"', '"stream": true, "max_tokens"'
+        '"max_tokens": 64', '"stream": true, "max_tokens": 4'
     )
     assert place.run(streaming.replace("curl ", "curl -N ", 1)).endswith("data: [DONE]\n\n")
     text = place.run(only("docs/api.md", "python", "from openai import OpenAI"), sys.executable, "-c")

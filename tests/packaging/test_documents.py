@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (
-    *ROOT.glob("*.md"),
-    *(ROOT / "docs").rglob("*.md"),
-    ROOT / "lab" / "README.md",
-)
+DOCUMENTS = (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "lab" / "README.md")
 _CODE = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(\s*([^)\s]+)\)")
 _PATH = re.compile(

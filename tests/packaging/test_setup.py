@@ -12,13 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
-    "Makefile",
-    "scripts",
-    "pyproject.toml",
-    "constraints.txt",
-    "lab/pyproject.toml",
-    "training/pyproject.toml",
-)
+    "Makefile", "scripts", "pyproject.toml", "constraints.txt", "lab/pyproject.toml", "training/pyproject.toml",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -149,6 +149,17 @@ def shown(tokens: Sequence[int]) -> str:
     return decode(tokenizer(), tokens).rstrip("\N{REPLACEMENT CHARACTER}")
 
 
+def keyed(name: str) -> dict[str, str]:
+    """Headers of a request with an idempotency key."""
+    return {"idempotency-key": name}
+
+
+def streamed(stream: str) -> str:
+    """The text of a chat's stream, of which the end may be missing."""
+    told = events(stream.rpartition("\n")[0])
+    return "".join(one["choices"][0]["delta"].get("content", "") for one in told)
+
+
 def events(stream: str) -> list[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events."""
     return [json.loads(line[6:]) for line in stream.split("\n") if line.startswith("data: {")]
@@ -202,6 +213,15 @@ class Served:
     ) -> httpx2.Response:
         body = {"model": self.version, "messages": [{"role": "user", "content": prompt}], **more}
         return await self.post("/v1/chat/completions", body, **(headers or {}))
+
+    async def leave(self, prompt: str, key: str, **more: Any) -> str:
+        """Ask for a stream with a key, and go away when it is acknowledged; the id of its text."""
+        turns = [{"role": "user", "content": prompt}]
+        body = {"model": self.version, "messages": turns, "stream": True, **more}
+        path = f"{self.url}/v1/chat/completions"
+        async with self.http.stream("POST", path, json=body, headers=keyed(key)) as answer:
+            assert answer.status_code == 200
+            return answer.headers["x-flexspec-outbox"]
 
     async def answers(self, status: int, path: str = "/v1/chat/completions") -> float:
         """Number of answers of a path with a status."""

@@ -98,13 +98,11 @@ async def everything(client: AsyncOpenAI, version: str) -> None:
         assert parts[-1].choices[0].finish_reason == "stop"
 
 
-@pytest.mark.parametrize("plan", [DRAFTS, RUNS_AHEAD], ids=["drafts", "runs ahead"])
-async def test_the_text_is_the_targets_by_both_endpoints(mosquitto: PrivateBroker, plan: Plan) -> None:
-    async with served(mosquitto, plan=plan) as api:
+async def test_the_text_is_the_targets_by_both_endpoints_also_over_an_emulated_link(
+    mosquitto: PrivateBroker,
+) -> None:
+    async with served(mosquitto, plan=DRAFTS) as api:
         await everything(api.client, api.version)
-
-
-async def test_the_text_is_the_targets_over_an_emulated_link(mosquitto: PrivateBroker) -> None:
     async with proxy_link("4g", ("127.0.0.1", mosquitto.port)) as link:
         async with served(mosquitto, plan=RUNS_AHEAD, through=link.port) as api:
             await everything(api.client, api.version)
@@ -226,22 +224,6 @@ async def test_a_seed_that_was_drawn_gives_the_same_text_again(mosquitto: Privat
         assert content(again) == content(drawn[0]) != content(drawn[1])
 
 
-async def test_probes(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        assert (await api.get("/healthz")).status_code == 200
-        ready = (await api.get("/readyz")).json()
-        assert ready.pop("connection")["state"] == "online"
-        assert ready == {"status": "ready"}
-        api.daemons[0].worker.stop()
-        await asyncio.wait([api.daemons[0].run])
-        await until(lambda: api.version not in api.node.directory.versions())
-        answer = await api.get("/readyz")
-        assert answer.status_code == 503
-        assert answer.json()["reason"] == f"no worker of {api.version} is known to be online"
-        connection = answer.json()["connection"]
-        assert (connection["state"], connection["why"]) == ("degraded", answer.json()["reason"])
-
-
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(document()))
 
 
@@ -273,11 +255,7 @@ async def test_answers_errors_and_events(mosquitto: PrivateBroker) -> None:
             fits((await api.http.get(f"{api.url}{path}")).json(), name)
         fits((await api.chat(n=0)).json(), "ErrorBody")
         fits((await api.http.get(f"{api.url}/v1/completions")).json(), "ErrorBody")
-
-
-async def test_it_is_served_and_names_the_server_that_it_comes_from(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        answer = await api.http.get(f"{api.url}/openapi.json")
+        answer = await api.http.get(f"{api.url}/openapi.json")  # names the server that it comes from
         assert answer.headers["content-type"] == "application/json"
         assert answer.json() == {**DOCUMENT, "servers": [{"url": "/"}]}
         path = 'flexspec_edge:http_requests_total{endpoint="/openapi.json",status="200"}'

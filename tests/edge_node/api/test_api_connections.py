@@ -160,6 +160,8 @@ async def test_every_answer_has_an_id_and_is_taken_for_no_other_type(mosquitto: 
             assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
             named = await api.chat(max_tokens=3, stream=stream, headers={**api.key, "x-request-id": "mine"})
             assert named.headers.get_list("x-request-id") == ["mine"]
+        answer = await api.post("/v1/responses", {"input": "x", "max_output_tokens": 3}, **api.key)
+        assert answer.headers["x-request-id"] == answer.json()["id"]
         for odd in ("", "x" * 129, "a b", "caf\u00e9"):
             odd_id: Any = {"x-request-id": odd.encode("latin-1")}
             answer = await api.http.get(f"{api.url}/healthz", headers=odd_id)

@@ -28,8 +28,10 @@ from tests.edge_node.api.served import (
     alone,
     content,
     events,
+    keyed,
     said,
     served,
+    streamed,
     waiting_engine,
 )
 
@@ -40,15 +42,6 @@ OPTIONS = {"seed": 5, "num_predict": 12}
 async def _views(node: Served) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = (await node.get("/v1/outbox", node.key)).json()["data"]
     return found
-
-
-async def _leave(node: Served, prompt: str, key: str) -> str:
-    """Ask for a stream with a key, and go away when it is acknowledged; the id of its text."""
-    body = {"messages": [{"role": "user", "content": prompt}], "stream": True, **BODY}
-    path = f"{node.url}/v1/chat/completions"
-    async with node.http.stream("POST", path, json=body, headers={"idempotency-key": key}) as answer:
-        assert answer.status_code == 200
-        return answer.headers["x-flexspec-outbox"]
 
 
 async def _until(node: Served, name: str, **fields: Any) -> dict[str, Any]:
@@ -64,7 +57,7 @@ async def _until(node: Served, name: str, **fields: Any) -> dict[str, Any]:
 async def test_an_answer_that_nobody_read_is_there_and_told_as_unread(mosquitto: PrivateBroker) -> None:
     engine = waiting_engine()
     async with served(mosquitto, engine=engine, heartbeat=0.2) as node:
-        name = await _leave(node, "hello", "mine")
+        name = await node.leave("hello", "mine", **BODY)
         (view,) = await _views(node)
         assert (view["id"], view["state"] in ("queued", "writing"), view["read"]) == (name, True, False)
         assert (view["prompt"], view["path"], view["mode"]) == ("hello", "/v1/chat/completions", "hold")
@@ -75,33 +68,12 @@ async def test_an_answer_that_nobody_read_is_there_and_told_as_unread(mosquitto:
         assert view["request"]["spec"]["prompt"] == [
             {"role": "user", "content": "hello", "calls": [], "tool": ""}
         ]
-        body = {"messages": [{"role": "user", "content": "hello"}], **BODY, "stream": True}
-        again = await node.post("/v1/chat/completions", body, idempotency_key="mine")
-        told = "".join(each["choices"][0]["delta"].get("content", "") for each in events(again.text))
-        assert told == view["text"]
+        again = await node.chat(headers=keyed("mine"), stream=True, **BODY)
+        assert streamed(again.text) == view["text"]
+        assert {again.headers["x-flexspec-outbox"]} == {name}
+        assert {each["id"] for each in events(again.text)} == {f"chatcmpl-{name}"}
         await _until(node, name, read=True)
-
-
-async def test_a_request_is_streamed_in_the_form_that_it_asked_for_from_any_event_on(
-    mosquitto: PrivateBroker,
-) -> None:
-    async with served(mosquitto) as node:
-        asked = await node.post(
-            "/v1/completions", {"prompt": "hello", **BODY, "stream": True}, idempotency_key="mine"
-        )
-        lines = asked.text.splitlines()
-        ids = [line[4:] for line in lines if line.startswith("id: ")]
-        whole = "".join(each["choices"][0]["text"] for each in events(asked.text))
-        name = asked.headers["x-flexspec-outbox"]
-        for since in ids:
-            headers = {"accept": "text/event-stream", "last-event-id": since}
-            rest = await node.get(f"/v1/outbox/{name}", headers)
-            assert rest.headers["content-type"].startswith("text/event-stream")
-            text = "".join(each["choices"][0]["text"] for each in events(rest.text))
-            assert text == whole[int(since.rpartition(":")[2]) :]
-        for since in ("other:3", f"{name}:{'9' * 5000}"):
-            headers = {"accept": "text/event-stream", "last-event-id": since}
-            said(await node.get(f"/v1/outbox/{name}", headers), 404, "unknown_event")
+        assert node.daemons[0].worker.machine.counters.opened == 1
 
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
@@ -120,37 +92,60 @@ FORMS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], str]]] = {
 }
 
 
-@pytest.mark.parametrize("path", FORMS)
-async def test_requests_of_all_apis_are_shown_and_streamed(mosquitto: PrivateBroker, path: str) -> None:
-    body, text_of = FORMS[path]
+async def test_requests_of_all_apis_are_found_again_shown_and_streamed_from_any_event_on(
+    mosquitto: PrivateBroker,
+) -> None:
     async with served(mosquitto) as node:
-        asked = await node.post(path, {"model": node.version, **body}, idempotency_key="mine")
-        assert asked.status_code == 200, asked.text
-        (view,) = await _views(node)
-        assert (view["path"], view["prompt"], view["state"]) == (path, "hello", "done")
-        written = (await node.get(f"/v1/outbox/{view['id']}")).json()["text"]
-        stream = await node.get(f"/v1/outbox/{view['id']}", {"accept": "text/event-stream"})
-        lines = [line.removeprefix("data: ") for line in stream.text.split("\n")]
-        assert "".join(text_of(json.loads(line)) for line in lines if line.startswith("{")) == written != ""
+        for number, (path, (body, text_of)) in enumerate(FORMS.items(), 1):
+            body = {"model": node.version, **body}  # noqa: PLW2901
+            asked, again = [await node.post(path, body, idempotency_key=path) for _ in range(2)]
+            assert asked.status_code == 200, asked.text
+            assert asked.content == again.content or path.startswith("/api/")  # which says when it is told
+            said_of_keys = await node.post(path, {**body, "stream": True}, idempotency_key=path)
+            assert (said_of_keys.status_code, "another" in said_of_keys.text) == (422, True)
+            assert node.daemons[0].worker.machine.counters.opened == number
+            (view,) = [view for view in await _views(node) if view["path"] == path]
+            assert (view["prompt"], view["state"]) == ("hello", "done")
+            written = (await node.get(f"/v1/outbox/{view['id']}")).json()["text"]
+            stream = await node.get(f"/v1/outbox/{view['id']}", {"accept": "text/event-stream"})
+            assert told_by(stream.text, text_of) == written != ""
+            ids = [line[4:] for line in stream.text.splitlines() if line.startswith("id: ")]
+            assert bool(ids) == path.startswith("/v1")
+            for since in ids if path == "/v1/completions" else ():
+                headers = {"accept": "text/event-stream", "last-event-id": since}
+                rest = await node.get(f"/v1/outbox/{view['id']}", headers)
+                assert rest.headers["content-type"].startswith("text/event-stream")
+                assert told_by(rest.text, text_of) == written[int(since.rpartition(":")[2]) :]
+        for since in ("other:3", f"{view['id']}:{'9' * 5000}"):
+            headers = {"accept": "text/event-stream", "last-event-id": since}
+            said(await node.get(f"/v1/outbox/{view['id']}", headers), 404, "unknown_event")
+
+
+def told_by(stream: str, text_of: Callable[[dict[str, Any]], str]) -> str:
+    """The text that a stream tells, of events or lines."""
+    lines = [line.removeprefix("data: ") for line in stream.split("\n")]
+    return "".join(text_of(json.loads(line)) for line in lines if line.startswith("{"))
 
 
 async def test_a_request_that_is_dropped_is_cancelled_and_forgotten(mosquitto: PrivateBroker) -> None:
     engine = waiting_engine()
     async with served(mosquitto, engine=engine, heartbeat=0.2) as node:
-        name, path = await _leave(node, "hello", "mine/1?"), f"{node.url}/v1/outbox"
+        name, path = await node.leave("hello", "mine/1?", **BODY), f"{node.url}/v1/outbox"
         body = {"messages": [{"role": "user", "content": "hello"}], **BODY}
         whole = asyncio.create_task(node.post("/v1/chat/completions", body, idempotency_key="mine"))
         async with node.http.stream(
             "GET", f"{path}/{name}", headers={"accept": "text/event-stream"}
         ) as stream:
-            await until(lambda: sum(text.readers for text in node.api.texts._active) == 2)
+            await until(lambda: len(node.api.texts) == 2)
+            texts = [node.api.texts.text(view["id"]) for view in await _views(node)]
+            await until(lambda: all(text is not None and text.readers == 1 for text in texts))
             dropped = await node.http.delete(f"{path}/mine/1%3F")
             assert (dropped.status_code, dropped.json()) == (200, {"id": name, "dropped": True})
             assert events((await stream.aread()).decode())[-1]["error"]["code"] == "dropped"
         assert (await node.http.delete(f"{path}/mine")).status_code == 200
         said(await whole, 410, "dropped")  # not 503: clients would ask again
         assert await _views(node) == []
-        await until(lambda: not node.node.sessions)
+        await until(lambda: not node.node.sessions and not node.daemons[0].kept)
         said(await node.get(f"/v1/outbox/{name}"), 404, "not_found")
         said(await node.http.delete(f"{node.url}/v1/outbox/{name}"), 404, "not_found")
         engine.gate.set()
@@ -163,21 +158,13 @@ async def test_a_request_that_waited_for_too_long_goes_out_when_its_user_says_so
 ) -> None:
     engine = waiting_engine()
     async with served(mosquitto, engine=engine, heartbeat=0.2, outbox_age=0.5) as node:
-        name = await _leave(node, "hello", "mine")
+        name = await node.leave("hello", "mine", **BODY)
         await _until(node, name, state="stale")
         said(await node.get(f"/v1/outbox/{name}", {"accept": "text/event-stream"}), 409, "outbox_stale")
         engine.gate.set()
         sent = await node.post(f"/v1/outbox/{name}", {})
         assert (sent.status_code, sent.json()["id"]) == (200, name)
         assert (await _until(node, name, state="done"))["text"] == alone("hello", 5, 12, ignore_eos=True)
-
-
-async def test_the_outbox_asks_for_the_key_of_the_api(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, api_key="secret") as node:
-        for method in ("GET", "POST", "DELETE"):
-            said(await node.http.request(method, f"{node.url}/v1/outbox/x"), 401, "invalid_api_key")
-        said(await node.get("/v1/outbox"), 401, "invalid_api_key")
-        assert (await node.get("/v1/outbox", node.key)).json() == {"data": []}
 
 
 @pytest.mark.parametrize(

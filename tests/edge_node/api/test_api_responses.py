@@ -112,35 +112,23 @@ def test_items_become_turns() -> None:
 @pytest.mark.parametrize(
     ("param", "more"),
     [
-        ("background", {"background": True}),
-        ("conversation", {"conversation": "conv_1"}),
-        ("include", {"include": ["message.output_text.logprobs"]}),
-        ("input", {"input": []}),
-        (
-            "input[0].content[0].type",
-            {"input": [{"role": "user", "content": [{"type": "input_image", "text": ""}]}]},
-        ),
+        ("background", {"background": True}), ("conversation", {"conversation": "conv_1"}),
+        ("include", {"include": ["message.output_text.logprobs"]}), ("input", {"input": []}),
+        ("input[0].content[0].type", {"input": [{"role": "user", "content": [{"type": "input_image", "text": ""}]}]}),
         ("input[0].type", {"input": [{"type": "web_search_call", "id": "ws_1"}]}),
         ("input[0].call_id", {"input": [{"type": "function_call_output", "call_id": "c", "output": ""}]}),
-        (
-            "input[0].arguments",
-            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}]},
-        ),
+        ("input[0].arguments", {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}]}),
         ("input[0].id", {"input": [{"id": "msg_0_0"}]}),
         ("input[0].what", {"input": [{"role": "user", "content": "x", "what": 1}]}),
-        ("max_output_tokens", {"max_output_tokens": 0}),
-        ("min_p", {"min_p": -0.1}),
-        ("metadata", {"metadata": {"a": 1}}),
-        ("previous_response_id", {"previous_response_id": "resp_0"}),
+        ("max_output_tokens", {"max_output_tokens": 0}), ("min_p", {"min_p": -0.1}),
+        ("metadata", {"metadata": {"a": 1}}), ("previous_response_id", {"previous_response_id": "resp_0"}),
         ("tools[1].type", {"tools": [FUNCTION, {"type": "web_search"}]}),
-        ("tools", {"tools": [FUNCTION, FUNCTION]}),
-        ("tool_choice", {"tool_choice": "required"}),
+        ("tools", {"tools": [FUNCTION, FUNCTION]}), ("tool_choice", {"tool_choice": "required"}),
         ("tool_choice", {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}}),
         ("text.format.schema", {"text": {"format": {"type": "json_schema", "name": "x"}}}),
-        ("top_logprobs", {"top_logprobs": 2}),
-        ("what", {"what": 1}),
+        ("top_logprobs", {"top_logprobs": 2}), ("what", {"what": 1}),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_done_is_refused_by_its_name(param: str, more: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as raised:
         asked(**more)
@@ -289,20 +277,6 @@ async def test_what_is_kept_is_bounded(mosquitto: PrivateBroker, bound: dict[str
         ]
         there = [(await api.get(f"/v1/responses/{name}")).status_code == 200 for name in ids]
         assert there == [False, False, *[bound.get("keep_responses_for") is None] * 2]
-
-
-async def test_the_same_key_is_one_response(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        body = {"input": "hello", "max_output_tokens": 9}
-        first, again = [await api.post("/v1/responses", body, idempotency_key="k") for _ in range(2)]
-        assert first.content == again.content
-        assert api.daemons[0].worker.machine.counters.opened == 1
-        said(
-            await api.post("/v1/responses", {**body, "input": "x"}, idempotency_key="k"),
-            422,
-            "idempotency_key_reused",
-        )
-        assert first.headers["x-request-id"] == first.json()["id"]
 
 
 async def test_failures(mosquitto: PrivateBroker) -> None:

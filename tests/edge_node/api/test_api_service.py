@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -43,32 +44,22 @@ async def refused(api: Served, **more: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_nobody_serves_the_version_and_that_is_said_at_once(
-    mosquitto: PrivateBroker, stream: bool
-) -> None:
-    async with served(mosquitto, workers=0) as api:
-        message = await refused(api, stream=stream)
-        assert message == f"no worker serves {api.version} (start one; no version is online; {QUEUED})"
-
-
 @pytest.mark.parametrize("qos", [0, 1])
-async def test_versions_that_are_online_are_named(mosquitto: PrivateBroker, qos: int) -> None:
+async def test_nobody_serves_the_version_and_that_is_said_at_once(mosquitto: PrivateBroker, qos: int) -> None:
     """At QoS 0 the broker does not say that nobody listens; the status of another version shows that we can see."""
-    async with (
-        served(mosquitto, workers=0, plan=Plan(4, 1, qos)) as api,
-        worker_at(links_to(mosquitto), "asv-w", FakeEngine(), version="asv-other"),
-    ):
-        await until(lambda: "asv-other" in api.api.versions())
-        message = await refused(api)
-        assert "ask for one that is online:" in message
-        assert "asv-other" in message
-
-
-async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=0) as api:
-        api.node.directory.blind = True
-        assert await refused(api)
+    async with served(mosquitto, workers=0, plan=Plan(4, 1, qos)) as api:
+        for stream in (False, True) if qos else ():
+            message = await refused(api, stream=stream)
+            assert message == f"no worker serves {api.version} (start one; no version is online; {QUEUED})"
+        if qos:
+            api.node.directory.blind = True  # a broker that shows no status still says that nobody listens
+            assert await refused(api)
+            api.node.directory.blind = False
+        async with worker_at(links_to(mosquitto), "asv-w", FakeEngine(), version="asv-other"):
+            await until(lambda: "asv-other" in api.api.versions())
+            message = await refused(api)
+            assert "ask for one that is online:" in message
+            assert "asv-other" in message
 
 
 async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: PrivateBroker) -> None:
@@ -124,41 +115,31 @@ async def test_a_busy_worker_is_no_missing_worker(mosquitto: PrivateBroker) -> N
         assert time.monotonic() - began > SOON
 
 
-async def test_a_text_that_has_begun_survives_its_worker(mosquitto: PrivateBroker) -> None:
-    """Nobody serves the version for longer than a new text would wait."""
-    async with served(mosquitto) as api:
-        asked: dict[str, Any] = {"seed": 5, "max_tokens": 2000, "ignore_eos": True}
-        asking = asyncio.create_task(api.chat(**asked))
-        await until(lambda: api.daemons[0].worker.machine.counters.opened == 1)
-        await api.daemons[0].kill()
-        await asyncio.sleep(SOON + 0.5)
-        assert not asking.done()
-        async with worker_at(links_to(mosquitto), "ass-w", FakeEngine(), version=api.version):
-            assert content(await asking) == alone("hello", 5, 2000, ignore_eos=True)
+RECOMMENDED: list[tuple[PartialSampling, dict[str, Any], Sampling]] = [
+    (PartialSampling(0.5, 20, 0.75, 0.25), {}, Sampling(0.5, 20, 0.75, min_p=0.25)),
+    (PartialSampling(0.5, 20, 0.75), {"temperature": 0.25, "top_k": 0}, Sampling(0.25, 0, 0.75)),
+    (PartialSampling(0.5, 20, 0.75), {"temperature": 0}, Sampling(0.0, 20, 0.75)),
+    (PartialSampling(), {}, Sampling(1.0)),
+    (PartialSampling(temperature=0.5), {"min_p": 0.5}, Sampling(0.5, min_p=0.5)),
+    (PartialSampling(2.5, 20, 0.75), {}, Sampling(1.0)),  # nobody means that
+]
 
 
-@pytest.mark.parametrize(
-    ("recommended", "asked", "used"),
-    [
-        (PartialSampling(0.5, 20, 0.75, 0.25), {}, Sampling(0.5, 20, 0.75, min_p=0.25)),
-        (PartialSampling(0.5, 20, 0.75), {"temperature": 0.25, "top_k": 0}, Sampling(0.25, 0, 0.75)),
-        (PartialSampling(0.5, 20, 0.75), {"temperature": 0}, Sampling(0.0, 20, 0.75)),
-        (PartialSampling(), {}, Sampling(1.0)),
-        (PartialSampling(temperature=0.5), {"min_p": 0.5}, Sampling(0.5, min_p=0.5)),
-        (PartialSampling(2.5, 20, 0.75), {}, Sampling(1.0)),  # nobody means that
-    ],
-)
 async def test_what_a_request_leaves_open_is_what_the_targets_makers_recommend(
     mosquitto: PrivateBroker,
-    recommended: PartialSampling,
-    asked: dict[str, Any],
-    used: Sampling,
 ) -> None:
-    engine = Opinionated(recommended)
-    async with served(mosquitto, engine=engine) as api:
-        usage = (await api.chat(max_tokens=3, **asked)).json()["usage"]["flexspec"]
-        assert msgspec.convert(usage, PartialSampling).over(Sampling()) == used
-        assert engine.asked == {used}
+    async with served(mosquitto, workers=0) as api:
+        for number, (recommended, asked, used) in enumerate(RECOMMENDED):
+            engine, name = Opinionated(recommended), f"{api.version}-{number}"
+            async with worker_at(links_to(mosquitto), name, engine, version=name):
+                await until(partial(_serves, api, name))
+                usage = (await api.chat(model=name, max_tokens=3, **asked)).json()["usage"]["flexspec"]
+                assert msgspec.convert(usage, PartialSampling).over(Sampling()) == used
+                assert engine.asked == {used}
+
+
+def _serves(api: Served, version: str) -> bool:
+    return version in api.node.directory.versions()
 
 
 async def test_a_text_does_not_end_inside_a_character(mosquitto: PrivateBroker) -> None:
@@ -182,28 +163,27 @@ ROOM = 40
 
 
 @pytest.mark.parametrize(
-    ("limit", "asked", "tokens", "told"),
+    ("limit", "rows"),
     [
-        (7, {}, 7, 7),
-        (7, {"max_tokens": 9}, 9, None),
-        (7, {"max_tokens": -1}, ROOM, None),
-        (7, {"max_tokens": 7}, 7, None),
-        (7, {"max_tokens": 1000}, ROOM, None),
-        (0, {}, ROOM, None),
-        (50, {}, ROOM, None),
-        (None, {}, 1024, 1024),
+        (
+            7,
+            [({}, 7, 7), ({"max_tokens": 9}, 9, None), ({"max_tokens": -1}, ROOM, None),
+             ({"max_tokens": 7}, 7, None), ({"max_tokens": 1000}, ROOM, None)],
+        ),
+        (0, [({}, ROOM, None)]), (50, [({}, ROOM, None)]), (None, [({}, 1024, 1024)]),
     ],
-)
+)  # fmt: skip
 async def test_a_chat_that_names_no_limit_has_the_nodes_and_is_told_so(
-    mosquitto: PrivateBroker, limit: int | None, asked: dict[str, Any], tokens: int, told: int | None
+    mosquitto: PrivateBroker, limit: int | None, rows: list[tuple[dict[str, Any], int, int | None]]
 ) -> None:
     """Where the context leaves fewer tokens than the node's limit, that is not told."""
     bounds = {} if limit is None else {"max_context": len(ids_of("hello")) + ROOM, "api_max_tokens": limit}
     async with served(mosquitto, **bounds) as api:  # type: ignore[arg-type]
-        answer = (await api.chat(ignore_eos=True, seed=1, **asked)).json()
-        assert answer["choices"][0]["finish_reason"] == "length"
-        assert answer["usage"]["completion_tokens"] == tokens
-        assert answer["usage"]["flexspec"]["default_limit"] == told
+        for asked, tokens, told in rows:
+            answer = (await api.chat(ignore_eos=True, seed=1, **asked)).json()
+            assert answer["choices"][0]["finish_reason"] == "length"
+            assert answer["usage"]["completion_tokens"] == tokens
+            assert answer["usage"]["flexspec"]["default_limit"] == told
 
 
 async def test_the_model_names_the_version(mosquitto: PrivateBroker) -> None:

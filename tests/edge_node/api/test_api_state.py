@@ -112,8 +112,11 @@ async def test_a_node_whom_nobody_serves_is_degraded(mosquitto: PrivateBroker) -
     async with served(mosquitto, workers=0) as api:
         degraded = await until_state(api, "degraded")
         assert degraded["why"] == f"no worker of {api.version} is known to be online"
+        answer = await api.get("/readyz")
+        assert (answer.status_code, answer.json()["reason"]) == (503, degraded["why"])
         began = time.time()
         async with worker_at(links_to(mosquitto), "state-1", FakeEngine(), version=api.version):
             online = await until_state(api, "online")
             assert degraded["since"] < began <= online["since"] + 1.0
             assert not online["why"]
+        await until_state(api, "degraded")

@@ -83,24 +83,11 @@ def assembled(stream: bytes) -> dict[str, Any]:
         (CALLS, "stop", None, [LIGHT, NOW], "tool_calls"),
         ("I look.\n" + CALLS, "stop", "I look.", [LIGHT, NOW], "tool_calls"),
         ("No < tools <tool", "stop", "No < tools <tool", [], "stop"),
-        (
-            CALLS[:50],
-            "length",
-            None,
-            [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])],
-            "length",
-        ),
-        (
-            CALLS[:50],
-            "stop",
-            None,
-            [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])],
-            "length",
-        ),
-        (CALLS[:20], "length", "", [], "length"),
-        ("", "stop", "", [], "stop"),
+        (CALLS[:50], "length", None, [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])], "length"),
+        (CALLS[:50], "stop", None, [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])], "length"),
+        (CALLS[:20], "length", "", [], "length"), ("", "stop", "", [], "stop"),
     ],
-)
+)  # fmt: skip
 async def test_calls_are_the_same_streamed_or_not(
     text: str, ends: EndReason, content: str | None, calls: list[ToolCall], reason: str
 ) -> None:

@@ -5,24 +5,29 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from broker.launcher import PrivateBroker
+from edge_node.limits import BatteryGauge
 from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.demo.proxy import Proxy
+from flexspec_mq.energy.meters import Batteries
 from flexspec_mq.links import LINKS, Link
 from schemas.openai import Provisional, unconfirmed
 from tests.daemons import FakeDrafter, FakeEngine, until
-from tests.edge_node.api.served import Served, alone, content, events, said, served
+from tests.edge_node.api.served import Served, alone, content, said, served, streamed
+from tests.edge_node.api.test_api_events import watched
 
 CUT = 2.5
 HEARTBEAT = 0.2
 LONG: dict[str, Any] = {"seed": 3, "max_tokens": 400, "extra_body": {"ignore_eos": True}}
 TEXT = alone("hello", 3, 400, ignore_eos=True)
+ASKED: dict[str, Any] = {"seed": 3, "max_tokens": 120, "ignore_eos": True}
 
 
 @asynccontextmanager
@@ -120,8 +125,7 @@ async def test_a_request_that_names_no_patience_waits_for_the_link(
             asking = asyncio.create_task(api.chat(**asked))
         answer = await asking
         assert answer.status_code == 200, answer.text
-        told = [event["choices"][0]["delta"].get("content", "") for event in events(answer.text)]
-        assert ("".join(told) if stream else content(answer)) == alone("hello", 3, 40)
+        assert (streamed(answer.text) if stream else content(answer)) == alone("hello", 3, 40)
         assert counters.opened == 1
 
 
@@ -158,14 +162,18 @@ async def test_provisional_text_is_read_while_the_link_is_away_and_confirmed_or_
     async with behind_a_link(mosquitto, drafter=FakeDrafter(accuracy)) as (api, link):
         cutting = asyncio.create_task(cut_while_written(api, link))
         text = provisional = longest = ""
-        reason = None
+        reason, took = None, dict[str, Any]()
         async for chunk in await api.client.chat.completions.create(
             model=api.version,
             messages=[{"role": "user", "content": "hello"}],
             stream=True,
+            stream_options={"include_usage": True},
             **{**LONG, "extra_body": {"ignore_eos": True, "offline": "provisional"}},
         ):
             assert isinstance(chunk, ChatCompletionChunk)
+            if chunk.usage is not None:
+                took = (chunk.usage.model_extra or {})["flexspec"]
+                continue
             delta = chunk.choices[0].delta.content or ""
             text, provisional = text + delta, unconfirmed(provisional, delta)
             if change := (chunk.model_extra or {}).get("flexspec", {}).get("provisional"):
@@ -176,25 +184,57 @@ async def test_provisional_text_is_read_while_the_link_is_away_and_confirmed_or_
         await cutting
         assert (text, provisional, reason) == (TEXT, "", "length")
         assert len(longest) > 50
+        assert took["provisional"] > 0
+        if accuracy in (0.0, 1.0):
+            assert took["provisional_confirmed"] == accuracy * took["provisional"]
+            async with watched(api) as seen:
+                (plan,) = (await seen.until("plan", bool)).data
+            assert plan.estimates["provisional"].value == accuracy
 
 
-@pytest.mark.parametrize("wait", [None, 4.0])
-async def test_who_begins_where_nobody_can_be_reached_has_provisional_text_alone(
-    mosquitto: PrivateBroker, wait: float | None
-) -> None:
-    async with behind_a_link(mosquitto, drafter=FakeDrafter(1.0)) as (api, link):
-        link.stall(20)
+@asynccontextmanager
+async def away(broker: PrivateBroker, **more: Any) -> AsyncIterator[Served]:
+    """A node that has lost its link, and finds no other."""
+    async with behind_a_link(broker, drafter=FakeDrafter(1.0), **more) as (api, link):
+        link.stall(600)
         link.cut()
         await until(lambda: not api.node.link.is_up)
-        patience: dict[str, Any] = {} if wait is None else {"wait": wait}
-        answer = (await api.chat(max_tokens=400, offline="provisional", seed=3, **patience)).json()
-        (choice,) = answer["choices"]
-        assert choice["finish_reason"] == "provisional"
-        assert not choice["message"]["content"]
-        shown = choice["flexspec"]["provisional"]
-        assert shown["at"] == 0
-        assert alone("hello", 3, 400).startswith(shown["text"][:-2])
-        assert shown["text"]
+        yield api
+
+
+async def test_who_begins_where_nobody_can_be_reached_has_provisional_text_alone(
+    mosquitto: PrivateBroker,
+) -> None:
+    async with away(mosquitto) as api:
+        for wait in (None, 4.0):
+            patience: dict[str, Any] = {} if wait is None else {"wait": wait}
+            began = time.monotonic()
+            answer = (await api.chat(max_tokens=400, offline="provisional", seed=3, **patience)).json()
+            assert time.monotonic() - began >= (wait or 0.0)
+            (choice,) = answer["choices"]
+            assert choice["finish_reason"] == "provisional"
+            assert not choice["message"]["content"]
+            shown = choice["flexspec"]["provisional"]
+            assert shown["at"] == 0
+            assert alone("hello", 3, 400).startswith(shown["text"][:-2])
+            assert shown["text"]
+        answer = (await api.chat(offline="provisional", **ASKED)).json()
+        assert answer["usage"]["flexspec"]["provisional"] == 119, "the target decides the last token"
+
+
+async def test_a_device_with_a_low_battery_or_without_leave_writes_nothing_alone(
+    mosquitto: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "UNLINKED", 2.0)
+    (supply := tmp_path / "BAT0").mkdir()
+    files = {"type": "Battery", "capacity": 9, "status": "Discharging", "energy_now": 10**7}
+    for name, value in files.items():
+        (supply / name).write_text(f"{value}\n")
+    async with away(mosquitto) as api, away(mosquitto, edge={"provisional_tokens": 0}) as other:
+        api.node._battery = BatteryGauge(Batteries(tmp_path), 0.1)
+        patient: dict[str, Any] = {"wait": 2.0}
+        for node, more in ((api, patient), (api, {}), (other, {})):
+            said(await node.chat(offline="provisional", **ASKED, **more), 503, "broker_unreachable")
 
 
 async def test_events_of_a_response_that_the_official_client_does_not_know_do_no_harm(
@@ -207,14 +247,14 @@ async def test_events_of_a_response_that_the_official_client_does_not_know_do_no
             model=api.version,
             input="hello",
             max_output_tokens=2000,
-            extra_body={"seed": 376, "offline": "provisional"},
+            extra_body={"seed": 10, "offline": "provisional"},
             extra_headers={"Idempotency-Key": "k"},
         ) as stream:
             kinds: list[str] = [event.type async for event in stream]
             whole = await stream.get_final_response()
         await cutting
         assert "response.flexspec" in kinds
-        assert whole.output_text == alone("hello", 376, 2000)
+        assert whole.output_text == alone("hello", 10, 2000)
 
 
 async def test_a_client_that_comes_back_reads_on_and_begins_nothing_where_its_text_is_gone(

@@ -208,10 +208,7 @@ def test_a_context_that_somebody_made_up_is_a_parent_at_most(pairs: list[tuple[s
 def test_names_that_clients_made_up_are_no_series_of_the_metrics() -> None:
     recorded = Recorded(EDGE)
     for number in range(9):
-        with (
-            pytest.raises(WorkerError),
-            TextSpan(recorded.telemetry, "chat", f"nobody-{number}", (), {}),
-        ):
+        with pytest.raises(WorkerError), TextSpan(recorded.telemetry, "chat", f"nobody-{number}", (), {}):
             raise WorkerError("nothing goes by that name")
     assert [span.name for span in recorded.spans] == [f"chat nobody-{number}" for number in range(9)]
     data = recorded.reader.get_metrics_data()

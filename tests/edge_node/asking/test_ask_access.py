@@ -1,17 +1,21 @@
 """Who may ask whom, and who reads whose answers, at a Mosquitto with users."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
 from edge_node.asking.request import AskReader
 from flexspec_mq import topics
 from flexspec_mq.transport.base import Inbound
+from flexspec_mq.transport.properties import ReadProperties, packed, read_properties
 from tests.edge_node.asking.asked import Asker, asked
 from tests.edge_node.asking.test_asks import ASK, TEXT
 
@@ -71,36 +75,26 @@ async def drained(asker: Asker) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        "f1/answer/spy/alice",
-        "f1/answer/hub/bob",
-        "f1/answer/hub/alicex",
-        "f1/v/bob",
-        "f1/answer/hub/alice//",
-        "f1/i",
-    ],
-)
-@pytest.mark.parametrize("five", [True, False])
 async def test_a_node_answers_nowhere_but_to_the_asker(
-    mosquitto: PrivateBroker, secured: PrivateBroker, response: str, five: bool
+    mosquitto: PrivateBroker, secured: PrivateBroker
 ) -> None:
     """Whatever Response Topic is named; the asker is told where it may be."""
+    hub = "f1/answer/hub"
+    wrong = "f1/answer/spy/alice", f"{hub}/bob", f"{hub}/alicex", "f1/v/bob", f"{hub}/alice//", "f1/i"
     async with (
-        asked(mosquitto, secured, user="alice", edge={"edge": "alice"}),
-        Asker(secured, "hub", five=five) as hub,
+        asked(mosquitto, secured, asks={"ask_per_minute": 1e4}, user="alice", edge={"edge": "alice"}),
         Asker(secured, "spy") as spy,
     ):
         await spy.listen("#")
-        if five:
-            await hub.publish("f1/ask/alice/hub", ASK, response)
-        else:
-            await hub.publish("f1/ask/alice/hub", {**ASK, "response_topic": response})
-        topic, body, _, _ = await hub.message()
-        assert topic == "f1/answer/hub/alice"
-        assert body["error"]["code"] == "wrong_response_topic"
-        assert "f1/answer/hub/alice" in body["error"]["hint"]
+        for five in (True, False):
+            async with Asker(secured, "hub", five=five) as asker:
+                for response in wrong:
+                    named = {} if five else {"response_topic": response}
+                    await asker.publish("f1/ask/alice/hub", {**ASK, **named}, response if five else None)
+                    topic, body, _, _ = await asker.message()
+                    assert topic == f"{hub}/alice"
+                    assert body["error"]["code"] == "wrong_response_topic"
+                    assert f"{hub}/alice" in body["error"]["hint"]
         assert not [topic for topic in await drained(spy) if topic.startswith("f1/answer")]
 
 
@@ -131,3 +125,35 @@ def test_topics_for_answers_are_below_that_of_the_user_at_the_edge(
     good = topics.answer_topic(user, edge, "x")
     assert topics.is_answer_topic(good, user, edge)
     assert topics.asker_of(topics.ask_topic(edge, user), edge) == user
+
+
+@given(
+    st.lists(st.sampled_from((1, 2, 3, 8, 9, 11, 35, 38)), max_size=12),
+    st.binary(max_size=20),
+    st.text(max_size=12),
+)
+def test_properties_are_those_that_paho_reads(kinds: list[int], data: bytes, topic: str) -> None:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    topic = "".join(c for c in topic if c.isprintable() and c not in "\0#+")
+    values: dict[int, tuple[str, Any]] = {
+        1: ("PayloadFormatIndicator", 1),
+        2: ("MessageExpiryInterval", 5),
+        3: ("ContentType", "text/plain"),
+        8: ("ResponseTopic", topic),
+        9: ("CorrelationData", data),
+        11: ("SubscriptionIdentifier", 300),
+        35: ("TopicAlias", 2),
+        38: ("UserProperty", ("a", topic)),
+    }
+    for kind in kinds:
+        name, value = values[kind]
+        setattr(properties, name, value)
+    told = read_properties(packed(properties))
+    assert told == ReadProperties(
+        topic if 8 in kinds else None, data if 9 in kinds else None, (("a", topic),) * kinds.count(38)
+    )
+
+
+@given(st.binary(max_size=64))
+def test_no_properties_break_their_reader(raw: bytes) -> None:
+    read_properties(raw)

@@ -4,15 +4,14 @@ import asyncio
 import queue
 import random
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+import pytest_asyncio
 
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
@@ -24,12 +23,12 @@ from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.arguments import LinkOptions
 from flexspec_mq.transport.base import Inbound
 from flexspec_mq.transport.mqtt import mqtt_link
-from flexspec_mq.transport.properties import ReadProperties, packed, read_properties
 from tests.daemons import PATIENCE, FakeEngine, until, worker_at
 from tests.edge_node.api.served import alone, links_to, served, waiting_engine
-from tests.edge_node.asking.asked import Asker, Message, asked, assembled
+from tests.edge_node.asking.asked import Asked, Asker, Message, asked, assembled
 from tests.transport.proxy import proxy_to
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 ASK = {"prompt": "hello", "seed": 7, "max_tokens": 40, "ignore_eos": True}
 TEXT = alone("hello", 7, 40, ignore_eos=True)
 
@@ -42,37 +41,40 @@ async def answer_to(asker: Asker) -> tuple[list[Message], dict[str, Any]]:
     return messages, messages[-1][1]
 
 
-@pytest.mark.parametrize("five", [True, False])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_ask_gets_the_targets_own_text(mosquitto: PrivateBroker, five: bool, stream: bool) -> None:
-    async with asked(mosquitto) as node, Asker(mosquitto, five=five) as asker:
-        branch = f"f1/answer/anybody/{node.edge}"
-        ask = {**ASK, "id": "k-7", "stream": stream}
-        if five:
-            response = f"{branch}/mine/8"
-            await asker.publish(f"f1/ask/{node.edge}", ask, response, b"\x00\xff")
-        else:
-            response = f"{branch}/k-7"
-            await asker.publish(f"f1/ask/{node.edge}", ask)
-        messages, last = await answer_to(asker)
-        assert {topic for topic, *_ in messages} == {response}
-        assert {correlation for _, _, correlation, _ in messages} == {b"\x00\xff" if five else None}
-        assert {body["id"] for _, body, _, _ in messages} == {"k-7"}
-        assert last["finish_reason"] == "length"
-        assert last["usage"]["completion_tokens"] == 40
-        assert (assembled(messages) if stream else last["text"]) == TEXT
-        assert stream == (len(messages) > 1)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def node(mosquitto: PrivateBroker) -> AsyncIterator[Asked]:
+    """A node that anybody may ask as often as they like."""
+    async with asked(mosquitto, asks={"ask_per_minute": 1e4}) as node:
+        yield node
 
 
-async def test_text_alone_is_a_prompt_and_messages_are_a_conversation(mosquitto: PrivateBroker) -> None:
-    async with asked(mosquitto) as node, Asker(mosquitto, five=False) as asker:
+async def test_an_ask_gets_the_targets_own_text(mosquitto: PrivateBroker, node: Asked) -> None:
+    branch = f"f1/answer/anybody/{node.edge}"
+    for five, stream in product((True, False), (True, False)):
+        async with Asker(mosquitto, five=five) as asker:
+            name = f"k-{five}-{stream}"
+            response, mark = (f"{branch}/mine/8", b"\x00\xff") if five else (f"{branch}/{name}", None)
+            ask = {**ASK, "id": name, "stream": stream}
+            await asker.publish(f"f1/ask/{node.edge}", ask, response if five else None, mark)
+            messages, last = await answer_to(asker)
+            assert {topic for topic, *_ in messages} == {response}
+            assert {correlation for _, _, correlation, _ in messages} == {mark}
+            assert {body["id"] for _, body, _, _ in messages} == {name}
+            assert (last["finish_reason"], last["usage"]["completion_tokens"]) == ("length", 40)
+            assert (assembled(messages) if stream else last["text"]) == TEXT
+            assert stream == (len(messages) > 1)
+
+
+async def test_text_alone_is_a_prompt_and_messages_are_a_conversation(
+    mosquitto: PrivateBroker, node: Asked
+) -> None:
+    async with Asker(mosquitto, five=False) as asker:
         await asker.publish(f"f1/ask/{node.edge}", "hello there")
         topic, body, _, _ = await asker.message()
         assert topic == f"f1/answer/anybody/{node.edge}"
         seed, limit = body["usage"]["seed"], body["usage"]["completion_tokens"]
         assert body["text"] == alone("hello there", seed, limit)
-        turns = [{"role": "user", "content": "hello"}]
-        ask = {**ASK, "messages": turns, "response_topic": f"{topic}/x"}
+        ask = {**ASK, "messages": [{"role": "user", "content": "hello"}], "response_topic": f"{topic}/x"}
         del ask["prompt"]
         await asker.publish(f"f1/ask/{node.edge}/anybody", ask)
         topic, body, _, _ = await asker.message()
@@ -102,44 +104,38 @@ async def test_a_repeated_ask_is_one_text(mosquitto: PrivateBroker) -> None:
         assert len({prompt for batch in engine.batches for prompt in batch}) == 1
 
 
-@pytest.mark.parametrize(
-    ("ask", "code", "param"),
-    [
-        (b"\xff\xfe", "invalid_json", None),
-        ("  ", "invalid_value", "prompt"),
-        ("{", "invalid_json", None),
-        ({"id": "e"}, "invalid_value", "prompt"),
-        ({**ASK, "messages": []}, "invalid_value", "prompt"),
-        ({**ASK, "id": "e", "colour": 1}, "unknown_parameter", "colour"),
-        ({**ASK, "id": "e", "temperature": 9}, "invalid_value", "temperature"),
-        ({**ASK, "id": "e", "min_p": 9}, "invalid_value", "min_p"),
-        ({**ASK, "id": "e", "model": "none"}, "model_not_found", "model"),
-        ({**ASK, "id": "e", "schema": {"type": "nonsense"}, "ignore_eos": False}, "invalid_value", "schema"),
-        ({**ASK, "id": "e", "guided_regex": "(", "ignore_eos": False}, "invalid_value", "guided_regex"),
-        ({**ASK, "id": "e", "keep": 1e9}, "invalid_value", "keep"),
-        (
-            {**ASK, "id": "e", "response_topic": "f1/answer/anybody/other"},
-            "wrong_response_topic",
-            "response_topic",
-        ),
-        ("x" * 200_000, "body_too_long", None),
-        *(
-            ('{"prompt":"x","schema":' + '{"a":' * deep + "1" + "}" * deep + "}", None, None)
-            for deep in (500, 986, 2000)
-        ),
-    ],
-)
-async def test_what_cannot_be_answered_is_told_why(
-    mosquitto: PrivateBroker, ask: Any, code: str | None, param: str | None
-) -> None:
-    async with asked(mosquitto) as node, Asker(mosquitto) as asker:
-        await asker.publish(f"f1/ask/{node.edge}", ask, correlation=b"c")
-        topic, body, correlation, _ = await asker.message()
-        assert topic.startswith(f"f1/answer/anybody/{node.edge}")
-        assert correlation == b"c"
-        assert (body["error"]["code"], body["error"].get("param")) == (code, param) or code is None
-        if isinstance(ask, dict) and "id" in ask:
-            assert body["id"] == "e"
+WRONG: list[tuple[Any, str | None, str | None]] = [
+    (b"\xff\xfe", "invalid_json", None),
+    ("  ", "invalid_value", "prompt"),
+    ("{", "invalid_json", None),
+    ({"id": "e"}, "invalid_value", "prompt"),
+    ({**ASK, "messages": []}, "invalid_value", "prompt"),
+    ({**ASK, "id": "e", "colour": 1}, "unknown_parameter", "colour"),
+    ({**ASK, "id": "e", "temperature": 9}, "invalid_value", "temperature"),
+    ({**ASK, "id": "e", "min_p": 9}, "invalid_value", "min_p"),
+    ({**ASK, "id": "e", "model": "none"}, "model_not_found", "model"),
+    ({**ASK, "id": "e", "schema": {"type": "nonsense"}, "ignore_eos": False}, "invalid_value", "schema"),
+    ({**ASK, "id": "e", "guided_regex": "(", "ignore_eos": False}, "invalid_value", "guided_regex"),
+    ({**ASK, "id": "e", "keep": 1e9}, "invalid_value", "keep"),
+    ({**ASK, "id": "e", "response_topic": "f1/answer/anybody/other"}, "wrong_response_topic", "response_topic"),
+    ("x" * 200_000, "body_too_long", None),
+    *(
+        ('{"prompt":"x","schema":' + '{"a":' * deep + "1" + "}" * deep + "}", None, None)
+        for deep in (500, 986, 2000)
+    ),
+]  # fmt: skip
+
+
+async def test_what_cannot_be_answered_is_told_why(mosquitto: PrivateBroker, node: Asked) -> None:
+    async with Asker(mosquitto) as asker:
+        for ask, code, param in WRONG:
+            await asker.publish(f"f1/ask/{node.edge}", ask, correlation=b"c")
+            topic, body, correlation, _ = await asker.message()
+            assert topic.startswith(f"f1/answer/anybody/{node.edge}")
+            assert correlation == b"c"
+            assert (body["error"]["code"], body["error"].get("param")) == (code, param) or code is None
+            if isinstance(ask, dict) and "id" in ask:
+                assert body["id"] == "e"
 
 
 async def test_an_answer_is_kept_for_an_asker_that_is_away(mosquitto: PrivateBroker) -> None:
@@ -173,14 +169,13 @@ async def test_an_answer_is_kept_for_an_asker_that_is_away(mosquitto: PrivateBro
             assert await last.silent()
 
 
-async def test_what_was_kept_expires(mosquitto: PrivateBroker) -> None:
-    async with asked(mosquitto) as node:
-        async with Asker(mosquitto) as first:
-            await first.publish(f"f1/ask/{node.edge}", {**ASK, "id": "short", "keep": 1})
-            await answer_to(first)
-        await asyncio.sleep(2.1)
-        async with Asker(mosquitto) as later:
-            assert await later.silent()
+async def test_what_was_kept_expires(mosquitto: PrivateBroker, node: Asked) -> None:
+    async with Asker(mosquitto) as first:
+        await first.publish(f"f1/ask/{node.edge}", {**ASK, "id": "short", "keep": 1})
+        await answer_to(first)
+    await asyncio.sleep(2.1)
+    async with Asker(mosquitto) as later:
+        assert await later.silent()
 
 
 async def test_a_user_has_so_many_texts_at_a_time_and_asks_a_minute(mosquitto: PrivateBroker) -> None:
@@ -358,35 +353,3 @@ async def test_an_ask_that_was_retained_is_not_answered_with_each_connection(
         async with asked(mosquitto, edge={"edge": "ask-kept"}):
             assert (await asker.message())[1]["error"]["code"] == "retained"
         await asker.publish("f1/ask/ask-kept", b"", retain=True)
-
-
-@given(
-    st.lists(st.sampled_from((1, 2, 3, 8, 9, 11, 35, 38)), max_size=12),
-    st.binary(max_size=20),
-    st.text(max_size=12),
-)
-def test_properties_are_those_that_paho_reads(kinds: list[int], data: bytes, topic: str) -> None:
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    topic = "".join(c for c in topic if c.isprintable() and c not in "\0#+")
-    values: dict[int, tuple[str, Any]] = {
-        1: ("PayloadFormatIndicator", 1),
-        2: ("MessageExpiryInterval", 5),
-        3: ("ContentType", "text/plain"),
-        8: ("ResponseTopic", topic),
-        9: ("CorrelationData", data),
-        11: ("SubscriptionIdentifier", 300),
-        35: ("TopicAlias", 2),
-        38: ("UserProperty", ("a", topic)),
-    }
-    for kind in kinds:
-        name, value = values[kind]
-        setattr(properties, name, value)
-    told = read_properties(packed(properties))
-    assert told == ReadProperties(
-        topic if 8 in kinds else None, data if 9 in kinds else None, (("a", topic),) * kinds.count(38)
-    )
-
-
-@given(st.binary(max_size=64))
-def test_no_properties_break_their_reader(raw: bytes) -> None:
-    read_properties(raw)

@@ -1,7 +1,7 @@
 """Ages of what the outbox holds, by clocks that are set, through restarts of the node and of its machine."""
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from broker.launcher import PrivateBroker
 from edge_node.outbox.clock import Clock
 from edge_node.outbox.journal import Bounds, Journal
 from tests.daemons import FakeEngine, until, worker_at
-from tests.edge_node.api.served import Served, alone, links_to, said, served, waiting_engine
+from tests.edge_node.api.served import Served, alone, keyed, links_to, said, served, waiting_engine
 from tests.edge_node.outbox.power import memory_folder
-from tests.edge_node.outbox.test_journal import entry
+from tests.edge_node.outbox.test_journal import entry, replace_opened
 
 DAY = 86_400.0
 VERSION = "ages"
@@ -44,17 +44,11 @@ class Machine:
         self.boots += 1
 
 
-def key(name: str) -> dict[str, str]:
-    return {"idempotency-key": name}
-
-
 async def leave(node: Served, engine: FakeEngine, prompt: str) -> None:
     """Ask with a key, go away when that is acknowledged, and have the worker write the answer."""
-    body = {"messages": [{"role": "user", "content": prompt}], "model": VERSION, "stream": True, **ASK}
-    path, before = f"{node.url}/v1/chat/completions", node.api.texts.outbox.counts.get("unread", 0)
+    before = node.api.texts.outbox.counts.get("unread", 0)
     engine.gate.clear()
-    async with node.http.stream("POST", path, json=body, headers=key(prompt)) as answer:
-        assert answer.status_code == 200
+    await node.leave(prompt, prompt, **ASK)
     engine.gate.set()
     await until(lambda: node.api.texts.outbox.counts.get("unread", 0) == before + 1)
 
@@ -104,19 +98,22 @@ async def test_a_request_is_no_older_for_a_clock_that_was_set_before_the_node_wa
     start = partial(served, mosquitto, version=VERSION, heartbeat=0.1, edge={"edge": "pi"}, grace=0.2)
     async with worker_at(links_to(mosquitto), "wa", engine, version=VERSION):
         async with start(workers=0, journal=Journal(file, clock=machine.clock())) as node:
-            body = {
-                "messages": [{"role": "user", "content": "hello"}],
-                "model": VERSION,
-                "stream": True,
-                **ASK,
-            }
-            path = f"{node.url}/v1/chat/completions"
-            async with node.http.stream("POST", path, json=body, headers=key("hello")) as answer:
-                assert answer.status_code == 200
+            await node.leave("hello", "hello", **ASK)
         machine.wall += 20_000 * DAY
         engine.gate.set()
         async with start(workers=0, journal=Journal(file, clock=machine.clock())) as node:
             await until(lambda: node.api.texts.outbox.counts == {"unread": 1})  # and not stale
+
+
+def test_only_what_a_worker_may_have_written_is_as_old_as_answers_are_kept() -> None:
+    opened = replace_opened(1)
+    for mode, there, kept, age in (
+        ("hold", opened, 60.0, 2.0), ("deliver", None, 60.0, 2.0), ("deliver", opened, 60.0, 60.0),
+        ("deliver", opened, 1.0, 2.0),
+    ):  # fmt: skip
+        waits = entry(1, accepted=100.0, mode=mode, opened=there)
+        assert [waits.is_old(100.0 + age + past, 2.0, kept) for past in (0.0, 0.1)] == [False, True]
+        assert not replace(waits, tokens=1).is_old(1e9, 2.0, kept)
 
 
 def test_a_request_that_is_sent_again_while_no_node_runs_is_new_whatever_the_machine_did(
@@ -141,17 +138,17 @@ async def test_a_full_outbox_gives_up_answers_that_were_read_and_no_others(mosqu
     async with served(mosquitto, engine=engine, version=VERSION, heartbeat=0.1, outbox_texts=4) as node:
         await leave(node, engine, "one")
         for prompt in ("two", "three"):
-            await node.chat(prompt, key(prompt), **ASK)
+            await node.chat(prompt, keyed(prompt), **ASK)
         await leave(node, engine, "four")
         assert await held(node) == {"one": False, "two": True, "three": True, "four": False}
         await leave(node, engine, "five")
         assert await held(node) == {"one": False, "three": True, "four": False, "five": False}
         await leave(node, engine, "six")
-        told = said(await node.chat("seven", key("seven"), **ASK), 503, "outbox_full")
+        told = said(await node.chat("seven", keyed("seven"), **ASK), 503, "outbox_full")
         assert "outbox drop ID" in told["message"]
         assert await held(node) == {"one": False, "four": False, "five": False, "six": False}
-        assert (await node.chat("one", key("one"), stream=True, **ASK)).status_code == 200
-        assert (await node.chat("seven", key("seven"), **ASK)).status_code == 200
+        assert (await node.chat("one", keyed("one"), stream=True, **ASK)).status_code == 200
+        assert (await node.chat("seven", keyed("seven"), **ASK)).status_code == 200
         assert await held(node) == {"four": False, "five": False, "six": False, "seven": True}
 
 

@@ -17,7 +17,7 @@ from edge_node.outbox.entries import NoRoom
 from edge_node.outbox.journal import Journal
 from flexspec_mq import waiting
 from tests.daemons import PATIENCE, FakeEngine, worker_at
-from tests.edge_node.api.served import Served, alone, content, links_to, said, served
+from tests.edge_node.api.served import Served, alone, content, keyed, links_to, said, served
 from tests.edge_node.outbox.power import recorded
 from tests.edge_node.outbox.test_damage import write_format_1
 from tests.edge_node.outbox.test_journal import commit, entry, replace_opened
@@ -63,10 +63,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "STATUS", 0.1)
 
 
-def key(name: str) -> dict[str, str]:
-    return {"idempotency-key": name}
-
-
 async def views(node: Served) -> dict[str, str]:
     """States of all requests, by what they ask."""
     listed = (await node.get("/v1/outbox")).json()["data"]
@@ -83,27 +79,19 @@ async def shows(node: Served, expected: dict[str, str]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def taken(node: Served, prompt: str) -> None:
-    """Ask for a stream, and go away when it is acknowledged."""
-    body = {"model": VERSION, "messages": [{"role": "user", "content": prompt}], "stream": True, **ASK}
-    path = f"{node.url}/v1/chat/completions"
-    async with node.http.stream("POST", path, json={**body, "wait": 600.0}, headers=key(prompt)) as answer:
-        assert answer.status_code == 200
-
-
 async def test_a_new_node_starts_on_a_full_disk_and_takes_keys_when_there_is_room(
     mosquitto: PrivateBroker, small: Disk
 ) -> None:
     small.fill()
     async with served(mosquitto, journal=Journal(small.file)) as node:
-        told = said(await node.chat(headers=key("k"), **ASK), 503, "outbox")
+        told = said(await node.chat(headers=keyed("k"), **ASK), 503, "outbox")
         assert "is full" in told["message"]
         assert "as soon as there is room" in told["message"]
         said(await node.chat(offline="deliver", **ASK), 503, "outbox")  # the node would draw a key
         assert content(await node.chat(**ASK)) == alone("hello", 5, 12, ignore_eos=True)
         assert await views(node) == {}
         small.free()
-        await node.chat(headers=key("k"), **ASK)
+        await node.chat(headers=keyed("k"), **ASK)
         await shows(node, {"hello": "done"})
     with closing(Journal(small.file)) as journal:
         assert [each.state for each in journal.entries()] == ["done"]
@@ -120,18 +108,18 @@ async def test_what_was_acknowledged_is_read_and_dropped_on_a_full_disk_and_goes
         )
         async with start(journal=Journal(small.file)) as node:
             for prompt in ("read", "drop"):
-                await node.chat(prompt, key(prompt), **ASK)
+                await node.chat(prompt, keyed(prompt), **ASK)
             engine.gate.clear()
-            await taken(node, "later")
-            await taken(node, "never")
+            await node.leave("later", "later", wait=600.0, **ASK)
+            await node.leave("never", "never", wait=600.0, **ASK)
         small.fill()
         held = {"read": "done", "drop": "done", "later": "queued", "never": "queued"}
         async with start(journal=Journal(small.file)) as node:
             assert await views(node) == held
             assert (await node.get("/v1/outbox/drop")).json()["text"] == text("drop")
-            assert content(await node.chat("read", key("read"), **ASK)) == text("read")
-            said(await node.chat("new", key("new"), **ASK), 503, "outbox")
-            said(await node.chat("later", key("later"), stream=True, wait=600.0, **ASK), 503, "outbox")
+            assert content(await node.chat("read", keyed("read"), **ASK)) == text("read")
+            said(await node.chat("new", keyed("new"), **ASK), 503, "outbox")
+            said(await node.chat("later", keyed("later"), stream=True, wait=600.0, **ASK), 503, "outbox")
             for prompt in ("drop", "never"):
                 assert (await node.http.delete(f"{node.url}/v1/outbox/{prompt}")).json()["dropped"] is True
                 said(await node.get(f"/v1/outbox/{prompt}"), 404, "not_found")
@@ -143,7 +131,7 @@ async def test_what_was_acknowledged_is_read_and_dropped_on_a_full_disk_and_goes
             engine.gate.set()
             await shows(node, {"read": "done", "later": "unread"})
             assert (await node.get("/v1/outbox/later")).json()["text"] == text("later")
-            await node.chat("drop", key("drop"), **ASK)
+            await node.chat("drop", keyed("drop"), **ASK)
             await shows(node, {"read": "done", "later": "unread", "drop": "done"})
         async with start(journal=Journal(small.file)) as node:
             assert await views(node) == {"read": "done", "later": "unread", "drop": "done"}
@@ -160,7 +148,7 @@ async def test_an_answer_that_comes_while_the_disk_is_full_is_there_when_there_i
     async with served(
         mosquitto, engine=engine, version=VERSION, heartbeat=0.2, journal=Journal(small.file)
     ) as node:
-        await taken(node, "hello")
+        await node.leave("hello", "hello", wait=600.0, **ASK)
         small.fill()
         engine.gate.set()
         whole = alone("hello", 5, 12, ignore_eos=True)

@@ -19,18 +19,8 @@ from tests.edge_node.outbox.test_journal import clock
 
 BOUNDS = Bounds(texts=5, size=60_000, keep=40.0)
 KINDS = (
-    "accept",
-    "open",
-    "commit",
-    "commit",
-    "finish",
-    "fail",
-    "read",
-    "park",
-    "unpark",
-    "forget",
-    "restart",
-)
+    "accept", "open", "commit", "commit", "finish", "fail", "read", "park", "unpark", "forget", "restart",
+)  # fmt: skip
 Steps = list[tuple[str, int, int]]
 steps = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 3), st.integers(1, 400)), min_size=5, max_size=25
