@@ -124,6 +124,8 @@ async def test_too_many_at_a_time(mosquitto: PrivateBroker) -> None:
         engine.gate.set()
         assert [one.status_code for one in await asyncio.gather(*running)] == [200, 200]
         assert (await api.chat(max_tokens=5)).status_code == 200
+        said(await api.chat(n=3, max_tokens=3), 429, "too_many_texts")  # there is no room for all answers
+        assert (await api.chat(n=2, max_tokens=3)).status_code == 200
 
 
 async def test_an_outage_that_lasts_is_told_when_a_user_has_waited(

@@ -29,7 +29,7 @@ def schema(count: int, **more: str) -> dict[str, object]:
 FORM = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema(20_000)}}
 BODIES = {
     "a tool of 3.5 MB": (tool(schema(36_000, description="d" * 36)), "a grammar of "),
-    "a tool of many lists": (tool({"type": "object", "default": [[]] * 900_000}), "a grammar of "),
+    "a tool of many lists": (tool({"type": "object", "default": [[]] * 400_000}), "a grammar of "),
     "a schema of 20,000 properties": (body(response_format=FORM), "schema too large"),
 }
 

@@ -216,11 +216,9 @@ CHAT: list[tuple[dict[str, Any], str]] = [
     ({"structured_outputs": {"what": "x"}}, "structured_outputs.what"),
 ]  # fmt: skip
 """Fields of chats that are wrong, and the name of what is."""
+PROMPTS: tuple[Any, ...] = (None, [], [[]], ["a", "b"], [[1], [2]], [1, "a"], [-1], [True], [1.5], {}, 3)
 COMPLETIONS: list[tuple[dict[str, Any], str]] = [
-    *(({"prompt": prompt}, "prompt") for prompt in (
-        None, [], [[]], ["a", "b"], [[1], [2]], [1, "a"], [-1], [True], [1.5], {}, 3,
-    )),
-    ({"prompt": "x", "n": 2, "best_of": 3}, "best_of"),
+    *(({"prompt": prompt}, "prompt") for prompt in PROMPTS), ({"prompt": "x", "n": 2, "best_of": 3}, "best_of"),
 ]  # fmt: skip
 NOT_HONOURED: dict[str, list[tuple[str, Any]]] = {
     "chat": [

@@ -169,12 +169,6 @@ async def test_several_answers_have_seeds_that_follow_each_other(mosquitto: Priv
         said(await api.chat(max_tokens=9, headers=key), 422, "idempotency_key_reused")
 
 
-async def test_no_room_for_all_answers_is_an_error_of_the_request(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, api_texts=2) as api:
-        said(await api.chat(n=3, max_tokens=3), 429, "too_many_texts")
-        assert (await api.chat(n=2, max_tokens=3)).status_code == 200
-
-
 async def test_what_a_lenient_node_ignores_is_said(
     mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
