@@ -118,15 +118,6 @@ async def test_answers_that_may_not_be_read_show_in_the_text(
     the_fault(findings, "no text", advice=["let user 'truck' read f1/v/truck"])
 
 
-async def test_a_daemon_that_is_not_named_as_its_user(tmp_path: Path) -> None:
-    with with_rules() as where:
-        findings = await look(at(where), "--edge", "other", *login(tmp_path, USERS[0]))
-    refusal = next(finding for finding in findings if finding.fault == "ACL refusal")
-    assert "publish on f1/o/base/other" in refusal.detail
-    assert "we are named 'other' and log in as 'truck'" in refusal.advice
-    assert "leave --edge or --worker out" in refusal.advice
-
-
 async def test_rules_that_let_anybody_write_anywhere(tmp_path: Path) -> None:
     with with_rules((), "pattern write f1/#") as where:
         findings = await look_at_worker(at(where), *login(tmp_path, USERS[1]))
@@ -134,12 +125,17 @@ async def test_rules_that_let_anybody_write_anywhere(tmp_path: Path) -> None:
     assert "write where only another may" in named(findings, "exposure").detail
 
 
-async def test_a_wrong_password(tmp_path: Path) -> None:
+async def test_a_wrong_password_and_a_daemon_that_is_not_named_as_its_user(tmp_path: Path) -> None:
     with with_rules() as where:
         findings = await look(at(where), *login(tmp_path, USERS[0], "secret-of-nobody"))
         the_fault(findings, "login refused", advice=["password"])
         assert not any("secret-of" in finding.detail + finding.advice for finding in findings)
         the_fault(await look(at(where)), "login refused", advice=["--username"])
+        findings = await look(at(where), "--edge", "other", *login(tmp_path, USERS[0]))
+    refusal = next(finding for finding in findings if finding.fault == "ACL refusal")
+    assert "publish on f1/o/base/other" in refusal.detail
+    assert "we are named 'other' and log in as 'truck'" in refusal.advice
+    assert "leave --edge or --worker out" in refusal.advice
 
 
 # Keys

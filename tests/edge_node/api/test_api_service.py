@@ -133,7 +133,9 @@ async def test_what_a_request_leaves_open_is_what_the_targets_makers_recommend(
             engine, name = Opinionated(recommended), f"{api.version}-{number}"
             async with worker_at(links_to(mosquitto), name, engine, version=name):
                 await until(partial(_serves, api, name))
-                usage = (await api.chat(model=name, max_tokens=3, **asked)).json()["usage"]["flexspec"]
+                answer = (await api.chat(model=name, max_tokens=3, **asked)).json()
+                usage = answer["usage"]["flexspec"]
+                assert answer["model"] == usage["version"] == name
                 assert msgspec.convert(usage, PartialSampling).over(Sampling()) == used
                 assert engine.asked == {used}
 
@@ -184,17 +186,3 @@ async def test_a_chat_that_names_no_limit_has_the_nodes_and_is_told_so(
             assert answer["choices"][0]["finish_reason"] == "length"
             assert answer["usage"]["completion_tokens"] == tokens
             assert answer["usage"]["flexspec"]["default_limit"] == told
-
-
-async def test_the_model_names_the_version(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, wait=0.3) as api:
-        own = api.daemons[0].worker.machine.counters
-        assert (await api.chat(model="av-other")).status_code == 404
-        async with worker_at(links_to(mosquitto), "av-w", FakeEngine(), version="av-other") as other:
-            await until(lambda: "av-other" in api.node.directory.versions())
-            answer = await api.chat(model="av-other", seed=1, max_tokens=20)
-            assert answer.json()["model"] == answer.json()["usage"]["flexspec"]["version"] == "av-other"
-            assert content(answer) == alone("hello", 1, 20)
-            assert (own.opened, other.worker.machine.counters.opened) == (0, 1)
-            assert (await api.chat(seed=1, max_tokens=20)).json()["model"] == api.version
-            assert (own.opened, other.worker.machine.counters.opened) == (1, 1)
