@@ -49,11 +49,8 @@ async def test_texts_are_the_target_s_own(mosquitto: PrivateBroker) -> None:
         asked: dict[str, Any] = {"model": f"{api.version}:latest", "options": {"seed": 7, "num_predict": 40}}
         text = alone("hello", 7, 40)
         whole = await ask.chat(messages=HELLO, **asked)
-        assert (whole.message.role, whole.message.content, whole.message.tool_calls) == (
-            "assistant",
-            text,
-            None,
-        )
+        message = whole.message
+        assert (message.role, message.content, message.tool_calls) == ("assistant", text, None)
         assert (whole.model, whole.done) == (asked["model"], True)
         stream = await lines(await ask.chat(messages=HELLO, stream=True, **asked))
         assert "".join(line.message.content for line in stream) == text
@@ -92,6 +89,7 @@ async def test_what_is_told_of_models(mosquitto: PrivateBroker) -> None:
         assert (await api.http.head(api.url)).status_code == 200
 
 
+CALL = {"function": {"name": "f"}}
 WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "none", "messages": HELLO}, 404, "no model 'none'"),
     ("show", {"model": "none"}, 404, "no model 'none'"),
@@ -102,12 +100,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "m", "messages": HELLO, "think": True}, 400, "does not support thinking"),
     ("chat", {"model": "m", "messages": HELLO, "format": "xml"}, 400, "invalid format"),
     ("chat", {"model": "m", "messages": [{"role": "bot"}]}, 400, "messages[0].role"),
-    (
-        "chat",
-        {"model": "m", "messages": [{"role": "user", "tool_calls": [{"function": {"name": "f"}}]}]},
-        400,
-        "only an assistant",
-    ),
+    ("chat", {"model": "m", "messages": [{"role": "user", "tool_calls": [CALL]}]}, 400, "only an assistant"),
     ("chat", {"model": "m", "messages": [{"role": "user", "images": ["AA"]}]}, 400, "text only"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"mirostat": 2}}, 400, "options.mirostat"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"repeat_penalty": 1.1}}, 400, "repeat_penalty"),
@@ -242,21 +235,11 @@ async def test_a_conversation_that_is_too_long(mosquitto: PrivateBroker) -> None
 
 def test_requests() -> None:
     options = {
-        "temperature": 0,
-        "top_k": -1,
-        "top_p": 1,
-        "min_p": 0.1,
-        "seed": -1,
-        "num_predict": -2,
-        "stop": ["\n", ""],
+        "temperature": 0, "top_k": -1, "top_p": 1, "min_p": 0.1, "seed": -1, "num_predict": -2, "stop": ["\n", ""],
         "num_ctx": 8192.0,
-    }
-    call = {
-        "id": "c1",
-        "index": 0,
-        "type": "function",
-        "function": {"name": "f", "arguments": {"a": [1], "b": "é"}},
-    }
+    }  # fmt: skip
+    function = {"name": "f", "arguments": {"a": [1], "b": "é"}}
+    call = {"id": "c1", "index": 0, "type": "function", "function": function}
     other = {"id": "c2", "function": {"name": "g", "arguments": {}}}
     messages = [
         {"role": "system", "content": "s"},

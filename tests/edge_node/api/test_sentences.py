@@ -11,14 +11,8 @@ from schemas.plan import Plan, PlanAlternative, PlanEstimate, VersionPlan
 
 def plan(**changes: Any) -> Plan:
     base = {
-        "policy": "fixed",
-        "does": "",
-        "draft_length": 4,
-        "in_flight": 2,
-        "ahead": 0,
-        "worker_draft": 0,
-        "qos": 1,
-    }
+        "policy": "fixed", "does": "", "draft_length": 4, "in_flight": 2, "ahead": 0, "worker_draft": 0, "qos": 1,
+    }  # fmt: skip
     return Plan(confidence_threshold=0.0, **{**base, **changes})
 
 
@@ -46,6 +40,7 @@ def test_rates_and_shares_come_from_the_figures() -> None:
     assert list(told.parts.items()) == [("to the worker and back", 200.0), ("the worker computes", 35.0)]
 
 
+WAITS = "Nothing is confirmed now: waiting for the broker since 0 s."
 NETWORK = "Most of it is the way to the worker and back, so a better network would help."
 COMPUTING = "The longest part that is known is the worker's computing, so a faster worker would help."
 READING = "The first token took 3.0 s: the question had to be read."
@@ -57,10 +52,7 @@ READING = "The first token took 3.0 s: the question had to be read."
         ({"state": "queued"}, ["Nothing is written now: waiting for its turn since 0 s."]),
         (
             {"state": "waiting", "why": "the broker", "figures": figures(provisional=7)},
-            [
-                "Nothing is confirmed now: waiting for the broker since 0 s.",
-                "The draft has written 7 tokens alone.",
-            ],
+            [WAITS, "The draft has written 7 tokens alone."],
         ),
         ({"state": "over", "why": "no worker"}, ["The text ended by an error: no worker."]),
         ({"state": "writing"}, ["The question was just asked."]),
