@@ -86,7 +86,7 @@ class _Node:
         return True
 
     def _go_on(self, journal: Journal, kind: str, name: str, size: int) -> bool:
-        """Whether it is promised: sessions and tokens are at times, and readings never."""
+        """Whether it is promised: sessions and tokens are at times, readings and what changes nothing never."""
         promised = bool(size % 2)
         if kind == "open":
             opened = Opened(session=int(name[4:]), version="v", sampling=Sampling(), limit=9, root=size)
@@ -99,6 +99,7 @@ class _Node:
             added = tuple(_token(name, len(tokens) + at) for at in range(size))
             journal.commit({name: [Commit(len(tokens), added, (None,) * size)]}, promised=promised)
             return promised
+        before = journal.entry(name)
         if kind in ("finish", "fail"):
             journal.finish(name, name.encode() * size, "it failed" if kind == "fail" else "")
         else:
@@ -108,7 +109,7 @@ class _Node:
                 "unpark": journal.unpark,
                 "forget": journal.forget,
             }[kind](name)
-        return kind != "read"
+        return kind != "read" and journal.entry(name) != before  # else nothing was there to be written
 
 
 def _after_cut(
