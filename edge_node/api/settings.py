@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, get_args
 
 from edge_node.text.texts import TextLimits
 from flexspec_mq import waiting
@@ -85,7 +85,7 @@ class ApiSettings(TextLimits):
             help="what becomes of texts whose request does not say it while nobody can be reached: 'hold' waits, "
             "'provisional' drafts on alone and marks that as unverified, 'deliver' has a worker write on for a device "
             "that goes away",
-            choices=("hold", "provisional", "deliver"),
+            choices=get_args(Offline),
         ),
     ] = "hold"
     api_timeout: Annotated[
