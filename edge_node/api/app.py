@@ -18,16 +18,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edge_node.api import ollama, outbox, page, responses
-from edge_node.api.errors import ApiError
-from edge_node.api.events import events
+from edge_node.api.errors import ApiError, bad
 from edge_node.api.http.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
-from edge_node.api.http.bodies import Bodies
-from edge_node.api.kept_responses import ResponseStore
-from edge_node.api.parsers import KEPT, PARSERS, from_body
+from edge_node.api.http.bodies import Bodies, json_answer
+from edge_node.api.kept_responses import ResponseStore, client_of
+from edge_node.api.parsers import PARSERS, from_body
 from edge_node.api.sending import IGNORED, OUTBOX
-from edge_node.api.serving import Api, json_answer, serve_text
+from edge_node.api.serving import Api, serve_text
 from edge_node.api.settings import ApiSettings
+from edge_node.api.views import models, outbox, page
+from edge_node.api.views.events import events
 from edge_node.outbox.journal import Journal
 from edge_node.outbox.outbox import Outbox
 from edge_node.text.generator import CompletionGenerator
@@ -36,8 +36,9 @@ from edge_node.text.spec import WHOLE_CONTEXT
 from edge_node.text.texts import Texts
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon.instruments import CONTENT_TYPE
-from schemas.openai import Health, ModelList
+from schemas.openai import Health
 from schemas.openapi import document
+from schemas.responses import ResponseDeleted
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -61,15 +62,6 @@ class Endpoint:
         response = await self.handler(self.api, Request(scope, receive), send)
         if response is not None:
             await response(scope, receive, send)
-
-
-async def _models(api: Api, _request: Request, _send: Send) -> Response:
-    await api.node.directory.refreshed()
-    return json_answer(ModelList(data=list(api.models().values())))
-
-
-async def _model(api: Api, request: Request, _send: Send) -> Response:
-    return json_answer(await api.model(request.path_params["model"]))
 
 
 async def _document(_api: Api, _request: Request, _send: Send) -> Response:
@@ -97,13 +89,25 @@ async def _metrics(api: Api, _request: Request, _send: Send) -> Response:
     return Response(api.metrics.page(), headers={"content-type": CONTENT_TYPE})
 
 
+async def _response(api: Api, request: Request, _send: Send) -> Response:
+    if request.query_params.get("stream", "false") != "false":
+        raise bad("stream", "a response that is over is not streamed again; ask without stream")
+    return json_answer(api.responses.get(client_of(request), request.path_params["response"]).response)
+
+
+async def _delete_response(api: Api, request: Request, _send: Send) -> Response:
+    name = request.path_params["response"]
+    api.responses.delete(client_of(request), name)
+    return json_answer(ResponseDeleted(id=name))
+
+
 def _refuse(request: Request, error: Exception) -> Response:
     """Refuse what the router could not find, in the shape of all errors.
 
     Raises:
         ApiError: 404, 405 or 501.
     """
-    if advice := ollama.LACKING.get(request.url.path.removeprefix("/api/")):
+    if advice := models.LACKING.get(request.url.path.removeprefix("/api/")):
         raise ApiError(501, f"{request.url.path} is not done here", code="not_implemented", hint=advice)
     status = getattr(error, "status_code", 404)
     message = "this path is for another method" if status == 405 else "there is no such path"
@@ -112,11 +116,10 @@ def _refuse(request: Request, error: Exception) -> Response:
 
 _TABLE: tuple[tuple[str, str, Handler], ...] = (
     *((path, "POST", serve_text) for path in PARSERS),
-    *responses.TABLE,
-    *ollama.TABLE,
+    ("/v1/responses/{response}", "GET", _response),
+    ("/v1/responses/{response}", "DELETE", _delete_response),
+    *models.TABLE,
     *page.TABLE,
-    ("/v1/models", "GET", _models),
-    ("/v1/models/{model:path}", "GET", _model),
     ("/v1/events", "GET", events),
     *outbox.TABLE,
     ("/openapi.json", "GET", _document),
@@ -164,8 +167,6 @@ def create_app(
         refusals,
         Bodies(settings),
         responses,
-        PARSERS,
-        KEPT,
         int(time.time()),
     )
     routes = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]

@@ -1,28 +1,21 @@
-"""Ollama's API, by the types of `schemas.ollama`: its requests, its answers by lines, and what it tells of models."""
+"""Ollama's API, by the types of `schemas.ollama`: its requests, and its answers by lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 from msgspec import UNSET
-from starlette.requests import Request
-from starlette.responses import Response
 
-from edge_node.api.chat import call_id
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import ApiRequest, Form
-from edge_node.api.http.bodies import parse_object, read
-from edge_node.api.serving import LATEST, json_answer
+from edge_node.api.http.bodies import read
+from edge_node.api.openai.chat import call_id
 from edge_node.text.machine import End, Text
-from edge_node.text.service import Service, Wait
 from edge_node.text.spec import WHOLE_CONTEXT, TextSpec
-from flexspec_mq import waiting
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
     CallEnds,
@@ -34,22 +27,17 @@ from flexspec_mq.grammar.tools import (
     as_written,
 )
 from flexspec_mq.models.text import Turn
-from flexspec_mq.protocol.edge.patience import Waits
 from schemas import ollama
 from schemas.messages import PartialSampling
 from schemas.node import TextFigures
-from schemas.openai import FlexspecUsage, Model, Provisional
+from schemas.openai import FlexspecUsage, Provisional
 
 if TYPE_CHECKING:
-    from starlette.types import Send
-
     from edge_node.api.kept_responses import ResponseStore
-    from edge_node.api.serving import Api, Handler
+    from edge_node.text.service import Wait
 
-VERSION = "0.13.0"
-"""Version of Ollama whose API this is; clients ask whether it is new enough for tools and schemas."""
-_FOR_EVER = "9999-12-31T23:59:59Z"
-_JSON = "application/json"
+LATEST = ":latest"
+"""Ending by which Ollama's clients name a model whose name has none."""
 
 
 class OllamaRequest(ApiRequest, frozen=True, kw_only=True, omit_defaults=True, tag="ollama"):
@@ -77,7 +65,7 @@ class OllamaRequest(ApiRequest, frozen=True, kw_only=True, omit_defaults=True, t
     def encoded(self, **more: Any) -> bytes:
         """An answer, or a line of it."""
         kind = ollama.OllamaChatAnswer if self.chat else ollama.OllamaGenerateAnswer
-        return msgspec.json.encode(kind(model=self.asked_model, created_at=_rfc3339(), **more))
+        return msgspec.json.encode(kind(model=self.asked_model, created_at=rfc3339(), **more))
 
 
 def chat_request(body: dict[str, Any], lenient: bool = False) -> OllamaRequest:
@@ -279,115 +267,7 @@ def _ns(seconds: float) -> int:
     return round(1e9 * seconds)
 
 
-def _rfc3339(seconds: float | None = None) -> str:
+def rfc3339(seconds: float | None = None) -> str:
+    """A time in seconds since the Unix epoch as Ollama's clients read it; now where none is given."""
     moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat().replace("+00:00", "Z")
-
-
-def _version_of(model: Model) -> str:
-    return model.id if model.flexspec is UNSET else model.flexspec.version
-
-
-def _listed(api: Api, name: str, model: Model, **more: Any) -> ollama.OllamaModel:
-    version = _version_of(model)
-    if model.flexspec is UNSET:  # clients remember by it what is shown of a model
-        status = api.node.directory.status(version)
-        told = "" if status is None else f" {status.fingerprint} {status.weights} {status.grammar}"
-        digest = sha256(f"{version}{told}".encode()).hexdigest()
-    else:
-        digest = model.flexspec.digest
-    tagged = name if ":" in name else name + LATEST
-    return ollama.OllamaModel(
-        name=tagged,
-        model=tagged,
-        modified_at=_rfc3339(model.created),
-        digest=digest,
-        details=_details(api, version),
-        **more,
-    )
-
-
-def _details(api: Api, version: str) -> ollama.OllamaDetails:
-    return ollama.OllamaDetails(quantization_level=api.node.directory.described(version)[1])
-
-
-async def _models(more: dict[str, Any], api: Api, _request: Request, _send: Send) -> Response:
-    if not more:  # those that are loaded are asked for again and again, and worth no byte of the link
-        await api.node.directory.refreshed()
-    return json_answer(
-        ollama.OllamaModels(
-            models=[_listed(api, name, model, **more) for name, model in api.models().items()]
-        )
-    )
-
-
-async def _asked(api: Api, request: Request) -> tuple[ollama.OllamaModelRequest, Model]:
-    """A request for a model that is there.
-
-    Raises:
-        ApiError: 404, or 400.
-    """
-    ignored: list[str] | None = [] if api.settings.lenient else None
-    raw = await api.bodies.read(request, typed=False)
-    body = await api.bodies.work(len(raw), parse_object, raw)
-    asked = read(ollama.OllamaModelRequest, body, ignored=ignored)
-    if not (name := asked.model or asked.name):
-        raise bad("model", "model is required")
-    return asked, await api.model(name)
-
-
-async def _show(api: Api, request: Request, _send: Send) -> Response:
-    _, model = await _asked(api, request)
-    version = _version_of(model)
-    directory = api.node.directory
-    await directory.wait_until(lambda: directory.status(version) is not None, 0.3 * waiting.ANSWER)
-    text = await Service(api.node, version, b"", Waits(), lambda _wait: None).text(api.texts.model)
-    template, sampling = text.tokenizer.chat_template, directory.recommended(version)
-    stated = ((name, getattr(sampling, name)) for name in PartialSampling.__struct_fields__)
-    tools = any(status.grammar for status in directory.statuses(version))
-    return json_answer(
-        ollama.OllamaShown(
-            modelfile=f"FROM {model.id}\n",
-            parameters="\n".join(f"{name} {value:g}" for name, value in stated),
-            template=template if isinstance(template, str) else "",
-            details=_details(api, version),
-            model_info={
-                "general.architecture": "flexspec",
-                "general.basename": model.id,
-                "flexspec.context_length": text.max_context,
-            },
-            capabilities=["completion", *(["tools"] if tools else [])],
-            modified_at=_rfc3339(model.created),
-        )
-    )
-
-
-async def _pull(api: Api, request: Request, _send: Send) -> Response:
-    asked, _ = await _asked(api, request)
-    done = msgspec.json.encode(ollama.OllamaStatus(status="success"))
-    return Response(done + b"\n", media_type=OllamaForm.kind if asked.stream else _JSON)
-
-
-async def _version(_api: Api, _request: Request, _send: Send) -> Response:
-    return json_answer(ollama.OllamaVersion(version=VERSION))
-
-
-_EMBED = "the node makes no embeddings; name another server for them"
-_MAKE = "models are at workers: start one with `flexspec-cloud`"
-LACKING = {
-    "embed": _EMBED,
-    "embeddings": _EMBED,
-    "create": _MAKE,
-    "copy": _MAKE,
-    "push": _MAKE,
-    "delete": _MAKE,
-}
-"""Advice in place of what the node does not do, by the end of the path."""
-TABLE: tuple[tuple[str, str, Handler], ...] = (
-    ("/api/tags", "GET", partial(_models, {})),
-    ("/api/ps", "GET", partial(_models, {"expires_at": _FOR_EVER, "size_vram": 0})),
-    ("/api/show", "POST", _show),
-    ("/api/pull", "POST", _pull),
-    ("/api/version", "GET", _version),
-)
-"""Paths, methods and handlers."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from edge_node.api import ollama
-from edge_node.api.chat import OpenAIRequest
 from edge_node.api.forms import ApiRequest
 from edge_node.api.kept_responses import ResponseStore
-from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.responses import ResponsesTextRequest, responses_request
-from edge_node.text.spec import IdempotencyKey, UnknownRequest
+from edge_node.api.openai.chat import OpenAIRequest
+from edge_node.api.openai.requests import chat_request, completion_request
+from edge_node.api.openai.responses import ResponsesTextRequest, responses_request
+from edge_node.text.spec import IdempotencyKey, UnknownRequest, unpack
 from flexspec_mq.errors import FlexSpecError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Parser = Callable[[dict[str, Any], bool, bytes, ResponseStore], ApiRequest]
 """Reads a body, leniently or not, of a client, who may go on from a response."""
-KEPT = OpenAIRequest | ollama.OllamaRequest | ResponsesTextRequest
+_KEPT: Any = OpenAIRequest | ollama.OllamaRequest | ResponsesTextRequest
 PARSERS: dict[str, Parser] = {
     "/v1/chat/completions": lambda body, lenient, _client, _store: chat_request(body, lenient),
     "/v1/completions": lambda body, lenient, _client, _store: completion_request(body, lenient),
@@ -33,6 +33,16 @@ PARSERS: dict[str, Parser] = {
     "/api/chat": lambda body, lenient, _client, _store: ollama.chat_request(body, lenient),
     "/api/generate": lambda body, lenient, _client, _store: ollama.generate_request(body, lenient),
 }
+
+
+def resumed(entry: Entry) -> ApiRequest:
+    """A request in the outbox as it was when it came.
+
+    Raises:
+        UnknownRequest: this node cannot read it.
+    """
+    wanted: ApiRequest = unpack(entry.body, _KEPT)
+    return wanted
 
 
 def from_body(responses: ResponseStore, entry: Entry) -> bytes:

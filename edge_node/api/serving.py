@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,9 +20,11 @@ from edge_node.api.forms import ApiRequest
 from edge_node.api.http.auth import ClientRefusals
 from edge_node.api.http.bodies import Bodies, canonical, parse_object
 from edge_node.api.kept_responses import ResponseStore, client_of
+from edge_node.api.ollama import LATEST
+from edge_node.api.parsers import PARSERS, resumed
 from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings
-from edge_node.text.spec import SEED_BITS, IdempotencyKey, unpack
+from edge_node.text.spec import SEED_BITS, IdempotencyKey
 from edge_node.text.texts import Texts
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import Carrier, Telemetry, context_of
@@ -33,15 +34,12 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from edge_node.node import EdgeNode
-    from edge_node.outbox.entries import Entry
     from edge_node.text.metrics import Metrics
 
     Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
     """Answers a request, or has sent its answer by itself."""
 
 _log = logging.getLogger(__name__)
-LATEST = ":latest"
-"""Ending by which Ollama's clients name a model whose name has none."""
 MAX_KEY = 255
 """Characters of an idempotency key."""
 
@@ -53,8 +51,6 @@ class Api:
     Attributes:
         bodies: bodies of the requests that are being read.
         responses: responses that later ones may go on from.
-        parsers: readers of bodies that ask for texts, by path.
-        kept: types of what they read, as the journal has it.
         since: seconds since the Unix epoch at which the app was made.
     """
 
@@ -65,8 +61,6 @@ class Api:
     refusals: ClientRefusals
     bodies: Bodies
     responses: ResponseStore
-    parsers: Mapping[str, Callable[..., ApiRequest]]
-    kept: Any
     since: int
 
     def versions(self) -> dict[str, int]:
@@ -93,15 +87,6 @@ class Api:
             )
             for name, since, version in self.node.models.listed()
         }
-
-    def resumed(self, entry: Entry) -> ApiRequest:
-        """A request in the outbox as it was when it came.
-
-        Raises:
-            UnknownRequest: this node cannot read it.
-        """
-        wanted: ApiRequest = unpack(entry.body, self.kept)
-        return wanted
 
     async def version(self, asked: str | None) -> str | None:
         """The version that a request means; with a family what it asks for, which means one when its text opens.
@@ -161,9 +146,9 @@ async def serve_text(api: Api, request: Request, send: Send) -> Response | None:
         if since and entry is None:
             raise unknown_event(since)  # nothing is begun for it
         if entry is not None and key is not None and entry.digest == key.digest:
-            wanted = api.resumed(entry)
+            wanted = resumed(entry)
         else:
-            wanted = await work(api.parsers[path], body, api.settings.lenient, client, api.responses)
+            wanted = await work(PARSERS[path], body, api.settings.lenient, client, api.responses)
             if (instead := wanted.instead) is not None:
                 await api.model(wanted.spec.version or "")
                 return Response(instead, media_type="application/json")
@@ -247,8 +232,3 @@ def _key(request: Request, body: dict[str, Any], client: bytes) -> IdempotencyKe
 
 def _named(key: str, path: str, body: dict[str, Any], client: bytes) -> IdempotencyKey:
     return IdempotencyKey(key, blake2b(canonical([path, body])).digest(), path, client=client)
-
-
-def json_answer(body: msgspec.Struct, status: int = 200) -> Response:
-    """An answer of one object."""
-    return Response(msgspec.json.encode(body), status, media_type="application/json")

@@ -7,10 +7,10 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError, api_error, bad
 from edge_node.api.http.bodies import canonical, parse_object, read
-from edge_node.api.requests import chat_request
+from edge_node.api.openai.chat import OpenAIRequest
+from edge_node.api.openai.requests import chat_request
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.outbox import ASKED
 from edge_node.text.spec import IdempotencyKey, UnknownRequest

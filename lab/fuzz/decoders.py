@@ -13,7 +13,7 @@ import zstandard
 
 from edge_node.api.errors import ApiError
 from edge_node.api.http.bodies import parse_object
-from edge_node.api.requests import chat_request, completion_request
+from edge_node.api.openai.requests import chat_request, completion_request
 from flexspec_mq import topics
 from flexspec_mq.catalogue.refusals import SignedRefused
 from flexspec_mq.catalogue.signing import Body, PrivateKey, opened, seal

@@ -18,7 +18,7 @@ from openai import AsyncOpenAI, BadRequestError, pydantic_function_tool
 from pydantic import BaseModel
 
 from broker.launcher import PrivateBroker
-from edge_node.api.requests import chat_request
+from edge_node.api.openai.requests import chat_request
 from edge_node.api.server import serve_node
 from edge_node.api.settings import ApiSettings
 from edge_node.generation import Generation, GenerationRequest

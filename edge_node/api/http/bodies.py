@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
+from starlette.responses import Response
 
 from edge_node.api.errors import ApiError, bad, gone
 from edge_node.api.settings import ApiSettings
@@ -155,6 +156,11 @@ def canonical(value: Any) -> bytes:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def json_answer(body: msgspec.Struct, status: int = 200) -> Response:
+    """An answer of one object."""
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
 def read(kind: type[S], body: dict[str, Any], where: str = "", *, ignored: list[str] | None = None) -> S:

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from broker.launcher import PrivateBroker
-from edge_node.api.requests import chat_request
+from edge_node.api.openai.requests import chat_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
 from edge_node.text.machine import End, Text

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.launcher import PrivateBroker
-from edge_node.api.requests import chat_request
+from edge_node.api.openai.requests import chat_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
 from edge_node.text.decoding import Origins, PieceDecoder, StopFilter

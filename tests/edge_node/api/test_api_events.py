@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from broker.launcher import PrivateBroker
-from edge_node.api.events import STREAMS
+from edge_node.api.views.events import STREAMS
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.transport.base import LinkSettings

@@ -9,7 +9,7 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from edge_node.api.http.bodies import parse_object
-from edge_node.api.requests import chat_request
+from edge_node.api.openai.requests import chat_request
 from tests.edge_node.api.served import said, served
 
 

@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from broker.launcher import PrivateBroker
-from edge_node.api.events import STREAMS
 from edge_node.api.settings import ApiSettings
+from edge_node.api.views.events import STREAMS
 from flexspec_mq.errors import UsageError
 from tests.daemons import PATIENCE, until
 from tests.edge_node.api.served import Served, said, served, waiting_engine

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError
 from edge_node.api.http.bodies import parse_object
 from edge_node.api.kept_responses import ResponseStore
+from edge_node.api.openai.chat import OpenAIRequest
+from edge_node.api.openai.requests import chat_request, completion_request
 from edge_node.api.parsers import from_body
-from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.settings import ApiSettings
 from edge_node.outbox.entries import Entry
 from edge_node.text.spec import WHOLE_CONTEXT, IdempotencyKey, TextRequest, unpack

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from broker.launcher import PrivateBroker
-from edge_node.api.chat import DONE, OpenAIForm
-from edge_node.api.requests import chat_request
+from edge_node.api.openai.chat import DONE, OpenAIForm
+from edge_node.api.openai.requests import chat_request
 from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
 from edge_node.text.decoding import Piece

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edge_node.api.sentences import Watched, plan_words
+from edge_node.api.views.sentences import Watched, plan_words
 from schemas.node import TextFigures, TextView
 from schemas.plan import Plan, PlanAlternative, PlanEstimate, VersionPlan
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from broker.launcher import PrivateBroker
-from edge_node.api.requests import chat_request
+from edge_node.api.openai.requests import chat_request
 from flexspec_mq.models.text import Turn
 from lab.bench.client import ask, ask_all, unbounded
 from lab.bench.figures import Sample

@@ -9,8 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from edge_node.api.errors import ApiError
+from edge_node.api.http.bodies import json_answer
+from edge_node.api.parsers import resumed
 from edge_node.api.sending import reply
-from edge_node.api.serving import json_answer
 from edge_node.text.outbox_views import listed, shown
 from edge_node.text.texts import key_of
 from schemas.node import OutboxDropped, OutboxList, OutboxView
@@ -66,7 +67,7 @@ async def _stream(api: Api, entry: Entry, request: Request, send: Send) -> None:
     if entry.state in ("stale", "failed"):
         hint = "POST sends it again" if entry.state == "stale" else "ask again with its key"
         raise ApiError(409, f"there is no text: {entry.error}", code=f"outbox_{entry.state}", hint=hint)
-    wanted = replace(api.resumed(entry), stream=True, choices=1)
+    wanted = replace(resumed(entry), stream=True, choices=1)
     since = request.headers.get("last-event-id")
     async with AsyncExitStack() as reading:
         text = await reading.enter_async_context(api.texts.reading(wanted, key_of(entry)))

@@ -12,11 +12,11 @@ import msgspec
 from msgspec.structs import replace
 
 import flexspec_mq
-from edge_node.api import members
 from edge_node.api.errors import ApiError
 from edge_node.api.sending import Sender, unless_gone
-from edge_node.api.sentences import Watched, plan_words
 from edge_node.api.serving import Api
+from edge_node.api.views import members
+from edge_node.api.views.sentences import Watched, plan_words
 from edge_node.text.generator import plan_told
 from flexspec_mq import waiting
 from schemas.node import FleetView, LinkView, NodeView, PlanView

@@ -8,17 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 
-from edge_node.api.chat import behind, event
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import read
-from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
-from edge_node.api.requests import form_of, joined, limit_of, object_text, spec_of, tool_use
-from edge_node.api.serving import json_answer
+from edge_node.api.kept_responses import KeptResponse, ResponseStore
+from edge_node.api.openai.chat import behind, event
+from edge_node.api.openai.requests import form_of, joined, limit_of, object_text, spec_of, tool_use
 from edge_node.text.machine import End, Text
 from edge_node.text.reading import Part
 from flexspec_mq.grammar.grammar import Grammar
@@ -36,9 +33,6 @@ from schemas.node import TextFigures
 from schemas.openai import FlexspecPart, FlexspecUsage, Provisional
 
 if TYPE_CHECKING:
-    from starlette.types import Send
-
-    from edge_node.api.serving import Api, Handler
     from edge_node.text.service import Wait
 
 _KINDS: dict[str, type[msgspec.Struct]] = {
@@ -418,22 +412,3 @@ _ECHOED = (
 def _sent(made: types.ResponseEvent) -> bytes:
     """A server-sent event with its name."""
     return f"event: {made.type}\n".encode() + event(made)
-
-
-async def _retrieve(api: Api, request: Request, _send: Send) -> Response:
-    if request.query_params.get("stream", "false") != "false":
-        raise bad("stream", "a response that is over is not streamed again; ask without stream")
-    return json_answer(api.responses.get(client_of(request), request.path_params["response"]).response)
-
-
-async def _delete(api: Api, request: Request, _send: Send) -> Response:
-    name = request.path_params["response"]
-    api.responses.delete(client_of(request), name)
-    return json_answer(types.ResponseDeleted(id=name))
-
-
-TABLE: tuple[tuple[str, str, Handler], ...] = (
-    ("/v1/responses/{response}", "GET", _retrieve),
-    ("/v1/responses/{response}", "DELETE", _delete),
-)
-"""Paths of this API, with method and handler."""

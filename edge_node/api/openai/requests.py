@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from edge_node.api.chat import OpenAIRequest
 from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.http.bodies import parse_object, read
+from edge_node.api.openai.chat import OpenAIRequest
 from edge_node.text.spec import Prompt, TextSpec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar
