@@ -1,7 +1,5 @@
 """Errors in the shape of each API, and which HTTP status each error of ours gets."""
 
-from collections.abc import Callable
-
 import msgspec
 from starlette.responses import Response
 
@@ -69,12 +67,10 @@ class ApiError(FlexSpecError):
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        shape = next((shape for prefix, shape in _SHAPES.items() if path.startswith(prefix)), ApiError.body)
-        return Response(msgspec.json.encode(shape(self)), self.status, headers, "application/json")
+        body = {"error": self.words} if path.startswith("/api/") else self.body()  # Ollama's, and OpenAI's
+        return Response(msgspec.json.encode(body), self.status, headers, "application/json")
 
 
-_SHAPES: dict[str, Callable[[ApiError], object]] = {"/api/": lambda error: {"error": error.words}}
-"""The body of an error, by the beginning of the path; all others are OpenAI's."""
 _KINDS = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
 
 

@@ -345,31 +345,24 @@ class Asks:
         patience = max(waiting.PATIENCE, message.expiry or 0.0)
         try:
             async with asyncio.timeout(patience):
-                published = False
-                while not published:
-                    published = await self._published(link, message)
+                while True:
+                    await link.wait_up()
+                    try:
+                        await link.send(message)
+                    except LinkDown:  # or it would be up for as long as nobody reads of its end
+                        await asyncio.sleep(waiting.RETRY[0])
+                    else:
+                        return True
+        except PublishRefused as refused:
+            due = self._throttle.due("", message.topic, time.monotonic())
+            if refused.reason_code != NO_SUBSCRIBERS and due:
+                _log.log(logging.WARNING if message.payload else logging.INFO, "%s", refused)
+            return True
         except TimeoutError:
             _log.warning("a message on %s is lost: the broker was away for %.0f s", message.topic, patience)
-            return False
         except LinkError:
-            return False
-        return True
-
-    async def _published(self, link: Link, message: Outbound) -> bool:
-        """Publish a message when the link is up; False if it was down again meanwhile."""
-        await link.wait_up()
-        try:
-            await link.send(message)
-        except LinkDown:  # or it would be up for as long as nobody reads of its end
-            await asyncio.sleep(waiting.RETRY[0])
-            return False
-        except PublishRefused as refused:
-            self._refused(message, refused)
-        return True
-
-    def _refused(self, message: Outbound, refused: PublishRefused) -> None:
-        if refused.reason_code != NO_SUBSCRIBERS and self._throttle.due("", message.topic, time.monotonic()):
-            _log.log(logging.WARNING if message.payload else logging.INFO, "%s", refused)
+            pass
+        return False
 
     async def _tell_status(self, link: Link) -> None:
         """Publish the figures whenever they have changed."""
