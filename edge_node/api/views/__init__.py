@@ -1,1 +1,1 @@
-"""What a node shows of itself and of what it keeps: events in words, models, the outbox, the page."""
+"""Views for whoever looks at a node: events in words, models, the outbox, the page."""
