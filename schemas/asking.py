@@ -117,26 +117,18 @@ class AskError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskedStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of an edge node for those who may ask it. Its will says gone.
+    """Status of an edge node for those who may ask it. Its will says gone.
 
     Attributes:
-        software: version of the node's software.
         model: default of asks.
         ready: whether a text could be written now.
         reason: why not.
         connection: whether it is online, degraded or offline, and since when.
-        texts: being written.
-        tokens: written since the node was started.
-        tokens_per_s: rate of the newest text, from the request to its end; null before any.
     """
 
     state: Literal["online", "gone"]
     edge: str = ""
-    software: str = ""
     model: str = ""
     ready: bool = False
     reason: str = ""
     connection: ConnectionStatus | None = None
-    texts: int = 0
-    tokens: int = 0
-    tokens_per_s: float | None = None

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, structs
 
-import flexspec_mq
 from edge_node.api.errors import ApiError
 from edge_node.api.serving import Api
 from edge_node.asking.askers import Asker
@@ -365,7 +364,7 @@ class Asks:
         return False
 
     async def _tell_status(self, link: Link) -> None:
-        """Publish the figures whenever they have changed."""
+        """Publish the status whenever it has changed."""
         told = self._status_message().payload
         while True:
             await asyncio.sleep(waiting.STATUS / 2)
@@ -375,19 +374,15 @@ class Asks:
                 await self._publish(link, message)
 
     def _status_message(self) -> Outbound:
-        node, metrics = self._node, self._api.metrics
-        why, newest = node.state.not_ready, metrics.newest
+        node = self._node
+        why = node.state.not_ready
         status = AskedStatus(
             state="online",
             edge=node.name,
-            software=flexspec_mq.__version__,
             model=node.models.default,
             ready=not why,
             reason=why,
             connection=node.state.look(),
-            texts=node.sessions,
-            tokens=metrics.tokens,
-            tokens_per_s=None if newest is None else round(newest.tokens / max(newest.seconds, 1e-3), 2),
         )
         return Outbound(self._status, msgspec.json.encode(status), 1, retain=True)
 

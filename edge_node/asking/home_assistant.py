@@ -21,7 +21,7 @@ def announcement(edge: str, user: str | None, status: str) -> Outbound:
     Args:
         edge: name of the node.
         user: MQTT user as which Home Assistant asks; None has it forget the node.
-        status: topic of the node's figures.
+        status: topic of the node's status.
     """
     topic = f"homeassistant/device/flexspec-{edge}/config"
     payload = b"" if user is None else msgspec.json.encode(_document(edge, user, status))
@@ -41,8 +41,7 @@ def _document(edge: str, user: str, status: str) -> dict[str, Any]:
         return entity(name, platform, **value, entity_category="diagnostic", **more)
 
     connection = "value_json.connection"
-    ready, total = "'ON' if value_json.ready else 'OFF'", "total_increasing"
-    speed = {"state_class": "measurement", "unit_of_measurement": "tokens/s"}
+    ready = "'ON' if value_json.ready else 'OFF'"
     entities = (
         figure("Ready", ready, "binary_sensor", device_class="connectivity"),
         figure(
@@ -50,9 +49,6 @@ def _document(edge: str, user: str, status: str) -> dict[str, Any]:
         ),
         figure("Waiting", f"{connection}.waiting if {connection} else 0", unit_of_measurement="texts"),
         figure("Model", "value_json.model", icon="mdi:brain"),
-        figure("Version", "value_json.software", icon="mdi:tag"),
-        figure("Tokens", "value_json.tokens", state_class=total, unit_of_measurement="tokens"),
-        figure("Speed", "value_json.tokens_per_s", **speed),
         entity(
             "Ask",
             "text",

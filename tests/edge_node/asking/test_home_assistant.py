@@ -47,7 +47,7 @@ def test_the_document_is_one_of_device_discovery() -> None:
     (availability,) = document["availability"]
     assert set(availability) == {"topic", "value_template", "payload_available", "payload_not_available"}
     unique = [entity["unique_id"] for entity in document["components"].values()]
-    assert len(set(unique)) == len(unique) == 9
+    assert len(set(unique)) == len(unique) == 6
     for entity in document["components"].values():
         needs, knows = PLATFORMS[entity["platform"]]
         assert needs <= set(entity) <= needs | knows | COMMON
@@ -84,7 +84,7 @@ async def test_home_assistant_asks_and_shows_the_answer(mosquitto: PrivateBroker
                 if entity.get("state_topic") == availability["topic"]
             }
             assert states["model"] == node.served.version
-            assert (states["ready"], states["tokens"], states["speed"]) == ("ON", "0", "None")
+            assert states["ready"] == "ON"
             assert (states["connection"], states["waiting"]) == ("online", "0")
             ask, answer = entities["ask"], entities["answer"]
             assert topics.is_answer_topic(answer["state_topic"], "hass", "ha-node")
