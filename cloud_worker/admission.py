@@ -9,11 +9,10 @@ for little but their polls.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flexspec_mq import topics
+from flexspec_mq import entropy, topics
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.protocol.effects import Reply
 from flexspec_mq.scheduling.token_bucket import TokenBucket
@@ -53,7 +52,7 @@ class MessageAdmission:
         settings: QuotaSettings,
         worker: str,
         tell: Callable[[Reply], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = entropy.now,
         *,
         keyed: bool = False,
     ) -> None:

@@ -7,7 +7,6 @@ whole worker that vLLM labels by model carry the version that the worker was sta
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from cloud_worker.engine.interface import StepResult
+from flexspec_mq import entropy
 from flexspec_mq.daemon import instruments
 from flexspec_mq.daemon.instruments import MODEL, Instruments
 from flexspec_mq.daemon.probes import Pages
@@ -165,7 +165,7 @@ class WorkerMetrics(Collector):
         running.update(session.version for session in live if session.ready_since is None)
         yield now("num_requests_running", "Live sessions but for those that wait", running)
         yield now("num_requests_waiting", "Sessions whose next tokens wait for the engine", waiting)
-        at = time.monotonic()
+        at = entropy.now()
         oldest = max(
             (at - session.owes_since for session in live if session.owes_since is not None), default=0
         )

@@ -6,13 +6,12 @@ field of `CloudConfig`. Its flags, variables, keys of the file, help and ``confi
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
@@ -33,7 +32,7 @@ MAX_LEASE = 86_400
 
 
 def _random_name() -> str:
-    return secrets.token_hex(2)
+    return entropy.name(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

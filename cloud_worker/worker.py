@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.settings import QuotaSettings, WorkerSettings
 from cloud_worker.tracing import SessionSpans
 from cloud_worker.wire import WorkerWire
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.dated import Dated, ExpiryLog, lapsed
 from flexspec_mq.daemon.expiring import LogThrottle
@@ -130,8 +129,8 @@ class CloudWorker:
         )
         self._spans = None if telemetry is None else SessionSpans(telemetry, settings.worker)
         self._compiler = GrammarCompiler(engine.grammars, self.admission)
-        self._epoch = time.time_ns() // 1_000_000
-        self._life = secrets.randbits(32)
+        self._epoch = round(1000 * entropy.wall())
+        self._life = entropy.bits(32)
         self._told_at = 0.0
         self._linked: float | None = None
         self._dates = ExpiryLog()
@@ -238,7 +237,7 @@ class CloudWorker:
     async def _drain(self) -> None:
         """Leave the share first, give the sessions that are here time to end, and send the others elsewhere."""
         _log.info("draining: %d sessions, up to %.0f s", len(self.machine), self.settings.drain)
-        self._do(self.machine.drain(time.monotonic()))
+        self._do(self.machine.drain(entropy.now()))
         for version in self._shares.copy():
             await self.leave_version(version)
         self.publish_status()
@@ -249,7 +248,7 @@ class CloudWorker:
                     await self._emptied.wait()
         except TimeoutError:
             _log.warning("%d sessions did not end in time and go to other workers", len(self.machine))
-        self._do(self.machine.release(time.monotonic()))
+        self._do(self.machine.release(entropy.now()))
         if not await self._publish_queue.flush(waiting.FAREWELL):
             _log.warning("left with %d messages unpublished", len(self._publish_queue))
 
@@ -257,9 +256,9 @@ class CloudWorker:
         """Take no new sessions while a signed document that says whom to believe has expired; those here go on."""
         if self._linked is None or now < self._linked + waiting.RETAINED or self._stopping.is_set():
             return
-        self._dates.look(self.dated, time.time())
+        self._dates.look(self.dated, entropy.wall())
         trouble = self.engine.trouble
-        before, self._lapsed = self._lapsed, trouble or lapsed(self.dated, time.time())
+        before, self._lapsed = self._lapsed, trouble or lapsed(self.dated, entropy.wall())
         if trouble and self.machine.sessions:  # which need not wait for what may take minutes
             self._do(self.machine.release(now))
         if bool(before) == bool(self._lapsed):
@@ -321,7 +320,7 @@ class CloudWorker:
                 if self.family is not None:
                     self.family.upkeep.linked(up=isinstance(event, LinkUpEvent))
                 if isinstance(event, LinkUpEvent):
-                    self._linked = self._linked or time.monotonic()
+                    self._linked = self._linked or entropy.now()
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
@@ -340,7 +339,7 @@ class CloudWorker:
 
     def _read(self, edge: str, version: str | None, inbound: Inbound) -> Open | Draft | Poll | Close | None:
         """Carry out a message of a device, if it can be read."""
-        now = time.monotonic()
+        now = entropy.now()
         try:
             message, version = self._wire.decode(edge, version, inbound.payload, now)
         except TooManyTokens as error:
@@ -375,7 +374,7 @@ class CloudWorker:
             session, attempt = message.session, message.attempt
             self._do(self.machine.refuse(edge, session, attempt, error.code, error.message, inbound.qos))
         else:
-            self._take(edge, message, time.monotonic(), inbound, version)
+            self._take(edge, message, entropy.now(), inbound, version)
 
     def _take(
         self,
@@ -405,7 +404,7 @@ class CloudWorker:
             if keys is None or not keys.trust.take(payload):
                 return
         except KeysRefused as error:
-            self._wire.refusals.refused(f"on {topics.statement_topic()}", error, time.monotonic())
+            self._wire.refusals.refused(f"on {topics.statement_topic()}", error, entropy.now())
             return
         _log.info("statement %d of the deployment is in force", keys.trust.statement.serial)
         self._timer.set()
@@ -455,7 +454,7 @@ class CloudWorker:
         self._emptied.set()
 
     def _reply(self, effect: Reply) -> None:
-        edge, message, now = effect.edge, effect.message, time.monotonic()
+        edge, message, now = effect.edge, effect.message, entropy.now()
         if isinstance(message, Error) and message.session and message.code not in _ROUTINE:
             name, why = message.code.name.lower(), message.detail
             if self._throttle.due(edge, name, now):
@@ -468,7 +467,7 @@ class CloudWorker:
 
     def _deliver(self, effect: Deliver) -> None:
         """Have the broker keep an answer, or forget it."""
-        (edge, session), message, now = effect.key, effect.message, time.monotonic()
+        (edge, session), message, now = effect.key, effect.message, entropy.now()
         payload = b"" if message is None else self._wire.encode(edge, message, now)
         if payload is None:
             self.machine.undelivered(effect.key, now, again=False)
@@ -482,10 +481,10 @@ class CloudWorker:
 
     def _undelivered(self, effect: Deliver, error: LinkDown | PublishRefused) -> None:
         edge, session = effect.key
-        if self._throttle.due(edge, "undelivered", time.monotonic()):
+        if self._throttle.due(edge, "undelivered", entropy.now()):
             _log.warning("session %s/%d: not left at the broker: %s", edge, session, error.message)
         if effect.message is not None:
-            self.machine.undelivered(effect.key, time.monotonic(), again=isinstance(error, LinkDown))
+            self.machine.undelivered(effect.key, entropy.now(), again=isinstance(error, LinkDown))
             self._timer.set()
 
     async def _step_loop(self, thread: EngineThread) -> None:
@@ -494,12 +493,12 @@ class CloudWorker:
                 await self._work.wait()
             await self._await_others()
             self._work.clear()
-            began = time.monotonic()
+            began = entropy.now()
             changes, self._changes = self._changes, []
             items = self.machine.take_work(began, self.settings.batch)
             self.window.took(items)
             done = await thread.round(changes, items)
-            now = time.monotonic()
+            now = entropy.now()
             self.machine.stepped(now - began)
             if self.engine.trouble and not self._lapsed:
                 self._timer.set()
@@ -529,7 +528,7 @@ class CloudWorker:
 
     async def _await_others(self) -> None:
         """Wait a moment for sessions that were just answered, if all are better off in one step with them."""
-        began = now = time.monotonic()
+        began = now = entropy.now()
         ready = self.machine.ready()
         while len(ready) < self.settings.batch and (wait := self.window.wait(ready, now)) > 0:
             self._work.clear()
@@ -538,14 +537,14 @@ class CloudWorker:
                     await self._work.wait()
             except TimeoutError:
                 break
-            now, ready = time.monotonic(), self.machine.ready()
-        self.window.held += time.monotonic() - began
+            now, ready = entropy.now(), self.machine.ready()
+        self.window.held += entropy.now() - began
 
     async def _timer_loop(self) -> None:
         status_due = -inf
         while True:
             self._timer.clear()
-            now = time.monotonic()
+            now = entropy.now()
             due = self.machine.next_tick()
             if due is not None and due <= now:
                 self._do(self.machine.tick(now))
@@ -590,7 +589,7 @@ class CloudWorker:
         settings, facts = self.settings, self.engine.facts
         timings = facts.timings
         # A device takes no status that is not later than the last, and clocks are set back.
-        self._told_at = max(time.time(), self._told_at + 0.001)
+        self._told_at = max(entropy.wall(), self._told_at + 0.001)
         return WorkerStatus(
             state=state,
             epoch=self._epoch,

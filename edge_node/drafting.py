@@ -10,6 +10,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from flexspec_mq import entropy
+
 if TYPE_CHECKING:
     from edge_node.generation import Generation
     from flexspec_mq.controller.estimators.node import NodeEstimates
@@ -135,7 +137,7 @@ class DraftLoop:
 
     def _hand_over(self, generation: Generation, request: DraftRequest, tokens: Sequence[DraftToken]) -> None:
         """Hand tokens to the session, as long as each follows the one before and is wanted; none: it gets no more."""
-        now = time.monotonic()
+        now = entropy.now()
         machine = generation.machine
         if not tokens and generation.session in self._sessions:
             self._perform(generation, machine.draft_stopped(request.start, request.digest, now))

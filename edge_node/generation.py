@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edge_node.energy import TextEnergy
+from flexspec_mq import entropy
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.energy.model import Spent
 from flexspec_mq.errors import FlexSpecError
@@ -145,7 +145,7 @@ class Generation:
     answers: Answers | None = None
     bytes_up: int = 0
     bytes_down: int = 0
-    asked: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=entropy.now)
     paced: int = 0
     seconds: float = 0.0
     misled: bool = False
@@ -165,13 +165,13 @@ class Generation:
         """Count a message that goes out, of so many bytes of payload."""
         self.bytes_up += size
         if self.energy is not None:
-            self.energy.sent(size, time.monotonic())
+            self.energy.sent(size, entropy.now())
 
     def received(self, size: int) -> None:
         """Count a message that has come, of so many bytes of payload."""
         self.bytes_down += size
         if self.energy is not None:
-            self.energy.received(size, time.monotonic())
+            self.energy.received(size, entropy.now())
 
     def drafted(self, seconds: float) -> None:
         """Count its share of a round of the drafter."""
@@ -182,12 +182,12 @@ class Generation:
         """Energy that it has taken out of the device until now, or until its finish."""
         if self._spent is not None:
             return self._spent
-        return Spent() if self.energy is None else self.energy.spent(time.monotonic())
+        return Spent() if self.energy is None else self.energy.spent(entropy.now())
 
     def put(self, event: Shown) -> None:
         """Hand an event to whoever iterates."""
         if isinstance(event, Commit):
-            now = time.monotonic()
+            now = entropy.now()
             if self._began is None:
                 self._began = now
             else:

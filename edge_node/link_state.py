@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from flexspec_mq import waiting
+from flexspec_mq import entropy, waiting
 from flexspec_mq.errors import LinkDown
 from schemas.status import ConnectionStatus, Outage
 
@@ -28,7 +27,7 @@ class LinkState:
         self.waiting = 0
         self._link: Link | None = None
         self.losses = 0
-        self._since = time.monotonic()
+        self._since = entropy.now()
         self._past_outages = 0.0
         self._last_outage: Outage | None = None
         self._told = asyncio.Event()  # the sessions know that it is up
@@ -46,7 +45,7 @@ class LinkState:
     @property
     def seconds(self) -> float:
         """Seconds for which it has been as it is, up or not."""
-        return time.monotonic() - self._since
+        return entropy.now() - self._since
 
     @property
     def down_for(self) -> float:
@@ -63,7 +62,7 @@ class LinkState:
         """The newest outage, which ends now if it lasts; None before any."""
         if self._told.is_set() or not self.losses:
             return self._last_outage
-        return Outage(ended=time.time(), seconds=self.seconds)
+        return Outage(ended=entropy.wall(), seconds=self.seconds)
 
     @contextmanager
     def using(self, link: Link) -> Iterator[None]:
@@ -79,7 +78,7 @@ class LinkState:
         if not self._told.is_set():
             self._last_outage = self.outage
             self._past_outages += self.seconds
-            self._since = time.monotonic()
+            self._since = entropy.now()
         self._told.set()
 
     def down(self, now: float) -> None:
@@ -135,7 +134,7 @@ class NodeState:
         self._link = link
         self._unserved = unserved
         self._state: Literal["online", "degraded", "offline"] = "offline"
-        self._since = time.time()
+        self._since = entropy.wall()
 
     @property
     def not_ready(self) -> str:
@@ -152,7 +151,7 @@ class NodeState:
             state = "offline"
         if state != self._state:
             of_link = "offline" in (state, self._state)
-            self._since = round(time.time() - (self._link.seconds if of_link else 0.0), 3)
+            self._since = round(entropy.wall() - (self._link.seconds if of_link else 0.0), 3)
             self._state = state
         return ConnectionStatus(
             state=state,

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -30,7 +28,7 @@ from edge_node.generation import Generation, GenerationRequest, OtherText
 from edge_node.link_state import LinkState, NodeState
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.controller.estimators.node import NodeEstimates, ProvisionalShare
 from flexspec_mq.controller.estimators.worker import StatedTimes
 from flexspec_mq.controller.explain import Planned
@@ -153,7 +151,7 @@ class EdgeNode:
         self._prefixes = PrefixIndex(most=16 if settings.reuse else 0)
         self._fingerprint = fingerprint
         self._eos = eos
-        self._rng = random.Random(secrets.randbits(64))  # noqa: S311  jitter and session names
+        self._rng = random.Random(entropy.bits(64))  # noqa: S311  jitter and session names
         self._numbers = count(self._rng.randrange(_SESSIONS))
         self._verdicts = topics.verdict_topic(settings.edge)
         self._answers = ExpiringMap[int, bytes](most=2**31, most_weight=_UNCLAIMED, weigh=len)
@@ -203,7 +201,7 @@ class EdgeNode:
 
     def provisional_share(self, version: str) -> ProvisionalShare:
         """How much of what the draft wrote alone for a version was confirmed lately."""
-        return self._estimates.version(version, time.monotonic()).provisional
+        return self._estimates.version(version, entropy.now()).provisional
 
     @property
     def active_versions(self) -> set[str]:
@@ -218,7 +216,7 @@ class EdgeNode:
     @property
     def battery(self) -> float | None:
         """Charge of the battery in percent; None without one, or where no limit asks for it."""
-        return None if self._battery is None else self._battery.left(time.monotonic())
+        return None if self._battery is None else self._battery.left(entropy.now())
 
     @property
     def refused(self) -> Mapping[KeyReason, int]:
@@ -317,7 +315,7 @@ class EdgeNode:
             request.limit,
             None if request.grammar is None else request.grammar.digest(request.engine),
         )
-        now = time.monotonic()
+        now = entropy.now()
         energy = None if self._energy is None else self._energy.text(now)
         memory = self._memory
         answers = None if memory is None else memory.of(version, request.digest, request.user, fingerprint)
@@ -385,7 +383,7 @@ class EdgeNode:
 
     def _provisional_tokens(self, version: str) -> int:
         """Tokens that the draft may write alone now: none where a limit of battery or energy says so."""
-        if self._battery is not None and self._battery.low(time.monotonic()):
+        if self._battery is not None and self._battery.low(entropy.now()):
             return 0
         planned = self._estimates.plans().get(version)
         budgets = () if planned is None else planned.limits
@@ -395,7 +393,7 @@ class EdgeNode:
         return 0 if over else self.settings.provisional_tokens
 
     def _device_reading(self, energy: TextEnergy | None) -> DeviceReading:
-        now = time.monotonic()
+        now = entropy.now()
         return DeviceReading(
             None if energy is None else energy.spent(now).joules,
             None if self._battery is None else self._battery.left(now),
@@ -404,7 +402,7 @@ class EdgeNode:
     def cancel(self, generation: Generation) -> None:
         """The user does not want this text any more; its worker is told."""
         if generation.session in self._sessions:
-            self._perform(generation, generation.machine.cancel(time.monotonic()))
+            self._perform(generation, generation.machine.cancel(entropy.now()))
 
     async def _loops(self, link: Link) -> None:
         """All that runs beside the block. A loop that dies ends the others and fails every text."""
@@ -441,7 +439,7 @@ class EdgeNode:
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
-            now = time.monotonic()
+            now = entropy.now()
             if isinstance(event, Inbound):
                 self._estimates.received(len(event.payload), now)
                 self._receive(event, now)
@@ -522,7 +520,7 @@ class EdgeNode:
         """No text has begun that this answer is of: its worker need not keep it, if it can be read who that is."""
         if (payload := self._answers.pop(session)) is not None:
             self.unclaimed += 1
-            self._receive(Inbound(self._verdicts, payload), time.monotonic())
+            self._receive(Inbound(self._verdicts, payload), entropy.now())
 
     def _misled(self, generation: Generation, message: Verdict | Delivery | Error) -> bool:
         """Take what a session's worker says of sampling; whether that ended the session, to be begun again."""
@@ -576,7 +574,7 @@ class EdgeNode:
 
     def _publish(self, generation: Generation, send: Send) -> None:
         try:
-            payload = self.wire.encode(send, time.monotonic())
+            payload = self.wire.encode(send, entropy.now())
         except KeysRefused as error:
             _log.warning("session %d: not sent: %s", generation.session, error.message)
             return
@@ -600,16 +598,16 @@ class EdgeNode:
     def _give_up(self, generation: Generation, error: FlexSpecError) -> None:
         """End a text that cannot go on; its workers are told, and no other text is touched."""
         self._end(generation, Finish(FinishReason.FAILED, error))
-        self._perform(generation, generation.machine.cancel(time.monotonic()))
+        self._perform(generation, generation.machine.cancel(entropy.now()))
 
     def _end(self, generation: Generation, finish: Finish) -> None:
         session, machine = generation.session, generation.machine
         if self._sessions.pop(session, None) is None:
             return
-        self.wire.ended(session, time.monotonic())
+        self.wire.ended(session, entropy.now())
         self._surprises += machine.surprises.total()
         if machine.written is not None:
-            self._prefixes.remember(machine.version, machine.written, time.monotonic())
+            self._prefixes.remember(machine.version, machine.written, entropy.now())
         answers, answer = generation.answers, machine.committed
         remember = answers and answer and partial(answers.add, generation.request.prompt, answer)
         self._drafts.free(session, remember or None)
@@ -621,7 +619,7 @@ class EdgeNode:
 
     def _lost(self, generation: Generation, send: Send, error: LinkDown | PublishRefused) -> None:
         """A publish failed. The protocol covers it, except that it wants to know when nobody listens."""
-        alive, machine, now = generation.session in self._sessions, generation.machine, time.monotonic()
+        alive, machine, now = generation.session in self._sessions, generation.machine, entropy.now()
         reason = error.reason_code if isinstance(error, PublishRefused) else None
         if reason == NO_SUBSCRIBERS:
             if send.to_worker is not None:
@@ -648,7 +646,7 @@ class EdgeNode:
         while True:
             await self._timer_work.wait()
             self._timer_work.clear()
-            self._tick_at, now = inf, time.monotonic()
+            self._tick_at, now = inf, entropy.now()
             for generation in list(self._sessions.values()):
                 due = generation.patience.next_tick()
                 if due <= now:

@@ -1,12 +1,11 @@
 """Settings of a node, and of the plan of its drafts."""
 
-import secrets
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.limits import Limits
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
@@ -43,7 +42,7 @@ class EdgeSettings(DraftSettings):
             check=partial(topics.checked, "edge"),
             default="the user name, or 6 random characters",
         ),
-    ] = field(default_factory=lambda: secrets.token_hex(3))
+    ] = field(default_factory=lambda: entropy.name(3))
     version: Annotated[
         str, Setting(help="target version to ask for; with a family its catalogue says which", check=_VERSION)
     ] = "base"

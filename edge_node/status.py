@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import RemoteProtocolError, WorkerError
@@ -80,8 +78,8 @@ class StatusPublisher:
         self._waiting = 0  # as told last
         self._topic = topics.edge_status_topic(settings.edge)
         self._codec = Codec()
-        self._epoch = time.time_ns() // 1_000_000
-        self._life = secrets.randbits(32)
+        self._epoch = round(1000 * entropy.wall())
+        self._life = entropy.bits(32)
         self._news = asyncio.Event()
 
     @property
@@ -153,7 +151,7 @@ class StatusPublisher:
             EdgeStatus(
                 state=state,
                 epoch=self._epoch,
-                at=time.time(),
+                at=entropy.wall(),
                 edge=self._settings.edge,
                 draft=self._settings.draft,
                 sessions=len(self._sessions),

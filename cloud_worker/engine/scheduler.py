@@ -10,12 +10,12 @@ never of earlier ones. So the oldest item always gets on, and no two sessions ca
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.grammars import MOST_FORCED
+from flexspec_mq import entropy
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.scheduling.step_budget import StepBudget, weight
 
@@ -63,7 +63,7 @@ class Scheduler:
         budget: StepBudget,
         *,
         batch: int = 2**31,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = entropy.now,
     ) -> None:
         self.caches = caches
         self.heads: dict[str, str] = {}

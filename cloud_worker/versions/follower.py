@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from cloud_worker.versions.library import DropVersion, Library, LoadHead, OpenVersion, RetireVersion, Step
+from flexspec_mq import entropy
 from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, SignedRefused
@@ -96,7 +96,7 @@ class FamilyFollower:
         """Trouble with the family for its operators to see; empty if there is none."""
         if self._follower.alarm is not None:
             return self._follower.alarm.detail
-        return "the catalogue has expired" if self._follower.expired(time.time()) else ""
+        return "the catalogue has expired" if self._follower.expired(entropy.wall()) else ""
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Statuses of all versions."""
@@ -150,7 +150,7 @@ class FamilyFollower:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
-                now = time.monotonic()
+                now = entropy.now()
                 while step := self._library.next_step(
                     host.machine.sessions_of, now, loading=self._loading is not None
                 ):
@@ -190,7 +190,7 @@ class FamilyFollower:
             )
         except (FetchError, UsageError) as error:  # the next catalogue may name another place
             _log.warning("version %s: %s", load.name, error.message)
-            self._library.failed(load, error.message, time.monotonic())
+            self._library.failed(load, error.message, entropy.now())
         except FlexSpecError as error:
             _log.warning("version %s: refused, %s", load.name, error.message)
             self._library.refused(load, error.message)

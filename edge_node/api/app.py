@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -34,6 +33,7 @@ from edge_node.text.generator import CompletionGenerator
 from edge_node.text.metrics import Metrics
 from edge_node.text.spec import WHOLE_CONTEXT
 from edge_node.text.texts import Texts
+from flexspec_mq import entropy
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon.instruments import CONTENT_TYPE
 from schemas.openai import Health
@@ -167,7 +167,7 @@ def create_app(
         refusals,
         Bodies(settings),
         responses,
-        int(time.time()),
+        int(entropy.wall()),
     )
     routes = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]
     gate = Middleware(AuthMiddleware, settings=settings, metrics=metrics, refusals=refusals, paths=PATHS)

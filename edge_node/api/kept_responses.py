@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import msgspec
 
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.settings import ApiSettings
+from flexspec_mq import entropy
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.models.text import Turn
 from schemas.responses import Response, ResponseItem
@@ -53,7 +53,7 @@ class ResponseStore:
 
     def put(self, client: bytes, kept: KeptResponse) -> None:
         """Keep a response."""
-        now = time.monotonic()
+        now = entropy.now()
         self._kept.expire(now)
         self._kept.put((client, kept.response.id), kept, now)
 
@@ -68,7 +68,7 @@ class ResponseStore:
         Raises:
             ApiError: there is none, or it is another client's.
         """
-        kept = self._kept.get((client, name), time.monotonic())
+        kept = self._kept.get((client, name), entropy.now())
         if kept is None:
             raise ApiError(
                 404 if param is None else 400,

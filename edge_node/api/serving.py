@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings
 from edge_node.text.spec import SEED_BITS, IdempotencyKey
 from edge_node.text.texts import Texts
+from flexspec_mq import entropy
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import Carrier, Telemetry, context_of
 from schemas.openai import Model, ModelVersion
@@ -158,7 +158,7 @@ async def serve_text(api: Api, request: Request, send: Send) -> Response | None:
                 offline=wanted.spec.offline or api.settings.offline,
             )
             if key is None and spec.offline == "deliver":
-                key = await work(_named, secrets.token_hex(16), path, body, client)
+                key = await work(_named, entropy.name(16), path, body, client)
             timeout = api.settings.api_timeout if key is None else None  # else its patience is its bound
             wanted = replace(wanted, spec=replace(spec, timeout=timeout))
         wanted = replace(wanted, spec=replace(wanted.spec, trace_context=context))
@@ -214,7 +214,7 @@ def _choices(
         return
     seed = wanted.spec.seed
     if seed is None:
-        seed = secrets.randbits(SEED_BITS) if key is None else key.seed
+        seed = entropy.bits(SEED_BITS) if key is None else key.seed
     for at in range(wanted.choices):
         name = key and replace(key, key=f"{key.key}\0{at}" if at else key.key, choice=at)
         yield replace(wanted, spec=replace(wanted.spec, seed=(seed + at) % 2**64)), name

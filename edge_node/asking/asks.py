@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from edge_node.text.machine import Text, TextDropped
 from edge_node.text.reading import Follower, ended, read
 from edge_node.text.spec import IdempotencyKey, UnknownRequest, unpack
 from edge_node.text.texts import TooManyTexts, key_of
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.daemon.tasks import ended as stopped
 from flexspec_mq.daemon.tasks import running
@@ -144,7 +143,7 @@ class Asks:
         user = topics.asker_of(inbound.topic, self._node.name)
         if user is None or (inbound.retain and not inbound.payload):
             return
-        now = time.monotonic()
+        now = entropy.now()
         asker, refusal = self._asker(user, now), None
         if len(self._tasks) >= self._settings.max_asks or not asker.take(now):
             self._api.refusals.note(f"{user} by MQTT", "too_many_asks", "it asks more than it may")
@@ -184,7 +183,7 @@ class Asks:
             what = f"the node was away, and the ask waited for more than {age:g} s"
             refusal = ApiError(503, what, code="stale", hint="ask again, or send it from the node's outbox")
             outbox.later(outbox.journal.park, entry.id, what)
-        asker, key = self._asker(asked.user, time.monotonic()), key_of(entry)
+        asker, key = self._asker(asked.user, entropy.now()), key_of(entry)
         answering = _Answering(key, asked.reply, resumed=True)
         answer = self._answer_asked(link, asker, asked.again(age), answering, refusal)
         self._start(asker, asked.user, self._guarded(link, lambda: asked.reply, answer))
@@ -247,7 +246,7 @@ class Asks:
             if refusal is not None:
                 raise refusal
             if asked.keep:
-                asker.keep(asked.reply.topic, asked.keep, time.monotonic())
+                asker.keep(asked.reply.topic, asked.keep, entropy.now())
                 answering.reply = structs.replace(asked.reply, keep=asked.keep)
             await self._read(link, asker, asked, answering)
         except FlexSpecError as error:
@@ -263,7 +262,7 @@ class Asks:
     async def _read(self, link: Link, asker: Asker, asked: AskRequest, answering: _Answering) -> None:
         """Have the text written when it is its turn, or find it under its key, and send it."""
         api, outbox, key = self._api, self._api.texts.outbox, answering.key
-        until = time.monotonic() + asked.patience
+        until = entropy.now() + asked.patience
         if asked.ignored:
             _log.warning("fields of an ask by MQTT were ignored: %s", ", ".join(asked.ignored))
         if not answering.resumed:
@@ -285,7 +284,7 @@ class Asks:
                         answering.waits = ""
                         return await self._send(link, asked, answering, text)
                 except TooManyTexts as full:
-                    if time.monotonic() + full.retry_after > until:
+                    if entropy.now() + full.retry_after > until:
                         raise
                     await asyncio.sleep(full.retry_after)
 
@@ -353,7 +352,7 @@ class Asks:
                     else:
                         return True
         except PublishRefused as refused:
-            due = self._throttle.due("", message.topic, time.monotonic())
+            due = self._throttle.due("", message.topic, entropy.now())
             if refused.reason_code != NO_SUBSCRIBERS and due:
                 _log.log(logging.WARNING if message.payload else logging.INFO, "%s", refused)
             return True
@@ -388,7 +387,7 @@ class Asks:
 
     def _announce(self, link: Link) -> None:
         """Tell Home Assistant of the node, or that it is to forget it."""
-        now = time.monotonic()
+        now = entropy.now()
         if now < self._announce_at:
             return
         self._announce_at = now + waiting.STATUS / 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
 from edge_node.text.generator import CompletionGenerator
 from edge_node.text.spec import TextSpec
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.doctor.broker import beside
 from flexspec_mq.doctor.checks import Fault
@@ -115,7 +114,7 @@ async def text_over_api(node: RunningNode, api: ApiSettings, model: str) -> str:
     message = {"role": "user", "content": _PROMPT}
     body = {"model": model, "messages": [message], "max_tokens": _TOKENS, "temperature": 0}
     request = partial(ask, node.host, node.port, "/v1/chat/completions", body, key=api.for_serving().api_key)
-    began = time.monotonic()
+    began = entropy.now()
     try:
         status, answer = await on_thread(partial(request, timeout=waiting.STALLED))
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -123,7 +122,7 @@ async def text_over_api(node: RunningNode, api: ApiSettings, model: str) -> str:
         raise Fault("no text", detail, "look into its log, and start it again") from error
     if status == 200:
         tokens = answer.get("usage", {}).get("completion_tokens", "?")
-        milliseconds = 1000 * (time.monotonic() - began)
+        milliseconds = 1000 * (entropy.now() - began)
         return f"{tokens} tokens in {milliseconds:.0f} ms from the running edge node at {node.url}"
     why = answer.get("error", {})
     hint = "give the doctor the API key that the daemon has: api_key_file, or FLEXSPEC_EDGE_API_KEY"

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
@@ -86,7 +85,7 @@ class WorkerDirectory:
 
     def __init__(
         self,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = entropy.now,
         allowed: Callable[[WorkerStatus, bytes, float], WorkerStatus | None] | None = None,
         compare: Callable[[WorkerStatus], Difference] = lambda _: Difference(),
     ) -> None:
@@ -231,10 +230,10 @@ class WorkerDirectory:
 
         Statuses also grow old, so it is looked at again now and then.
         """
-        ends = time.monotonic() + timeout
+        ends = entropy.now() + timeout
         while not condition():
             self._wanted.set()
-            if (left := ends - time.monotonic()) <= 0:
+            if (left := ends - entropy.now()) <= 0:
                 return False
             self._news.clear()
             with contextlib.suppress(TimeoutError):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flexspec_mq import topics, waiting
+from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkRefused, WorkerError
@@ -93,7 +92,7 @@ class TargetTexts:
             return next((text for text in known if text.fingerprint == self.own.fingerprint), known[-1])
         if None in texts:
             for status in statuses:
-                self.heard(status, time.monotonic())
+                self.heard(status, entropy.now())
             return None
         raise WorkerError(
             f"the tokenizer of this node is not the target's: {texts[-1]}",

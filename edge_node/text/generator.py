@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -21,7 +19,7 @@ from edge_node.text.encoding import Encoded, Encoder
 from edge_node.text.service import Service, Wait
 from edge_node.text.spec import SEED_BITS, WHOLE_CONTEXT, TextSpec
 from edge_node.text.tracing import note_outcome, text_span
-from flexspec_mq import waiting
+from flexspec_mq import entropy, waiting
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.controller.explain import Planned, in_words
 from flexspec_mq.controller.plan import Policy
@@ -108,7 +106,7 @@ class CompletionGenerator:
             NoSuchVersion: nothing goes by the name of the version that is asked for.
             NoCatalogue: there is no catalogue to look it up in.
         """
-        began = time.monotonic()
+        began = entropy.now()
         delivers = self.deliver if spec.offline == "deliver" else 0  # seconds: such a text waits as long
         waits = Waits.of(spec.wait or delivers or self.node.settings.wait)
         with text_span(self.node, spec) as span:
@@ -182,7 +180,7 @@ class Writing:
         self.span = span
         self._began = began
         self._first: float | None = None  # commit
-        self._drawn = secrets.randbits(SEED_BITS)
+        self._drawn = entropy.bits(SEED_BITS)
         self._service = service
         self._exactness, self._weights = "unknown", ""
         self._misled = False  # it was begun again with what its worker recommends
@@ -212,7 +210,7 @@ class Writing:
         """Figures of the text until now."""
         if self._exactness == "unknown":
             self._exactness, self._weights = self._by.node.directory.described(self.version)
-        now, first, generation = time.monotonic(), self._first, self.generation
+        now, first, generation = entropy.now(), self._first, self.generation
         machine, counters = generation.machine, generation.machine.counters
         seen, sampling = machine.observation, generation.request.sampling
         tokens = seen.committed
@@ -283,7 +281,7 @@ class Writing:
 
     async def _committed(self, commit: Commit) -> None:
         if self._first is None:
-            self._first = time.monotonic()
+            self._first = entropy.now()
         self.tokens += len(commit.tokens)
         if self.span is not None:
             self.span.committed(len(commit.tokens), self.generation.machine.worker)
@@ -295,7 +293,7 @@ class Writing:
 
     async def _events(self) -> AsyncIterator[Shown]:
         """Parts of the session's text and its finish, unless nobody serves its version."""
-        begun, heard = self.tokens > 0, time.monotonic()
+        begun, heard = self.tokens > 0, entropy.now()
         while True:
             event = await self.generation.event(2 * waiting.ANSWER if begun else _LOOK)
             stuck = event is None and not begun
@@ -310,7 +308,7 @@ class Writing:
                 await self._open()
                 continue
             confirms = isinstance(event, Commit | Finish)
-            if not confirms and time.monotonic() - heard >= 2 * waiting.ANSWER:
+            if not confirms and entropy.now() - heard >= 2 * waiting.ANSWER:
                 self._service.tell(self.generation)
             if event is None:
                 continue
@@ -326,7 +324,7 @@ class Writing:
                         "session %d: no place to keep its answer: it waits for this device like any other",
                         self.generation.session,
                     )
-                begun, heard = True, time.monotonic()
+                begun, heard = True, entropy.now()
                 self._service.goes_on()
             yield event
             if isinstance(event, Finish):
@@ -415,7 +413,7 @@ class Writing:
         """Seconds until the text's time is over; more than none."""
         if self._spec.timeout is None:
             return None
-        return max(self._began + self._spec.timeout - time.monotonic(), 0.001)
+        return max(self._began + self._spec.timeout - entropy.now(), 0.001)
 
     def _error(self, finish: Finish) -> FlexSpecError | None:
         machine = self.generation.machine

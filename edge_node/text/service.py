@@ -8,14 +8,13 @@ Once it could begin, it waits out what happens.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.fleet.directory import TargetVersion
-from flexspec_mq import waiting
+from flexspec_mq import entropy, waiting
 from flexspec_mq.errors import LinkDown, WorkerError
 from flexspec_mq.protocol.edge.types import EdgeState
 
@@ -35,7 +34,7 @@ class Wait(NamedTuple):
 
     Attributes:
         what: who, in words.
-        until: when the text fails if nobody comes, on `time.monotonic`.
+        until: when the text fails if nobody comes, on the clock of `entropy.now`.
     """
 
     what: str
@@ -44,7 +43,7 @@ class Wait(NamedTuple):
     @property
     def left(self) -> float:
         """Seconds until then."""
-        return max(self.until - time.monotonic(), 0.0)
+        return max(self.until - entropy.now(), 0.0)
 
     def __str__(self) -> str:
         return f"waiting for {self.what}, up to {self.left:.{0 if self.left >= 10 else 1}f} s more"
@@ -88,7 +87,7 @@ class Service:
         self._told = told
         self.waits = waits
         self.alone = alone
-        self._began = time.monotonic()
+        self._began = entropy.now()
         self._deadline = self._began + timeout
         self._linked_by = self._until(waits.link)
         self._served_by = self._until(waits.worker)
@@ -109,13 +108,13 @@ class Service:
             or self.alone
         ):
             return
-        left = self._linked_by - time.monotonic()
+        left = self._linked_by - entropy.now()
         if left > 0 and self.waits.named:
             self._tell("the broker", self._linked_by)
         if left <= 0 or not await link.wait_up(left):
             raise LinkDown(
                 f"the edge node has had no link to its broker for {link.down_for:.0f} s; "
-                f"this request waited for {time.monotonic() - self._began:.0f} s",
+                f"this request waited for {entropy.now() - self._began:.0f} s",
                 hint="is the broker running? the node's log has the reason, `flexspec doctor` looks for it; "
                 + QUEUED,
             )
@@ -129,7 +128,7 @@ class Service:
         """
         await self._node.models.settled()
         if self._node.wire.lapsed:  # a newer statement than that of the file may be on its way
-            left = max(self._served_by - time.monotonic(), 0.3 * self._node.link.answer_timeout)
+            left = max(self._served_by - entropy.now(), 0.3 * self._node.link.answer_timeout)
             await self._directory.wait_until(lambda: not self._node.wire.lapsed, left)
         self._look_up()
         if not self._directory.blind and await self._directory.wait_until(
@@ -158,7 +157,7 @@ class Service:
 
     def _until(self, seconds: float) -> float:
         """The time in so many seconds, or when the whole text's are over."""
-        return min(time.monotonic() + seconds, self._deadline)
+        return min(entropy.now() + seconds, self._deadline)
 
     def _look_up(self) -> TargetVersion:
         self.target = self._node.models.resolve(self.model, self._key)
@@ -184,11 +183,11 @@ class Service:
 
         A broker that went before any worker has answered counts once the request has waited for the link, in vain.
         """
-        return self._unreached(generation) and (self._node.link.is_up or time.monotonic() >= self._linked_by)
+        return self._unreached(generation) and (self._node.link.is_up or entropy.now() >= self._linked_by)
 
     def _unreached(self, generation: Generation) -> bool:
         """Whether there has been nobody for a session which has not begun, or no way to anybody, for a moment."""
-        now, link = time.monotonic(), self._node.link
+        now, link = entropy.now(), self._node.link
         if not link.is_up:
             self._unserved_since = None
             return not _answered(generation) and link.down_for >= link.answer_timeout
@@ -209,7 +208,7 @@ class Service:
         await self.linked()
         if self._node.models.followed is not None and self._finds():
             return
-        left = max(self._served_by - time.monotonic(), 0.0)
+        left = max(self._served_by - entropy.now(), 0.0)
         if left:
             self._tell(self._worker, self._served_by)
         if not (self._directory.blind and left) and not await self._directory.wait_until(self._finds, left):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import secrets
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +19,7 @@ from edge_node.outbox.journal import Bounds
 from edge_node.outbox.outbox import ASKED, Outbox, Record
 from edge_node.text.machine import End, EndReason, Text, TextEffect, stopping
 from edge_node.text.spec import SEED_BITS, IdempotencyKey, TextRequest, TextSpec, UnknownRequest, unpack
-from flexspec_mq import waiting
+from flexspec_mq import entropy, waiting
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
@@ -318,7 +316,7 @@ class Texts:
         outbox, journal = self.outbox, self.outbox.journal
         outbox.write()
         entry = await self._kept(wanted, key)
-        about: dict[str, Any] = {"name": entry.id, "created": int(entry.accepted), "now": time.monotonic()}
+        about: dict[str, Any] = {"name": entry.id, "created": int(entry.accepted), "now": entropy.now()}
         if entry.unfinished:
             if entry.id not in outbox.fresh:
                 entry = await outbox.run(journal.unpark, entry.id)
@@ -352,7 +350,7 @@ class Texts:
 
     def _begin(self, spec: TextSpec) -> Text:
         self._make_room()
-        text = Text(spec, name=secrets.token_hex(12), created=int(time.time()), now=time.monotonic())
+        text = Text(spec, name=entropy.name(12), created=int(entropy.wall()), now=entropy.now())
         self._perform(text, text.read())
         self._write(text, None)
         return text
@@ -372,7 +370,7 @@ class Texts:
 
     def _write(self, text: Text, record: Record | None) -> None:
         if text.spec.seed is None:
-            seed = secrets.randbits(SEED_BITS) if text.key is None else text.key.seed
+            seed = entropy.bits(SEED_BITS) if text.key is None else text.key.seed
             text.spec = replace(text.spec, seed=seed)
         self._metrics.started(text)
         self._perform(text, text.begin())
@@ -393,7 +391,7 @@ class Texts:
             _log.exception("text %s failed", text.id)
             end = End(None, error=FlexSpecError("the edge node failed; its log says how"))
         broken = self._generator.node.failure is not None
-        effects = text.ended(end, time.monotonic(), goes_on=broken)
+        effects = text.ended(end, entropy.now(), goes_on=broken)
         if text.end is not None:
             self._perform(text, effects)
             return
@@ -411,7 +409,7 @@ class Texts:
             self._metrics.began(text, writing)
             try:
                 async for pieces in writing.pieces():
-                    now, seen = time.monotonic(), writing.tokens
+                    now, seen = entropy.now(), writing.tokens
                     if seen > tokens:
                         self._metrics.committed(writing, seen - tokens, now - last, first=not tokens)
                         last, tokens = now, seen
@@ -490,13 +488,13 @@ class Texts:
             task.result()
         self._over.append(text.view())
         self._metrics.ended(text, text.outcome)
-        self._pace += (time.monotonic() - text.began - self._pace) / 8
+        self._pace += (entropy.now() - text.began - self._pace) / 8
         if not text.readers:
             self._release(text)
 
     def _leave(self, text: Text) -> None:
         """A reader leaves a text."""
-        self._perform(text, text.left(time.monotonic()))
+        self._perform(text, text.left(entropy.now()))
         task = self._active.get(text)
         if not text.readers and (task is None or task.done()):
             self._release(text)
@@ -515,7 +513,7 @@ def key_of(entry: Entry) -> IdempotencyKey:
 
 def _entry(wanted: TextRequest, key: IdempotencyKey, now: float) -> Entry:
     return Entry(
-        id=secrets.token_hex(12),
+        id=entropy.name(12),
         key=key.key,
         digest=key.digest,
         path=key.path,

@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from flexspec_mq import waiting
+from flexspec_mq import entropy, waiting
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.daemon.tasks import any_of, running
@@ -234,7 +233,7 @@ class MqttLink(Link):
         self._mark_down(str(wait.error).partition("\n")[0])
         if self._on_wait is not None:
             self._on_wait(wait)
-        elif self._throttle.due("", str(wait.error), time.monotonic()):
+        elif self._throttle.due("", str(wait.error), entropy.now()):
             _log.warning("%s", wait)
 
     async def _send(self, message: Outbound) -> None:

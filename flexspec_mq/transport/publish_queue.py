@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from flexspec_mq import entropy
 from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import LinkDown, PublishRefused
 from flexspec_mq.transport.base import Outbound
@@ -30,7 +30,7 @@ class PublishQueue:
         bound: messages that may wait.
         outstanding: publishes of QoS ≥ 1 that may be unacknowledged.
         on_published: told of each message that the link is done with: its QoS, the bytes of its payload, the seconds
-            since it was handed over, and `time.monotonic`.
+            since it was handed over, and `entropy.now`.
 
     Attributes:
         dropped: on overflow.
@@ -119,7 +119,7 @@ class PublishQueue:
             self._idle.set()
 
     async def _publish(self, link: Link, message: Outbound, on_lost: OnLost | None) -> None:
-        began = time.monotonic()
+        began = entropy.now()
         try:
             await link.send(message)
         except (LinkDown, PublishRefused) as error:
@@ -128,5 +128,5 @@ class PublishQueue:
                 on_lost(error)
             return
         if self._on_published is not None:
-            now = time.monotonic()
+            now = entropy.now()
             self._on_published(message.qos, len(message.payload), now - began, now)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hmac
 import logging
 import re
-import secrets
-import time
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error
 from edge_node.api.settings import ApiSettings
+from flexspec_mq import entropy
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.settings.values import is_loopback
@@ -83,7 +82,7 @@ class ClientRefusals:
         if reason not in REFUSALS:
             return
         self._counter.labels(reason).inc()
-        if self._throttle.due(client, reason, time.monotonic()):
+        if self._throttle.due(client, reason, entropy.now()):
             _log.warning("client %s was refused, %s: %s", client, reason, why)
 
 
@@ -200,7 +199,7 @@ def _host(header: str) -> str:
 
 def new_id() -> str:
     """An id that no other request has."""
-    return f"req-{secrets.token_hex(12)}"
+    return f"req-{entropy.name(12)}"
 
 
 class RequestIds:

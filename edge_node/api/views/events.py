@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from edge_node.api.serving import Api
 from edge_node.api.views import members
 from edge_node.api.views.sentences import Watched, plan_words
 from edge_node.text.generator import plan_told
-from flexspec_mq import waiting
+from flexspec_mq import entropy, waiting
 from schemas.node import FleetView, LinkView, NodeView, PlanView
 from schemas.plan import PlanEstimate, VersionPlan
 
@@ -49,13 +48,13 @@ async def events(api: Api, request: Request, send: Send) -> None:
 
 async def _tell(api: Api, sender: Sender) -> None:
     await sender.start(200, "text/event-stream; charset=utf-8", {"cache-control": "no-cache"})
-    stream, spoke = _Stream(api), time.monotonic()
+    stream, spoke = _Stream(api), entropy.now()
     nobody_looked = not api.node.devices.watchers
     with api.node.watched():
         if nobody_looked:  # the first events tell all
             await asyncio.sleep(0.3 * waiting.ANSWER)
         while not api.texts.closed:
-            now = time.monotonic()
+            now = entropy.now()
             news = stream.news(now)
             if not news and now - spoke >= api.settings.heartbeat:
                 news = b": still here\n\n"
@@ -98,7 +97,7 @@ class _Stream:
         return bytes(due)
 
     def _texts(self) -> Iterator[_Told]:
-        before, self._watched, now = self._watched, {}, time.monotonic()
+        before, self._watched, now = self._watched, {}, entropy.now()
         for view in self._api.texts.views():
             watched = self._watched[view.id] = before.get(view.id) or Watched()
             plan = None if view.figures is None else self._plans.get(view.figures.version)
@@ -138,7 +137,7 @@ def _node(api: Api) -> Iterator[_Told]:
 
 
 def _plans(node: EdgeNode) -> Iterator[VersionPlan]:
-    now, active = time.monotonic(), node.active_versions
+    now, active = entropy.now(), node.active_versions
     for version, planned in sorted(node.plans.items()):
         plan, alternatives, alone = (
             plan_told(planned),
