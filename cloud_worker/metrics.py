@@ -131,7 +131,7 @@ class WorkerMetrics(Collector):
                 "Tokens of prompts read slowly, as others had fewer read",
                 steps["slowed"],
             ),
-            ("surprises", "Events that the protocol's table has no row for", machine.surprises.total()),
+            ("protocol_violations", "Events that the protocol's table has no row for", machine.violations.total()),
         ):
             yield total(name, what, value)
         for name, what, value in (

@@ -162,7 +162,7 @@ class EdgeNode:
         self._timer_work = asyncio.Event()
         self._broken = asyncio.Event()
         self._quiet_until = 0.0
-        self._surprises = 0  # of texts that are over
+        self._violations = 0  # of texts that are over
         self._family = family
         self._energy = energy
         self._battery = battery
@@ -190,9 +190,9 @@ class EdgeNode:
         return len(self._sessions)
 
     @property
-    def surprises(self) -> int:
+    def violations(self) -> int:
         """Events that the protocol's table had no row for."""
-        return self._surprises + sum(text.machine.surprises.total() for text in self._sessions.values())
+        return self._violations + sum(text.machine.violations.total() for text in self._sessions.values())
 
     @property
     def plans(self) -> dict[str, Planned]:
@@ -605,7 +605,7 @@ class EdgeNode:
         if self._sessions.pop(session, None) is None:
             return
         self.wire.ended(session, entropy.now())
-        self._surprises += machine.surprises.total()
+        self._violations += machine.violations.total()
         if machine.written is not None:
             self._prefixes.remember(machine.version, machine.written, entropy.now())
         answers, answer = generation.answers, machine.committed

@@ -143,7 +143,7 @@ class Text:
         watchers: called at each change.
     """
 
-    surprises: ClassVar[Counter[tuple[TextState, TextEvent]]] = Counter()
+    violations: ClassVar[Counter[tuple[TextState, TextEvent]]] = Counter()
     """Events that have no row in the state that they met, of all texts."""
 
     def __init__(
@@ -324,7 +324,7 @@ class Text:
     # How it is done
 
     def _event(self, event: TextEvent, *what: object) -> list[TextEffect]:
-        row = TABLE.expect(self.state, event, self.surprises)
+        row = TABLE.expect(self.state, event, self.violations)
         row.handler(self, *what)
         TABLE.check(row, self.state)
         effects, self._out = self._out, []

@@ -215,8 +215,8 @@ class Metrics(Collector):
         yield now("outbox", "Requests in the outbox; unread are answers", self._kept(), "state")
         offline = "Seconds without a link to the broker"
         yield total("offline_seconds", offline, node.link.offline_seconds)
-        surprises = "Events that the protocol's table has no row for"
-        yield total("surprises", surprises, node.surprises)
+        violations = "Events that the protocol's table has no row for"
+        yield total("protocol_violations", violations, node.violations)
         unbelieved = {reason.value: node.refused.get(reason, 0) for reason in NotBelieved}
         yield total("unbelieved", "Messages that no worker's keys vouch for", unbelieved, "reason")
         for statement in node.wire.dated:

@@ -1,7 +1,7 @@
 """Transition tables: what happens in which state, and where it may lead. `docs/protocol.md` shows them.
 
 A row is looked up by state and event. Its handler decides; the table checks that the machine then stands in one of
-the row's next states. An event without a row is a surprise: counted, and told to whoever drives the machine.
+the row's next states. An event without a row is a protocol violation: counted, and told to whoever drives the machine.
 """
 
 from collections import Counter
@@ -70,15 +70,15 @@ class TransitionTable(Generic[S, E]):
         """The rows, in order."""
         return iter(self._rows.values())
 
-    def expect(self, state: S, event: E, surprises: Counter[tuple[S, E]]) -> Transition[S, E]:
+    def expect(self, state: S, event: E, violations: Counter[tuple[S, E]]) -> Transition[S, E]:
         """The row of an event in a state.
 
         Raises:
-            UnexpectedEvent: there is none; counted in `surprises`.
+            UnexpectedEvent: there is none; counted in `violations`.
         """
         row = self._rows.get((state, event))
         if row is None:
-            surprises[state, event] += 1
+            violations[state, event] += 1
             raise UnexpectedEvent(f"{event} in state {state}")
         return row
 

@@ -88,7 +88,7 @@ def choose_with_margin(
 ) -> tuple[int, float]:
     """Choose the token at `position`, and tell by how much.
 
-    Another model that throws the same dice chooses the same token unless its logits differ from these by more than
+    Another model that draws the same noise chooses the same token unless its logits differ from these by more than
     the margin, between the token and one of the others.
 
     Args:

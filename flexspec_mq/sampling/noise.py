@@ -1,4 +1,4 @@
-"""Counter-based noise: the same dice for the target and the draft, which are vLLM's too.
+"""Counter-based noise: the same noise for the target and the draft, which are vLLM's too.
 
 Part of the wire protocol (`NOISE_VERSION` 2, which a session's identity carries), held by what vLLM's own kernel draws:
 

@@ -1,6 +1,6 @@
 """Drafts of the worker's own, behind the edges': forwards of a draft for the sessions that they are worth it for.
 
-Both sides throw the same dice, so who drafts a token changes nothing but the time. The target verifies these drafts
+Both sides draw the same noise, so who drafts a token changes nothing but the time. The target verifies these drafts
 with the edges' own, in the same forward.
 
 Where there is a core for it, prompts are read on a thread of the draft's own while the target computes: as a rule the

@@ -298,7 +298,7 @@ class Site:
     def _bounds(self, kind: str, daemon: Daemon) -> dict[str, float]:
         return {
             "texts": 0.0,
-            f"flexspec_{kind}:surprises_total": 0.0,
+            f"flexspec_{kind}:protocol_violations_total": 0.0,
             f"flexspec_{kind}:tasks": daemon.idle.get(f"flexspec_{kind}:tasks", 0.0) + 3,
             "process_open_fds": daemon.idle.get("process_open_fds", 0.0) + 12,
             _RSS: daemon.idle.get(_RSS, 0.0) + _MEMORY,

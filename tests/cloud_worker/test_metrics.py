@@ -93,7 +93,7 @@ async def test_the_figures_are_those_of_what_happened(mosquitto: PrivateBroker) 
     assert seen["iteration_tokens_total_sum/oa0"] == len(START) + 11 + 2 + 11
     assert seen["oldest_wait_seconds"] == 0
     assert seen["ready"] == 1
-    assert nothing["surprises_total"] == 0
+    assert nothing["protocol_violations_total"] == 0
 
 
 async def test_busy_answers_and_shared_forwards_are_counted() -> None:

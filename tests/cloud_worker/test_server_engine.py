@@ -177,7 +177,7 @@ def test_one_request_goes_on_where_nobody_drafts(engine: ServerEngine, server: E
     assert write(engine, HOT, drafts_of(text)) == text
 
 
-def test_a_server_that_throws_our_dice_samples_for_us(
+def test_a_server_that_has_our_noise_samples_for_us(
     tiny: Path, engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As vLLM does on GPUs: with no bound of top-k, by each draft's own row; at its other dice nothing is taken so."""

@@ -88,7 +88,7 @@ def test_errors_that_come_after_the_end_are_counted(code: ErrorCode) -> None:
     machine.cancel(0.2)
     assert machine.receive(Error(1, 1, code, 0, "w"), 0.3) == []
     assert machine.counters.ignored == 1
-    assert not machine.surprises
+    assert not machine.violations
 
 
 def test_what_a_driver_may_still_say_after_the_end_changes_nothing() -> None:
@@ -116,7 +116,7 @@ def test_a_session_goes_on_after_a_surprise() -> None:
             machine.drafted(0, 0, DraftToken(1), 0.0)
     with pytest.raises(RemoteProtocolError):
         machine.no_worker(0.0)
-    assert machine.surprises == {
+    assert machine.violations == {
         (EdgeState.NEW, EdgeEvent.DRAFTED): 2,
         (EdgeState.NEW, EdgeEvent.NO_WORKER): 1,
     }

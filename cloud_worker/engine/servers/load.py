@@ -114,9 +114,9 @@ async def _connect(
     most = await _most(server, model, ours)
     tell("timing the server")
     timings = await _timed(server, model, ours * 3)
-    server.our_dice = await _throws_our_dice(server, model, ours, most)
+    server.our_noise = await _has_our_noise(server, model, ours, most)
     dice = "by our rule" + (
-        "" if server.our_dice else f" where {most} tokens tell it, else by the server's own dice"
+        "" if server.our_noise else f" where {most} tokens tell it, else by the server's own dice"
     )
     grammars = loaded.grammars()
     facts = Facts(
@@ -154,7 +154,7 @@ async def _most(server: Server, model: str, text: list[int]) -> int:
     raise AssertionError
 
 
-async def _throws_our_dice(server: Server, model: str, text: list[int], most: int) -> bool:
+async def _has_our_noise(server: Server, model: str, text: list[int], most: int) -> bool:
     """Whether its noise is ours; another would look like it once in a million times at most."""
     if most < _FEWEST_TO_TELL:
         return False

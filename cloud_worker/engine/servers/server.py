@@ -95,18 +95,18 @@ class Server(Client):
         wanted: name of the model there; None takes the only one.
 
     Attributes:
-        our_dice: whether its noise is that of `flexspec_mq.sampling`, as in vLLM's second model runner.
+        our_noise: whether its noise is that of `flexspec_mq.sampling`, as in vLLM's second model runner.
     """
 
     def __init__(self, url: str, vocab_size: int, key: str | None = None, wanted: str | None = None) -> None:
         super().__init__(url, key)
         self.vocab_size, self.wanted = vocab_size, wanted
-        self.our_dice = False
+        self.our_noise = False
 
     def samples(self, params: Sampling) -> bool:
         """Whether its own choice is that of our rule, but for ties."""
         coldest, hottest = _TEMPERATURES
-        ours = self.our_dice and coldest <= params.temperature <= hottest and params.seed != _NO_SEED
+        ours = self.our_noise and coldest <= params.temperature <= hottest and params.seed != _NO_SEED
         return ours or params.temperature == 0.0
 
     async def adapters(self) -> set[str]:

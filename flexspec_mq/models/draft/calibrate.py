@@ -21,7 +21,7 @@ _TOO_FEW, _MORE = "too few held-out answers to calibrate on", "give text of more
 
 @dataclass(frozen=True, slots=True)
 class Coupled:
-    """Answer of the target, replayed by the draft with common dice.
+    """Answer of the target, replayed by the draft with common noise.
 
     Attributes:
         row: Number of the answer.

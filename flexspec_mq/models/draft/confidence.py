@@ -1,6 +1,6 @@
 """How likely the target takes a drafted token: a logistic regression on what the draft knows when it chooses.
 
-Draft and target throw the same dice, so the draft's token survives unless the target's logits differ from the
+Draft and target draw the same noise, so the draft's token survives unless the target's logits differ from the
 draft's by more than the *margin* of the choice: the distance, in logits, between the best and the second best
 perturbed score, the first feature. How far the two models' logits lie apart depends on how sure the draft
 is, which the log-probability of the token and that of the likeliest one tell (they differ where the dice chose

@@ -101,7 +101,7 @@ class EdgeSession:
 
     Attributes:
         counters: counts since it began, to read.
-        surprises: events that have no row in the state that they met.
+        violations: events that have no row in the state that they met.
         finished: why the text ended; None while it goes on.
         online: whether there is a link to the broker.
         fallback: tokens that the draft may write alone behind what is committed; None once anybody has answered.
@@ -129,7 +129,7 @@ class EdgeSession:
             raise LocalProtocolError("a prefix is shorter than the prompt, and not empty")
         self._request = request
         self.counters = EdgeCounters()
-        self.surprises: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
+        self.violations: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
         self._rtt = RoundTrip(request.answer_timeout)
         self._control = SessionController(
             estimates or NodeEstimates(), policy, self._rtt, request.version, len(request.prompt), device
@@ -338,7 +338,7 @@ class EdgeSession:
         Raises:
             UnexpectedEvent: it has none in this state.
         """
-        row = TABLE.expect(self._state, event, self.surprises)
+        row = TABLE.expect(self._state, event, self.violations)
         row.handler(self, now, *what)
         if self._state not in row.next:
             TABLE.check(row, self._state)

@@ -110,7 +110,7 @@ class DraftRequest:
     Attributes:
         session: whose.
         context: prompt, committed tokens and pending draft; a view, valid for ever.
-        identity: the session's; its sampling parameters are the target's, so that both throw the same dice.
+        identity: the session's; its sampling parameters are the target's, so that both draw the same noise.
         committed: tokens of `context` that are committed, the prompt included; the others may go again.
         prompt_length: tokens of `context` that are the prompt.
         start: position of that token, counted in generated tokens.

@@ -78,7 +78,7 @@ class WorkerMachine:
         self._longest = 0.0
         self._out: list[WorkerEffect] = []
         self.counters = WorkerCounters()
-        self.surprises = Counter[tuple[WorkerState, WorkerEvent]]()
+        self.violations = Counter[tuple[WorkerState, WorkerEvent]]()
         """Events that have no row in the state that they met."""
 
     def __len__(self) -> int:
@@ -285,7 +285,7 @@ class WorkerMachine:
 
     def _happen(self, event: WorkerEvent, key: SessionKey, now: float, *details: object) -> None:
         """Carry out what the table says, and hold it to where it says that this leads."""
-        row = TABLE.expect(self.state(key, now), event, self.surprises)
+        row = TABLE.expect(self.state(key, now), event, self.violations)
         row.handler(self, key, now, *details)
         TABLE.check(row, self.state(key, now))
 

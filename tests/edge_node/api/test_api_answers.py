@@ -117,11 +117,11 @@ async def test_events_without_a_row_are_counted_while_a_text_is_written_and_afte
         asking = asyncio.create_task(api.chat(max_tokens=5))
         await until(lambda: api.node.sessions == 1)
         (generation,) = api.node._sessions.values()
-        generation.machine.surprises[EdgeState.NEW, EdgeEvent.DRAFTED] += 1  # as the table does
-        assert await api.metric("flexspec_edge:surprises_total") == 1
+        generation.machine.violations[EdgeState.NEW, EdgeEvent.DRAFTED] += 1  # as the table does
+        assert await api.metric("flexspec_edge:protocol_violations_total") == 1
         engine.gate.set()
         assert (await asking).status_code == 200
-        assert await api.metric("flexspec_edge:surprises_total") == 1
+        assert await api.metric("flexspec_edge:protocol_violations_total") == 1
 
 
 async def test_energy_is_told_and_summed_where_it_is_wanted(mosquitto: PrivateBroker) -> None:
@@ -176,7 +176,7 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert seen["request_success_total/error"] == 0  # for rates of errors before the first one
         assert await api.metric('flexspec_edge:bytes_total{way="up"}') == ours["bytes_up"]
         assert await api.metric("flexspec_edge:link_up") == 1
-        assert await api.metric("flexspec_edge:surprises_total") == 0
+        assert await api.metric("flexspec_edge:protocol_violations_total") == 0
         assert await api.answers(200) == 1
 
 
