@@ -131,7 +131,11 @@ class WorkerMetrics(Collector):
                 "Tokens of prompts read slowly, as others had fewer read",
                 steps["slowed"],
             ),
-            ("protocol_violations", "Events that the protocol's table has no row for", machine.violations.total()),
+            (
+                "protocol_violations",
+                "Events that the protocol's table has no row for",
+                machine.violations.total(),
+            ),
         ):
             yield total(name, what, value)
         for name, what, value in (

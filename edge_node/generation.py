@@ -75,7 +75,7 @@ class GenerationRequest:
         ignore_eos: go on to the limit.
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
-        waits: for whom it waits how long.
+        waits: bounds of its waiting.
         version: target version to ask for; None is the node's.
         digest: digest of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
@@ -154,7 +154,7 @@ class Generation:
     _events: asyncio.Queue[Shown] = field(default_factory=asyncio.Queue)
 
     def draft_request(self) -> DraftRequest | None:
-        """What the session wants drafted now, with all that a drafter may know of the text."""
+        """Ask the session for what it wants drafted now; with all that a drafter may know of the text."""
         wanted, request = self.machine.draft_request(), self.request
         if wanted is None:
             return None

@@ -56,13 +56,13 @@ class Service:
         node: a node that runs.
         model: name that is asked for.
         key: names the text's conversation.
-        waits: for whom the text waits how long.
+        waits: bounds of the text's waiting.
         told: told whom the text waits for, each time that it begins to.
         timeout: seconds for the whole text.
         alone: whether the draft may write while nobody can be reached.
 
     Attributes:
-        waits: for whom the text waits how long.
+        waits: bounds of the text's waiting.
         alone: whether the draft may write while nobody can be reached.
         model: name that is asked for.
         target: version that the text opens on; see `resolve`.

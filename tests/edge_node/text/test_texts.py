@@ -25,6 +25,7 @@ from edge_node.text.machine import Text, TextDropped, TextState
 from edge_node.text.reading import ended
 from edge_node.text.spec import IdempotencyKey, TextRequest, TextSpec
 from edge_node.text.texts import KeyReused, TextLimits, Texts, TooManyTexts
+from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown
 from flexspec_mq.grammar.tools import HERMES
@@ -103,9 +104,9 @@ class NoFigures:
         return lambda *_args, **_more: None
 
 
-def node(path: Path | None, script: Script, *, texts: int = 50, **limits: Any) -> Texts:
-    """A node's texts, with what its outbox holds, `texts` at most."""
-    outbox = Outbox(Journal(path, Bounds(texts=texts)))
+def node(path: Path | None, script: Script, *, texts: int = 50, keep: float = HOUR, **limits: Any) -> Texts:
+    """A node's texts, with what its outbox holds, `texts` at most, and answers for `keep` seconds."""
+    outbox = Outbox(Journal(path, Bounds(texts=texts, keep=keep)))
     return Texts(cast("Any", script), TextLimits(**limits), cast("Any", NoFigures()), outbox)
 
 
@@ -250,6 +251,19 @@ async def test_a_failed_text_is_forgotten_where_its_reader_is_told_and_kept_wher
             script.end("q", FlexSpecError("broken"))
             await ended(text)
         await until(lambda: texts.outbox.counts == states)  # noqa: B023  it ends before the next
+    await texts.close()
+
+
+async def test_answers_go_when_they_are_old_though_nobody_asks_for_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "STATUS", 0.001)
+    script = Script()
+    texts = node(tmp_path / "outbox", script, keep=0.2)
+    async with running(texts.run(), "outbox"):
+        script.end("q", FinishReason.STOP)
+        await read(texts, "q", "k")
+        await until(lambda: texts.outbox.counts == {})
     await texts.close()
 
 
