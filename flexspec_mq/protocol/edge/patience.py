@@ -19,14 +19,14 @@ from flexspec_mq.protocol.effects import Commit, Effect, FinishReason, Provision
 
 
 class Waits(NamedTuple):
-    """For how many seconds a text waits for whom.
+    """Seconds that a text waits at most.
 
     Attributes:
-        link: for the broker, before anybody has answered.
-        worker: for a worker of its version, where there is none.
-        token: for the next token, once it could begin.
-        turn: for its turn, while workers say that they have too much to do.
-        named: its user said how long.
+        link: until there is a link to the broker, before anybody has answered.
+        worker: until there is a worker of its version.
+        token: until the next token, once it could begin.
+        turn: the same, while workers say that they have too much to do.
+        named: whether its user said how long.
     """
 
     link: float = waiting.UNLINKED
@@ -48,7 +48,7 @@ class Patience:
     """A user's side of a session.
 
     Args:
-        session: that they wait for.
+        session: session that they wait for.
         deadline: on the clock of `now`; then it ends with `DEADLINE`.
         waits: after `token` seconds without a new one it fails, or `turn` seconds of word that there is too much to do.
         fallback: asked when nobody has answered for a moment: how many tokens the draft may then write behind what is
@@ -56,8 +56,8 @@ class Patience:
         share: told how much of what the draft wrote so was right.
 
     Attributes:
-        shown: provisional tokens that the user has seen.
-        confirmed: those among them that the target wrote as well.
+        shown: number of provisional tokens that the user has seen.
+        confirmed: number of these that the target wrote as well.
     """
 
     def __init__(
