@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.digest import prefix_name
-from flexspec_mq.protocol.edge.types import SessionRequest
+from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Send
-from schemas.messages import MAX_DRAFT_TOKENS, Close, CloseReason, Draft, Open, Poll, Prefix
+from schemas.messages import MAX_DRAFT_TOKENS, MAX_IN_FLIGHT, Close, CloseReason, Draft, Open, Poll, Prefix
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
@@ -23,7 +24,9 @@ class Span(NamedTuple):
 
 
 class Sender:
-    """Makes the messages of a session. It alone knows the window, the credit and the sequence numbers.
+    """Makes the messages of a session, and decides how much is drafted and where a batch ends, by K of the plan.
+
+    It alone knows the window, the credit and the sequence numbers.
 
     The window is what is on its way to one worker. Its batches are contiguous: the next starts where the last one
     ended.
@@ -35,6 +38,7 @@ class Sender:
 
     Attributes:
         held: length of the chain that the adopted worker is known to hold.
+        fallback: tokens that the draft may write alone behind what is committed; None once anybody has answered.
         in_flight: batches not yet fully decided, at most W of the plan plus one that came with an open or poll.
     """
 
@@ -52,6 +56,9 @@ class Sender:
         self._granted = (0, 0)  # run-ahead, and drafts of the worker's own, that it granted
         self._to = ""
         self._attempt = 0
+        self._stopped = False  # nothing is drafted at the tip until something new is committed
+        self.fallback: int | None = None
+        self._fallback_to = 0  # position after the last token that was drafted so
 
     @property
     def expecting(self) -> bool:
@@ -91,11 +98,58 @@ class Sender:
         """Drafted tokens that wait to be sent; those that the grammar forces do not count."""
         return self._text.free(max(self._sent_to, self._text.have), self._text.tip)
 
-    def room(self, plan: Plan) -> int:
-        """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
-        return min(plan.draft_length - self.drafted, self._text.limit - 1 - self._text.tip)
+    @property
+    def drafting(self) -> bool:
+        """Whether another token may be drafted at the tip, if it is wanted."""
+        return not (self._stopped or self._text.capped)
+
+    def wanted(self, plan: Plan) -> int:
+        """Drafted tokens that are wanted now, none or less where more would be of no use.
+
+        They fill a batch of K, or are all that the draft may write alone, unless it goes in circles; none behind such
+        a long draft before it is looked at. The target decides the last token of the text.
+        """
+        text = self._text
+        if self.fallback and text.loops:
+            return 0
+        if self.fallback:
+            count = self.fallback - (text.tip - text.have)
+        else:
+            count = 0 if self._fallback_to > text.have else plan.draft_length - self.drafted
+        return min(count, text.limit - 1 - text.tip)
+
+    # What is drafted
+
+    def take(self, token: DraftToken, plan: Plan) -> bool:
+        """Append a drafted token, unless the draft would then be accepted less likely than the plan wants."""
+        taken = self._text.draft(token, 0.0 if self.fallback else plan.confidence_threshold)
+        self._stopped = not taken
+        if taken and self.fallback:
+            self._fallback_to = self._text.tip
+        return taken
+
+    def stop(self) -> None:
+        """The drafter goes on at this tip no more."""
+        self._stopped = True
+
+    def fall_back(self, most: int) -> None:
+        """The draft may write so many tokens alone."""
+        self.fallback = most
+        if most:
+            self._stopped = False
+            self._fallback_to = self._text.tip
 
     # What happens
+
+    def progressed(self, *, rolled_back: bool) -> None:
+        """Something new is committed; with `rolled_back` the pending draft was wrong, and all that is in flight."""
+        self._stopped = False
+        if rolled_back:
+            self._fallback_to = 0
+            self.in_flight = []
+            self._sent_to = self.held
+            self._rtt.rolled_back()
+            self._with_open = None
 
     def adopted(self, worker: str, attempt: int, *, newest: bool) -> None:
         """A worker was adopted: only the newest open's draft is known to be on its way to it."""
@@ -108,13 +162,6 @@ class Sender:
         while self.in_flight and self.in_flight[0].end < self.held:
             self.in_flight.pop(0)
         self._sent_to = max(self._sent_to, self.held)
-
-    def rolled_back(self) -> None:
-        """The pending draft was wrong, and with it all that is in flight; sending restarts at what is held."""
-        self.in_flight = []
-        self._sent_to = self.held
-        self._rtt.rolled_back()
-        self._with_open = None
 
     def _restart(self, came_with_open: Span | None) -> None:
         """Begin with a worker of which nothing is known but that it has our newest open, if at all."""
@@ -177,8 +224,11 @@ class Sender:
         qos = plan.qos if plan.open_qos is None else plan.open_qos
         return Send(reuse.worker if reuse else to, message, qos, expiry)
 
-    def batch(self, plan: Plan, now: float, *, drafting: bool) -> Send | None:
-        """The batch that is due, if one is; `drafting`: the drafter is expected to add more tokens."""
+    def batch(self, plan: Plan, now: float) -> Send | None:
+        """The batch that is due, if one is. What the draft wrote alone has waited for long, and goes out at once."""
+        drafting = self.drafting and plan.draft_length > 0
+        if self._fallback_to > self._text.have and not self.fallback:
+            plan, drafting = replace(plan, draft_length=MAX_DRAFT_TOKENS, in_flight=MAX_IN_FLIGHT), False
         end = self._next_end(plan, drafting=drafting)
         if end is None:
             return None

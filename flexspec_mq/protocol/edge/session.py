@@ -8,7 +8,6 @@ but closes, which the driver keeps until the link is up. How long a user waits i
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import ClassVar
 
 from flexspec_mq.controller.estimators.node import NodeEstimates
@@ -35,8 +34,6 @@ from flexspec_mq.protocol.edge.types import (
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from schemas.messages import (
-    MAX_DRAFT_TOKENS,
-    MAX_IN_FLIGHT,
     Close,
     CloseReason,
     Delivery,
@@ -104,7 +101,6 @@ class EdgeSession:
         violations: events that have no row in the state that they met.
         finished: why the text ended; None while it goes on.
         online: whether there is a link to the broker.
-        fallback: tokens that the draft may write alone behind what is committed; None once anybody has answered.
         nobody: true if the broker says that nobody listens to opens of the version, and no worker has answered since.
         delivers: seconds for which the adopted worker keeps the answer at the broker, should this edge be away when it
             is written; 0 if it does not.
@@ -148,9 +144,6 @@ class EdgeSession:
         self._wanted_since = 0.0  # since the drafter's newest answer, or nothing was wanted
         self._quiet = False  # nothing has happened that makes anything due to be sent
         self._expecting = False  # the adopted worker owes us an answer
-        self._stopped = False  # nothing is drafted at the tip until something new is committed
-        self.fallback: int | None = None
-        self._fallback_to = 0  # position after the last token that was drafted so
         self._named = False  # the newest open named the beginning of the prompt, to one worker
         self._asked = False  # polled because of a hole, and nothing new since
         self._failures: list[str] = []  # of the text or the worker, in a row
@@ -221,6 +214,11 @@ class EdgeSession:
     def pending(self) -> tuple[int, ...]:
         """Drafted tokens behind what is committed. A copy."""
         return self._text.chain.tokens(self._text.have, self._text.tip)
+
+    @property
+    def fallback(self) -> int | None:
+        """Tokens that the draft may write alone behind what is committed; None once anybody has answered."""
+        return self._sender.fallback
 
     @property
     def silence(self) -> Silence:
@@ -361,11 +359,11 @@ class EdgeSession:
     def _want(self, now: float) -> None:
         """Note what to draft: nothing while K drafted tokens wait to be sent, or more would be of no use."""
         text, before, self._wanted = self._text, self._wanted, None
-        if self._stopped or text.capped or self._state not in _LIVE:
+        if self._state not in _LIVE or not self._sender.drafting:
             return
         plan = self._plan or self.plan
-        room = self._room(plan)
-        if room <= 0:
+        count = self._sender.wanted(plan)
+        if count <= 0:
             return
         if before is None:
             self._wanted_since = now
@@ -378,34 +376,22 @@ class EdgeSession:
             len(prompt),
             text.tip,
             text.digest,
-            room,
+            count,
             text.pending.joint_acceptance,
             plan.confidence_threshold,
             self._control.opportunity_cost,
             fallback=bool(self.fallback),
         )
 
-    def _room(self, plan: Plan) -> int:
-        """Tokens that are wanted now: none behind a long draft that nobody has looked at, or that goes in circles."""
-        text = self._text
-        if self.fallback and text.loops:
-            return 0
-        if self.fallback:
-            return min(self.fallback - (text.tip - text.have), text.limit - 1 - text.tip)
-        return 0 if self._fallback_to > text.have else self._sender.room(plan)
-
     def _pump(self, now: float) -> None:
         """Send every batch that is due, then run-ahead credit if the worker may be short of it.
 
         Verdicts of pure run-ahead echo nothing. So where the plan wants to know the round trip, credit asks for it.
         """
-        sender, text = self._sender, self._text
+        sender = self._sender
         while True:
             plan = self._plan or self.plan
-            drafting = not (plan.draft_length == 0 or self._stopped or text.capped)
-            if self._fallback_to > text.have and not self.fallback:  # all at once: they have waited for long
-                plan, drafting = replace(plan, draft_length=MAX_DRAFT_TOKENS, in_flight=MAX_IN_FLIGHT), False
-            batch = sender.batch(plan, now, drafting=drafting)
+            batch = sender.batch(plan, now)
             if batch is None:
                 break
             self.counters.batches += 1
@@ -476,32 +462,24 @@ class EdgeSession:
             counters.stale += 1
             self._quiet = True
             return
-        plan = self._plan or self.plan
-        if text.draft(token, 0.0 if self.fallback else plan.confidence_threshold):
+        if self._sender.take(token, self._plan or self.plan):
             counters.drafted += 1
-            self._stopped = False
             self._quiet = wanted is not None and wanted.most > 1 and not text.capped
-            if self.fallback:
-                self._fallback_to = text.tip
         else:
             counters.withheld += 1
             self._control.withheld(self._sender.drafted, token.confidence, now)
-            self._stopped = True
 
     def _no_draft(self, now: float, start: int, digest: int) -> None:  # noqa: ARG002  the table's signature
         self._wanted = None
         if (start, digest) == (self._text.tip, self._text.digest):
-            self._stopped = True
+            self._sender.stop()
 
     def _fall_back(self, now: float, most: int) -> None:  # noqa: ARG002  the table's signature
-        self.fallback = most
-        if most:
-            self._stopped = False
-            self._fallback_to = self._text.tip
+        self._sender.fall_back(most)
 
     def _verdict(self, now: float, verdict: Verdict) -> None:
         self._timers.heard(now)
-        self.fallback = None
+        self._sender.fallback = None
         self.nobody = False
         may = self._sender.lets_draft
         self._control.echoed(verdict, now)
@@ -587,11 +565,9 @@ class EdgeSession:
         counters.drafts.met(counters.judged - judged + added.worker_judged + added.in_vain, accepted)
         self._timers.progressed(now)
         self._failures, self._undone = [], 0
-        self._asked = self._stopped = False
+        self._asked = False
         self._plan = None
-        if added.rolled_back:
-            self._fallback_to = 0
-            self._sender.rolled_back()
+        self._sender.progressed(rolled_back=added.rolled_back)
 
     def _ask(self, now: float) -> None:
         """Poll because of a hole; once, until something new is committed."""
@@ -602,7 +578,7 @@ class EdgeSession:
     def _delivery(self, now: float, delivery: Delivery) -> None:
         """Commit an answer as a verdict from any worker: our own digest confirms it, or it is none of this text."""
         self._timers.heard(now)
-        self.fallback = None
+        self._sender.fallback = None
         whole = Verdict(
             delivery.session, delivery.attempt, 0, 0, delivery.tokens, delivery.digest, delivery.fin, 0, 0
         )
