@@ -44,6 +44,7 @@ def test_a_busy_worker_is_waited_for_longer_unless_the_request_says_how_long(
     user = Patience(machine, waits=Waits.of(patience))
     machine.start(now)
     while machine.finished is None:
+        assert now < 2000.0
         effects = user.tick(now)
         for send in sent(effects, Open):
             machine.receive(Error(1, send.message.attempt, ErrorCode.BUSY, 500, "w"), now)

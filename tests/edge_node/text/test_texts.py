@@ -33,6 +33,8 @@ from flexspec_mq.protocol.effects import Finish, FinishReason
 from schemas.node import TextFigures
 from tests.daemons import until
 
+pytestmark = pytest.mark.timeout(120)  # a reader who is told of no end
+
 HOUR = 3600.0
 FIGURES = TextFigures(
     prompt_tokens=1, tokens=1, seconds=0.0, first_token=None, rtt_ms=None, polls=0, reopens=0, worker=None
@@ -153,13 +155,13 @@ async def test_one_text_is_written_for_all_who_have_its_key(tmp_path: Path) -> N
 async def test_nobody_is_let_in_or_told_before_the_disk_has_it(tmp_path: Path) -> None:
     script, slow = Script(), [threading.Event(), threading.Event()]
     texts = node(tmp_path / "outbox", script)
-    texts.outbox.later(slow[0].wait)
+    texts.outbox.later(slow[0].wait, 20)
     reader = asyncio.create_task(read(texts, "q", "k"))
     await settle()
     assert (len(texts), script.written) == (0, [])
     slow[0].set()
     await until(lambda: script.written == ["q"])
-    texts.outbox.later(slow[1].wait)
+    texts.outbox.later(slow[1].wait, 20)
     script.end("q", FinishReason.STOP)
     (entry,) = texts.outbox.journal.entries()
     text = texts.text(entry.id)
@@ -181,7 +183,7 @@ async def test_a_text_waits_on_where_the_node_is_full_when_its_reader_s_patience
     async with running(texts.run(), "outbox"):
         async with texts.reading(*asked("q", "k")):
             pass
-        texts.outbox.later(slow.wait)
+        texts.outbox.later(slow.wait, 20)
         script.end("q", LinkDown("away"))
         await until(lambda: not texts)
         other = asyncio.create_task(read(texts, "other"))
@@ -202,7 +204,7 @@ async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(tmp_pa
     script, slow = Script(), threading.Event()
     texts = node(tmp_path / "outbox", script)
     name = await texts.keep(asked("q")[0], IdempotencyKey("k", b"q", "/v1/completions"))
-    texts.outbox.later(slow.wait)
+    texts.outbox.later(slow.wait, 20)
     again = asyncio.create_task(read(texts, "q", "k"))
     await settle()
     dropped = asyncio.create_task(texts.drop(name))
