@@ -5,6 +5,7 @@ where clients need one, and no name by which this machine could reach itself.
 """
 
 import secrets
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -47,7 +48,7 @@ class Announcer:
     def publish(self, topic: str, payload: bytes) -> None:
         """Have Mosquitto keep `payload` on `topic`; returns when it does.
 
-        It connects for that only, to a Mosquitto that answers: what is retained stays.
+        It connects for that only: what is retained stays.
 
         Raises:
             BrokerError: it did not take it.
@@ -75,7 +76,7 @@ class Announcer:
         client.on_connect, client.on_publish = connected, published
         end = time.monotonic() + waiting.CONNECT
         try:
-            client.connect(str(self.socket))
+            self._connect(client, end)
             up = MQTTErrorCode.MQTT_ERR_SUCCESS
             while not answers and up == MQTTErrorCode.MQTT_ERR_SUCCESS and time.monotonic() < end:
                 up = client.loop(0.1)
@@ -88,3 +89,16 @@ class Announcer:
             raise BrokerError(f"Mosquitto did not take {size} on {topic}", hint="is `max_packet` too small?")
         if answers[0].is_failure:
             raise BrokerError(f"Mosquitto refused what is to be published on {topic}: {answers[0]}")
+
+    def _connect(self, client: paho.Client, end: float) -> None:
+        """Mosquitto opens this socket a moment after the one by which it is known to answer."""
+        while True:
+            with socket.socket(socket.AF_UNIX) as tried:  # paho would leave one open that is refused
+                try:
+                    tried.connect(str(self.socket))
+                    break
+                except OSError:
+                    if time.monotonic() > end:
+                        raise
+            time.sleep(0.005)
+        client.connect(str(self.socket))

@@ -27,6 +27,7 @@ from schemas.messages import MOST_KEPT
 if TYPE_CHECKING:
     import argparse
 
+"""Engines that are somebody else's servers."""
 MAX_LEASE = 86_400
 """Seconds; the most that a verdict can say of a lease."""
 

@@ -41,6 +41,9 @@ class EngineThread:
 
     A forward that raises (out of memory, a bug) is no reason to fail all that shared it: what was under way is
     done again one session at a time, from empty caches, and only what fails alone counts as failed.
+
+    Attributes:
+        failures: steps that raised.
     """
 
     def __init__(self, engine: Engine) -> None:
