@@ -151,7 +151,7 @@ class Texts:
 
     def __len__(self) -> int:
         """Texts being written or read."""
-        return len(self._active)
+        return sum(text.end is None or text.readers > 0 for text in self._active)
 
     @property
     def model(self) -> LoadedText:
@@ -268,6 +268,8 @@ class Texts:
             task = self._active.get(text)
             self._perform(text, [each for each in text.dropped() if each is not TextEffect.FORGET])
             if task is not None:
+                if text.settled:  # it only waits for room on the disk
+                    task.cancel()
                 await asyncio.wait([task])
         await self.outbox.run(self.outbox.journal.forget, name)
 
@@ -275,8 +277,10 @@ class Texts:
         """Take no more; end those that are being written with an error that says why: texts with a key go on later."""
         self.closed = self._generator.closed = True
         tasks = [task for task in self._active.values() if task is not None and not task.done()]
-        for text in tuple(self._active):
+        for text, task in tuple(self._active.items()):
             self._perform(text, text.node_stops())
+            if text.settled and task is not None:
+                task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=self._limits.grace)
         self._generator.close()
@@ -358,8 +362,8 @@ class Texts:
     def _make_room(self) -> None:
         if self.closed:
             raise stopping()
-        if len(self._active) >= self._limits.api_texts:
-            raise self._too_many(f"{len(self._active)} texts are being written or read, as many as may be")
+        if len(self) >= self._limits.api_texts:
+            raise self._too_many(f"{len(self)} texts are being written or read, as many as may be")
 
     def _too_many(self, message: str) -> TooManyTexts:
         # A place becomes free about every pace / limit seconds.
@@ -395,8 +399,9 @@ class Texts:
         if text.end is not None:
             self._perform(text, effects)
             return
+        complete = effects == [TextEffect.ANSWER]
         for call in filter(None, (self._disk(text, effect) for effect in effects)):
-            await self._noted(text, call)
+            await self._noted(text, call, complete=complete)
         text.kept()
 
     async def _written(self, text: Text, record: Record | None) -> End:
@@ -435,8 +440,12 @@ class Texts:
                 self._stood[limit.name] = limit.state
                 _log.warning("%s", limit_in_words(limit))
 
-    async def _noted(self, text: Text, call: Callable[[], object]) -> None:
-        """Have the outbox note an end; where its disk is full and nobody reads the text, as soon as there is room."""
+    async def _noted(self, text: Text, call: Callable[[], object], *, complete: bool) -> None:
+        """Have the outbox note an end; where its disk is full, as soon as there is room.
+
+        Until then an answer is told from memory, or whoever asks for it again would have it written again. Readers of
+        a text without one ask again.
+        """
         told = False
         while True:
             try:
@@ -444,9 +453,11 @@ class Texts:
             except OutboxError as lost:
                 if not told:
                     _log.error("text %s: its end is not kept: %s", text.id, lost)
-                if text.readers or not isinstance(lost, NoRoom):
-                    return
                 told = True
+                if complete:
+                    text.kept()
+                if not isinstance(lost, NoRoom) or (text.readers and not complete):
+                    return
                 await asyncio.sleep(waiting.STATUS / 2)
             else:
                 return

@@ -247,7 +247,9 @@ def _check_end(
     said = f"{name}: {end.code} after {end.at - attempt.asked.at:.1f} s ({end.why})"
     found.figures.update({f"ended with {end.code}": 1})
     restarted = end.code == "connection" and _holds(device, end.at)
-    if restarted or (end.code == "outbox" and not attempt.pieces and "disk is full" in end.why):
+    if restarted or (
+        end.code == "outbox" and not attempt.pieces and end.why.split(" (")[0].endswith("is full")
+    ):
         return  # a request that cannot be kept is not taken
     if end.code not in TYPED or (end.code == PROVISIONAL != attempt.asked.offline):
         found.broken(Broken.UNTYPED, said)

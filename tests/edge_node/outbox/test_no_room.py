@@ -17,7 +17,7 @@ from edge_node.outbox.entries import NoRoom
 from edge_node.outbox.journal import Journal
 from flexspec_mq import waiting
 from tests.daemons import PATIENCE, FakeEngine, worker_at
-from tests.edge_node.api.served import Served, alone, content, keyed, links_to, said, served
+from tests.edge_node.api.served import Served, alone, content, keyed, links_to, said, served, streamed
 from tests.edge_node.outbox.power import recorded
 from tests.edge_node.outbox.test_damage import write_format_1
 from tests.edge_node.outbox.test_journal import commit, entry, replace_opened
@@ -155,6 +155,10 @@ async def test_an_answer_that_comes_while_the_disk_is_full_is_there_when_there_i
         async with asyncio.timeout(2 * PATIENCE):
             while (await node.get("/v1/outbox/hello")).json()["text"] != whole:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+        for _ in range(2):  # it is told from memory, and not written again
+            again = await node.chat("hello", keyed("hello"), stream=True, wait=600.0, **ASK)
+            assert streamed(again.text) == whole
+        assert node.daemons[0].worker.machine.counters.opened == 1
         small.free()
         await shows(node, {"hello": "unread"})
 

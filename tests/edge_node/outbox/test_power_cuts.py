@@ -87,11 +87,11 @@ class _Node:
 
     def _go_on(self, journal: Journal, kind: str, name: str, size: int) -> bool:
         """Whether it is promised: sessions and tokens are at times, readings and what changes nothing never."""
-        promised = bool(size % 2)
+        promised, before = bool(size % 2), journal.entry(name)
         if kind == "open":
             opened = Opened(session=int(name[4:]), version="v", sampling=Sampling(), limit=9, root=size)
             journal.open(name, opened, promised=promised)
-            return promised
+            return promised and journal.entry(name) != before
         if kind == "commit":
             entry, tokens, _ = _texts(journal)[name]
             if entry.opened is None or not entry.unfinished:
@@ -99,7 +99,6 @@ class _Node:
             added = tuple(_token(name, len(tokens) + at) for at in range(size))
             journal.commit({name: [Commit(len(tokens), added, (None,) * size)]}, promised=promised)
             return promised
-        before = journal.entry(name)
         if kind in ("finish", "fail"):
             journal.finish(name, name.encode() * size, "it failed" if kind == "fail" else "")
         else:
