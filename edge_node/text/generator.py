@@ -335,6 +335,10 @@ class Writing:
         directory = self._by.node.directory
         text = await self._service.text(self._by.model)
         engine = directory.grammar_engine(self.version) if opened is None else opened.engine
+        if not engine and opened is None and (spec.grammar is not None or spec.tools is not None):
+            soon = 0.3 * self._by.node.link.answer_timeout  # another worker's status may be on its way
+            await directory.wait_until(lambda: bool(directory.grammar_engine(self.version)), soon)
+            engine = directory.grammar_engine(self.version)
         encoded = self._encoded = await self._by.encoder.encoded(text, spec, engine or engine_name())
         if encoded.grammar is not None and not engine:
             raise WorkerError(

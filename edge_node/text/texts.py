@@ -443,8 +443,7 @@ class Texts:
     async def _noted(self, text: Text, call: Callable[[], object], *, complete: bool) -> None:
         """Have the outbox note an end; where its disk is full, as soon as there is room.
 
-        Until then an answer is told from memory, or whoever asks for it again would have it written again. Readers of
-        a text without one ask again.
+        Until then an answer is told from memory, or whoever asks again would have it written again.
         """
         told = False
         while True:

@@ -225,7 +225,7 @@ class Sender:
         return Send(reuse.worker if reuse else to, message, qos, expiry)
 
     def batch(self, plan: Plan, now: float) -> Send | None:
-        """The batch that is due, if one is. What the draft wrote alone has waited for long, and goes out at once."""
+        """The batch that is due, if one is. A draft that was written alone has waited for long: it goes out at once."""
         drafting = self.drafting and plan.draft_length > 0
         if self._fallback_to > self._text.have and not self.fallback:
             plan, drafting = replace(plan, draft_length=MAX_DRAFT_TOKENS, in_flight=MAX_IN_FLIGHT), False

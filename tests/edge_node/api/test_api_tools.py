@@ -5,6 +5,7 @@ import itertools
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ from edge_node.text.decoding import Piece
 from edge_node.text.machine import End, EndReason
 from edge_node.text.reading import Part
 from flexspec_mq.grammar.tools import HERMES, ToolCall
+from schemas.status import WorkerStatus
+from tests.daemons import until
 from tests.edge_node.api.served import RESPONSES, alone, events, finish, never, said, served, text_of
 
 TOOLS = [
@@ -192,3 +195,9 @@ async def test_workers_that_read_no_grammars_are_told_of(mosquitto: PrivateBroke
         ):
             assert "install llguidance" in said(await api.chat(**asked), 503, "no_worker")["message"]
         assert (await api.chat(max_tokens=2, tools=TOOLS, tool_choice="none")).status_code == 200
+        late = asyncio.create_task(api.chat(guided_choice=["a"], max_tokens=2))
+        await until(lambda: len(api.api.texts) == 1)
+        reads = WorkerStatus(state="online", epoch=1, at=0.0, worker="x", version=api.version, grammar="x 1")
+        api.node.directory.take("x", msgspec.json.encode(reads))
+        await until(lambda: api.node.sessions == 1)
+        late.cancel()
