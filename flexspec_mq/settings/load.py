@@ -131,7 +131,9 @@ def converted(entry: Entry, raw: Any, origin: Origin) -> Any:
     except msgspec.ValidationError as error:
         word = "a list of strings" if entry.many else _WORDS.get(entry.kind, str(entry.kind))
         shown = "the value" if entry.setting.secret else repr(raw)
-        raise _refused(entry, f"{entry.key}: {shown} is not {word}", origin) from error
+        choices = ", ".join(entry.setting.choices or ())
+        wrong = f"{shown} is none of {choices}" if choices else f"{shown} is not {word}"
+        raise _refused(entry, f"{entry.key}: {wrong}", origin) from error
 
 
 def give(args: argparse.Namespace, key: str, value: Any, flag: str) -> None:

@@ -122,6 +122,9 @@ def test_a_setting_that_only_a_file_breaks_stops_the_daemon(
     (settings_folder / "edge.toml").write_text("broker = 'host:70000'")
     assert run_edge(["ask", "hi"]) == 2
     assert "error: port 70000 is not between 1 and 65535\n" in capsys.readouterr().err
+    (settings_folder / "edge.toml").write_text("offline = 'hodl'")
+    assert run_edge(["config", "show"]) == 2
+    assert "offline: 'hodl' is none of hold, provisional, deliver" in capsys.readouterr().err
     (settings_folder / "edge.toml").write_text("# mine\nfridge = 1\n")
     assert run_edge(["config", "show"]) == 2
     assert f"{settings_folder}/edge.toml:2: unknown key 'fridge'" in capsys.readouterr().err
