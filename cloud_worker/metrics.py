@@ -125,7 +125,7 @@ class WorkerMetrics(Collector):
             ),
             ("quota_answers", "Times that such a device was told", admission.told),
             ("overflow_messages", "Messages dropped from a full queue", worker.overflowed),
-            ("held_back", "Rows put off as their device had more sessions than others", steps["held_back"]),
+            ("held_back", "Sessions put off as their device had more than others", steps["held_back"]),
             (
                 "slowed_prompt_tokens",
                 "Tokens of prompts read slowly, as others had fewer read",

@@ -18,7 +18,7 @@ from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
-from flexspec_mq.scheduling.step_budget import DEVICE_PREFILL
+from flexspec_mq.scheduling.slot_budget import DEVICE_PREFILL
 from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, named_after_user
 from flexspec_mq.telemetry import TelemetryOptions
 from flexspec_mq.transport.arguments import LinkOptions

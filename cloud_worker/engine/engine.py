@@ -21,9 +21,7 @@ from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from flexspec_mq.sampling.noise import lucky_words
 from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck
-from flexspec_mq.scheduling.costs import ForwardCost
-from flexspec_mq.scheduling.draft_budget import DraftBudget
-from flexspec_mq.scheduling.step_budget import STEP_MS, StepBudget
+from flexspec_mq.scheduling.slot_budget import STEP_MS, SlotBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,10 +54,8 @@ class ModelEngine:
         model: Target; it computes, and nothing else.
         limit: Bytes of keys and values at most; None is no limit.
         prefill: Tokens of unread prefixes that one forward may read, whatever time it takes.
-        budget: Budget of each step that bounds its time instead.
+        budget: Budget of each step instead, which bounds its time and gives slots to drafted tokens that are worth it.
         drafts: Worker's own drafter, which goes on from the edges' drafts where there is room.
-        draft_budget: Rule by which drafted tokens get rows; all get theirs without one.
-        batch: Sessions that one forward decides at most.
         facts: Properties of the target.
         head_holder: Holder of heads beside the base.
         grammars: Grammars of its texts.
@@ -77,18 +73,15 @@ class ModelEngine:
         *,
         limit: int | None = None,
         prefill: int = 256,
-        budget: StepBudget | None = None,
+        budget: SlotBudget | None = None,
         drafts: WorkerDrafter | None = None,
-        draft_budget: DraftBudget | None = None,
-        batch: int = 2**31,
         facts: Facts | None = None,
         head_holder: ModelHeads | None = None,
         grammars: CompiledGrammars | None = None,
     ) -> None:
-        self._budget = budget or StepBudget(ForwardCost(), most=prefill)
-        self.scheduler = Scheduler(KVCache(model.new_kv, limit), self._budget, batch=batch)
+        self._budget = budget or SlotBudget(most=prefill, rationed=False)
+        self.scheduler = Scheduler(KVCache(model.new_kv, limit), self._budget)
         self.drafts = drafts
-        self.draft_budget = draft_budget or DraftBudget(self._budget.cost, rationed=False)
         self.head_holder = head_holder
         self.grammars = grammars
         self._texts = None if grammars is None else TextGrammars(grammars)
@@ -147,7 +140,6 @@ class ModelEngine:
         self._forget_draft(key)
 
     def _forget_draft(self, key: SessionKey) -> None:
-        self.draft_budget.forget(key)
         if self._texts is not None:
             self._texts.free(key)
         if self.drafts is not None:
@@ -177,7 +169,6 @@ class ModelEngine:
         done = StepResult()
         self._force(done)
         drafts = self._draft(done)
-        done.held_back, done.cut = self.scheduler.held_back, self.draft_budget.cut
         forward = time.perf_counter()
         scheduled = self.scheduler.schedule(drafts)
         fed = [len(share.model_input.tokens) for share in scheduled]
@@ -188,8 +179,9 @@ class ModelEngine:
             verified = [
                 tokens for share, tokens in zip(scheduled, fed, strict=True) if share.item.key in drafts
             ]
-            rows = sum(verified) - len(verified)
-            self._budget.cost.observe(len(verified), rows, sum(fed) - sum(verified), 1000 * (ended - forward))
+            ms = 1000 * (ended - forward)
+            drafted = sum(verified) - len(verified)
+            self._budget.cost.observe(len(verified), drafted, sum(fed) - sum(verified), ms)
         done.compute_ms, done.batch, done.fed = int(1000 * (ended - began)), len(scheduled), sum(fed)
         done.drafted = 0 if self.drafts is None else self.drafts.drafted
         done.slowed = self._budget.slowed
@@ -216,24 +208,24 @@ class ModelEngine:
         done.failed.append((item, error))
 
     def _draft(self, done: StepResult) -> dict[SessionKey, tuple[int, ...]]:
-        """Drafts of the sessions that the next forward decides: the edges', as far as they get rows, then our own.
+        """Drafts of the sessions that the next forward decides: the edges', as far as they get slots, then our own.
 
-        Behind them come tokens that a grammar forces. Noted are the rows of sessions whose drafts were cut, or drafted
-        for.
+        Behind them come tokens that a grammar forces. Noted is whose drafts were cut, or drafted for.
         """
-        ready = self.scheduler.writing_items()
-        given = {item.key: len(item.draft) for item in ready}
-        rows = self.draft_budget.allocate(given, self.scheduler.sharing, self.scheduler.prompt_ms())
+        slots = self.scheduler.begin()
+        done.held_back, done.cut = slots.held_back, slots.cut
+        ready = [self.scheduler.pending[key] for key in slots.granted]
         own: dict[SessionKey, tuple[int, ...]] = {}
         if self.drafts is not None:
-            own = self.drafts.draft(ready, rows, self.draft_budget)
-            self.drafts.read(self.scheduler.pending.values(), rows)
-        for key, granted in rows.granted.items():
-            if granted < given[key] or key in own:
-                done.rows[key] = DraftRows(len(own.get(key, ())), None if granted == given[key] else granted)
-        drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
+            own = self.drafts.draft(ready, slots)
+            self.drafts.read(self.scheduler.pending.values(), slots)
+        drafts: dict[SessionKey, tuple[int, ...]] = {}
         self._behind.clear()
         for item in ready:
+            granted, ours = slots.granted[item.key], own.get(item.key, ())
+            drafts[item.key] = item.draft[:granted] + ours
+            if ours or granted < len(item.draft):
+                done.rows[item.key] = DraftRows(len(ours), None if granted == len(item.draft) else granted)
             if item.identity.grammar is not None and self._texts is not None:
                 forced = self._texts.behind_draft(item, drafts[item.key])
                 self._behind[item.key] = len(drafts[item.key]), len(forced)
@@ -302,7 +294,7 @@ class ModelEngine:
             draft = share.draft[: len(item.draft)]  # without our own behind it
             right = common_length(draft, tokens)
             wrong = right < min(len(draft), len(tokens))
-            self.draft_budget.decided(item.key, len(tokens), right, wrong=wrong)
+            self._budget.decided(item.key, len(tokens), right, wrong=wrong)
             if self.scheduler.settle(item, tokens):
                 done.decided.append((item, tokens + self._forced(item, tokens, done)))
 
@@ -347,11 +339,16 @@ def build_engine(
     loaded, proof = target.loaded, target.proof
     if kv_bytes is None and settings.kv_mb is not None:
         kv_bytes = 1_000_000 * settings.kv_mb
-    cost = ForwardCost()
-    draft_budget = DraftBudget(cost, rationed=settings.draft_rows == "worth")
+    budget = SlotBudget(
+        most=settings.prefill,
+        target=STEP_MS,
+        device_prefill=settings.device_prefill,
+        batch=settings.batch,
+        rationed=settings.draft_rows == "worth",
+    )
     if timings is not None:
-        cost.prime(timings.forwards)
-        draft_budget.prime(timings.calls, timings.read)
+        budget.cost.prime(timings.forwards)
+        budget.prime(timings.calls, timings.read)
     grammars = loaded.grammars()
     facts = Facts(
         fingerprint=loaded.fingerprint,
@@ -374,12 +371,8 @@ def build_engine(
     engine = ModelEngine(
         target.model,
         limit=default_limit(settings.device) if kv_bytes is None else kv_bytes,
-        budget=StepBudget(
-            cost, most=settings.prefill, target=STEP_MS, device_prefill=settings.device_prefill
-        ),
+        budget=budget,
         drafts=drafts,
-        draft_budget=draft_budget,
-        batch=settings.batch,
         facts=facts,
         head_holder=ModelHeads(target, again=settings.prove),
         grammars=grammars,

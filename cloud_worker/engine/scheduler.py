@@ -2,7 +2,7 @@
 
 Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as
 they would make these wait. Prefixes that are still being read share what the step's budget leaves, so that a long
-prompt slows a step by a bounded amount (`StepBudget` says how much of either).
+prompt slows a step by a bounded amount (`SlotBudget` says how much of either).
 
 Where memory is short, room is given in the order in which work arrived: an item may cost the caches of later ones,
 never of earlier ones. So the oldest item always gets on, and no two sessions can throw each other out for ever.
@@ -10,14 +10,12 @@ never of earlier ones. So the oldest item always gets on, and no two sessions ca
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.grammars import MOST_FORCED
 from flexspec_mq import entropy
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.scheduling.step_budget import StepBudget, weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from cloud_worker.engine.kv_cache import KVCache
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
+    from flexspec_mq.scheduling.slot_budget import SlotBudget
+    from flexspec_mq.scheduling.step_slots import StepSlots
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +46,29 @@ class Scheduler:
 
     Args:
         caches: Keys and values, which nobody else changes.
-        budget: Budget of each step, divided by device.
-        batch: Sessions that one forward decides at most.
+        budget: Decides how many slots of each step which session gets.
         clock: Time in seconds.
 
     Attributes:
+        budget: See above.
         heads: name of the model's head by version; versions that are not here are the base itself.
         pending: Items by session, in the order of arrival.
-        held_back: Items that `writing_items` left to later forwards.
-        sharing: Sessions for whose sake the next forward should be short, see `step_budget.weight`.
     """
 
     def __init__(
-        self,
-        caches: KVCache,
-        budget: StepBudget,
-        *,
-        batch: int = 2**31,
-        clock: Callable[[], float] = entropy.now,
+        self, caches: KVCache, budget: SlotBudget, *, clock: Callable[[], float] = entropy.now
     ) -> None:
         self.caches = caches
+        self.budget = budget
         self.heads: dict[str, str] = {}
         self.pending: dict[SessionKey, WorkItem] = {}
-        self.held_back = self.sharing = 0
-        self._budget = budget
         self._drafts: Mapping[SessionKey, tuple[int, ...]] = {}
         self._served: dict[SessionKey, int] = {}
         self._steps = 0
-        self._batch = batch
         self._clock = clock
-        # Unread tokens of the prefixes and the sessions chosen, while the next forward is made up.
-        self._left: dict[SessionKey, int] = {}
-        self._chosen: set[SessionKey] = set()
+        # Unread tokens while the next forward is made up: of prefixes that it decides, and of others with drafts.
+        self._decides: dict[SessionKey, int] = {}
+        self._reading: dict[SessionKey, int] = {}
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
@@ -92,13 +83,13 @@ class Scheduler:
     def free(self, key: SessionKey) -> None:
         """Forget a session, its item, and its keys and values; it need not be known."""
         self.drop(key)
-        self._budget.forget(key)
+        self.budget.forget(key)
         self.caches.free(key)
 
     def release(self, key: SessionKey) -> None:
         """A session is over: drop its item, and keep its keys and values while there is room."""
         self.drop(key)
-        self._budget.forget(key)
+        self.budget.forget(key)
         self.caches.release(key)
 
     def _head(self, item: WorkItem) -> str:
@@ -107,28 +98,22 @@ class Scheduler:
     def _draft(self, item: WorkItem) -> tuple[int, ...]:
         return self._drafts.get(item.key, item.draft)
 
-    def writing_items(self) -> list[WorkItem]:
-        """Pending items whose prefix is read and whose turn it is: the next forward decides them, if there is room."""
-        self._left = {key: self._unread_prefix(item) for key, item in self.pending.items()}
-        ready = [key for key in self._left if not self._reads(key)]
-        reading = Counter(key[0] for key in self._left if self._reads(key))
-        self._chosen = set(self._budget.rows(ready, reading.keys(), self._batch, self._clock()))
-        self.held_back = len(ready) - len(self._chosen)
-        # Sessions of a device that is alone take turns, and each waits for the forwards of all others. Beside other
-        # devices those that wait do not count: a device with many sessions must not end the others' drafts.
-        devices = reading.keys() | {edge for edge, _ in ready}
-        self.sharing = weight(self._chosen if len(devices) > 1 else ready, reading)
-        return [self.pending[key] for key in ready if key in self._chosen]
-
-    def prompt_ms(self) -> float:
-        """Milliseconds that reading prefixes is expected to add to the next forward."""
-        unread = sum(left for key, left in self._left.items() if self._reads(key))
-        return self._budget.prompt_ms(len(self._chosen), unread)
-
-    def _reads(self, key: SessionKey) -> bool:
-        """Whether a session has a prefix to read first; tokens that its grammar has forced are read with the next."""
-        usual = 1 if self.pending[key].identity.grammar is None else 1 + MOST_FORCED
-        return self._left[key] > usual
+    def begin(self) -> StepSlots:
+        """Slots of the next forward for what it decides, if there is room; prompts get theirs by `schedule`."""
+        unread = {key: self._unread_prefix(item) for key, item in self.pending.items()}
+        drafts = {key: len(item.draft) for key, item in self.pending.items()}
+        # Tokens that a grammar has forced are read with the next one.
+        reads = [
+            key
+            for key, item in self.pending.items()
+            if unread[key] > 1 + (MOST_FORCED if item.identity.grammar is not None else 0)
+        ]
+        reads.sort(key=self._served.__getitem__)
+        self._reading = {key: unread[key] + drafts[key] for key in reads}
+        ready = {key: drafted for key, drafted in drafts.items() if key not in self._reading}
+        slots = self.budget.step(ready, self._reading, self._clock())
+        self._decides = {key: unread[key] for key in slots.granted}
+        return slots
 
     def unread(self, item: WorkItem) -> int:
         """Tokens that the item would feed, its draft included."""
@@ -139,7 +124,7 @@ class Scheduler:
         return len(item.context) - (0 if kv is None else min(kv.length, len(item.context) - 1))
 
     def schedule(self, drafts: Mapping[SessionKey, tuple[int, ...]] | None = None) -> list[Scheduled]:
-        """Choose what shares the next forward beside `writing_items`, and have room for it.
+        """Choose what shares the next forward, begun with `begin`, and have room for it.
 
         Args:
             drafts: tokens to verify, by session; those of the edges where there are none.
@@ -151,13 +136,14 @@ class Scheduler:
         if not self.pending:
             return []
         self._steps += 1
-        rows, prompts = self._shares()
-        chosen = self._with_room(rows | prompts)
+        decides = {key: left + len(self._draft(self.pending[key])) for key, left in self._decides.items()}
+        prompts = self.budget.prompts(self._reading, decides, self._clock())
+        chosen = self._with_room(decides | prompts)
         for key in prompts.keys() - {share.item.key for share in chosen}:
-            self._budget.unused(key[0], prompts[key], self._clock())
+            self.budget.unused(key[0], prompts[key], self._clock())
         if not chosen:  # those whose turn it is have no room beside the oldest
             oldest = next(iter(self.pending.values()))
-            chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._budget.most))})
+            chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self.budget.most))})
         if not chosen:
             edge, session = oldest.key
             raise MemoryError(f"no room for the keys and values of session {edge}/{session} alone")
@@ -208,13 +194,6 @@ class Scheduler:
             return ModelInput(kv, tokens, len(draft) + 1, head)
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
         return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0, head)
-
-    def _shares(self) -> tuple[dict[SessionKey, int], dict[SessionKey, int]]:
-        """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
-        tokens = {key: left + len(self._draft(self.pending[key])) for key, left in self._left.items()}
-        rows = {key: tokens[key] for key in self._left if key in self._chosen}
-        unread = sorted(filter(self._reads, self._left), key=self._served.__getitem__)
-        return rows, self._budget.prompts({key: tokens[key] for key in unread}, rows, self._clock())
 
 
 def _whole(item: WorkItem) -> int:

@@ -1,1 +1,1 @@
-"""Choice of what a worker computes next, and for whom: pure rules of rows, drafts and prompts without a clock."""
+"""Choice of what a worker computes next, and for whom: pure rules of slots, drafts and prompts without a clock."""

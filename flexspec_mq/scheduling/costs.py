@@ -18,7 +18,7 @@ _LITTLE = 0.25
 """The same, as a share of what one unit in every forward would weigh: so what is no longer tried becomes usual again,
 and one slow forward with a unit or two tells little."""
 _USUAL = 0.03, 0.01, 0.008
-"""Usual cost of a session, a drafted row and a token of a prompt, as shares of a mean forward of the target."""
+"""Usual cost of a session, a drafted token and a token of a prompt, as shares of a mean forward of the target."""
 _FRESH = 256
 """Forwards after which the time of a number of sessions is forgotten."""
 _STALL = 4.0
@@ -74,10 +74,10 @@ class LinearCost:
 
 
 class ForwardCost:
-    """Milliseconds of the target's forwards, by the sessions that they decide, drafted rows and tokens of prompts.
+    """Milliseconds of the target's forwards, by sessions that they decide, drafted tokens and tokens of prompts.
 
     Forwards without prompts are kept by their number of sessions as well: a line through all of them is wrong where it
-    matters, as kernels take rows in blocks.
+    matters, as kernels take tokens in blocks.
     """
 
     def __init__(self) -> None:
@@ -86,30 +86,30 @@ class ForwardCost:
         self._forwards = 0
 
     def prime(self, forwards: Iterable[tuple[int, int, float]]) -> None:
-        """Begin with forwards that were timed before any text: sessions, rows and ms, see `Timings`.
+        """Begin with forwards that were timed before any text: sessions, drafted tokens and ms, see `Timings`.
 
-        A token of a prompt is taken to cost what a drafted row does, until one was read.
+        A token of a prompt is taken to cost what a drafted one does, until one was read.
         """
-        for sessions, rows, ms in forwards:
+        for sessions, drafted, ms in forwards:
             for _ in range(PRIMES):
-                self.observe(sessions, rows, 0, ms)
-                if rows:
-                    self.observe(sessions, 0, rows, ms)
+                self.observe(sessions, drafted, 0, ms)
+                if drafted:
+                    self.observe(sessions, 0, drafted, ms)
 
-    def observe(self, sessions: int, rows: int, prompt: int, ms: float) -> None:
-        """Take the time of a forward that decided sessions, verified rows of theirs and read tokens of prompts."""
-        counts = sessions, rows, prompt
+    def observe(self, sessions: int, drafted: int, prompt: int, ms: float) -> None:
+        """Take the time of a forward that decided sessions, verified their drafts and read tokens of prompts."""
+        counts = sessions, drafted, prompt
         ms = min(ms, _STALL * self._line.predict(counts) or ms)
         self._line.observe(counts, ms)
         self._forwards += 1
         if sessions and not prompt:
-            plain = max(0.0, ms - rows * self.row)
+            plain = max(0.0, ms - drafted * self.slot)
             mean, _ = self._ms.get(sessions, (plain, 0))
             self._ms[sessions] = mean + 2 * LEARN * (plain - mean), self._forwards
 
     @property
-    def row(self) -> float:
-        """Milliseconds of one more drafted row; 0 before any forward."""
+    def slot(self) -> float:
+        """Milliseconds of one more slot for a drafted token; 0 before any forward."""
         return self._line.each(1)
 
     @property
@@ -117,9 +117,9 @@ class ForwardCost:
         """Milliseconds of one more token of a prompt; 0 before any forward."""
         return self._line.each(2)
 
-    def predict(self, sessions: int, rows: int = 0) -> float:
+    def predict(self, sessions: int, drafted: int = 0) -> float:
         """Milliseconds of a forward that reads no prompt; 0 before any forward."""
-        return self._line.predict((sessions, rows, 0))
+        return self._line.predict((sessions, drafted, 0))
 
     def takes(self, sessions: int) -> float:
         """Milliseconds of a forward that decides so many sessions, as measured; 0 before any forward.

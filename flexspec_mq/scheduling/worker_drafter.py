@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from flexspec_mq.drafting.interface import DraftRequest, DraftToken, PricedDrafter
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.scheduling.costs import LEARN
-from flexspec_mq.scheduling.draft_budget import PRIOR, Allocation, DraftBudget
+from flexspec_mq.scheduling.slot_budget import PRIOR
+from flexspec_mq.scheduling.step_slots import StepSlots
 
 if TYPE_CHECKING:
     from flexspec_mq.protocol.worker.types import WorkItem
@@ -175,12 +176,12 @@ class WorkerDrafter:
         self._halts = False
         self._ended: list[_Session] = []  # sessions that are over since the thread has begun to read
 
-    def read(self, items: Iterable[WorkItem], rows: Allocation) -> None:
+    def read(self, items: Iterable[WorkItem], slots: StepSlots) -> None:
         """Begin to read what the model has not of items that it will draft for, if it reads beside the target.
 
         Args:
             items: all that are under way.
-            rows: tells whether a forward of the draft would be worth it for each.
+            slots: tells whether a forward of the draft would be worth it for each.
         """
         if self._thread is None or (self._reading and not self._reading.done()):
             return
@@ -189,14 +190,12 @@ class WorkerDrafter:
             return
         unread = [item for item in items if item.room and not self._has_read(item)]
         paths = [self._path(item, self._of_version.get(item.version, drafter)) for item in unread]
-        paths = [path for path in paths if rows.worth_calling({path.item.key: (path.session.strength, 0.0)})]
+        paths = [path for path in paths if slots.worth_calling({path.item.key: (path.session.strength, 0.0)})]
         if paths:
             self._hold(paths)
             self._reading = self._thread.submit(self._read, paths)
 
-    def draft(
-        self, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
-    ) -> dict[SessionKey, tuple[int, ...]]:
+    def draft(self, items: Sequence[WorkItem], slots: StepSlots) -> dict[SessionKey, tuple[int, ...]]:
         """Tokens behind the drafts of items with room, up to their room and as long as they are worth their time.
 
         A session whose prompt the drafter has not read to its end gets none of the model in this step: a piece of it
@@ -205,7 +204,7 @@ class WorkerDrafter:
         """
         self.drafted = 0
         drafter = self.drafter
-        wanted = [item for item in items if item.room and rows.granted.get(item.key) == len(item.draft)]
+        wanted = [item for item in items if item.room and slots.granted.get(item.key) == len(item.draft)]
         if drafter is not None and self._thread is not None:
             wanted = [item for item in wanted if self._has_read(item) or not drafter.fits(item.context)]
         if not wanted:
@@ -220,7 +219,7 @@ class WorkerDrafter:
         own: dict[SessionKey, tuple[int, ...]] = {}
         try:
             for one, its in of_drafter.values():
-                own |= self._drafted(one, its, rows, budget)
+                own |= self._drafted(one, its, slots)
         except Exception:  # noqa: BLE001  logged, and the target needs no drafts
             self._fail()
             return {}
@@ -286,10 +285,10 @@ class WorkerDrafter:
         return len(item.context) + len(item.draft) - read <= _NEXT
 
     def _drafted(
-        self, drafter: PricedDrafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
+        self, drafter: PricedDrafter, items: Sequence[WorkItem], slots: StepSlots
     ) -> dict[SessionKey, tuple[int, ...]]:
-        if not rows.bears and not self._may_call(items, rows):
-            budget.call.fade()
+        if not slots.bears and not self._may_call(items, slots):
+            slots.calls.fade()
             return {}
         paths = {item.key: self._path(item, drafter) for item in items}
         called = False
@@ -299,37 +298,36 @@ class WorkerDrafter:
             for path in open_.values():
                 path.look(drafter)
             wanted = {key: path.wanted for key, path in open_.items()}
-            keys = rows.worth_calling(wanted)
+            keys = slots.worth_calling(wanted)
             if not keys:
                 if not called and not all(path.reads for path in open_.values()):
-                    budget.call.fade()
-                self._look_up(drafter, open_, rows)
+                    slots.calls.fade()
+                self._look_up(drafter, open_, slots)
                 break
             called = True
-            cost = rows.call_cost(len(keys), sum(wanted[key][1] for key in keys))
-            self._call(drafter, {key: open_[key] for key in keys}, cost, rows, budget)
+            cost = slots.call_cost(len(keys), sum(wanted[key][1] for key in keys))
+            self._call(drafter, {key: open_[key] for key in keys}, cost, slots)
         return {key: path.own for key, path in paths.items() if path.own}
 
-    def _may_call(self, items: Sequence[WorkItem], rows: Allocation) -> bool:
+    def _may_call(self, items: Sequence[WorkItem], slots: StepSlots) -> bool:
         """Whether a forward of the draft would be worth it if it had nothing to read; looks at no context."""
         strengths = ((item.key, self._known.get(item.key)) for item in items)
         wanted = {key: (self._strength if known is None else known.strength, 0.0) for key, known in strengths}
-        return bool(rows.worth_calling(wanted))
+        return bool(slots.worth_calling(wanted))
 
     def _call(
         self,
         drafter: PricedDrafter,
         paths: Mapping[SessionKey, _Path],
         cost: float,
-        rows: Allocation,
-        budget: DraftBudget,
+        slots: StepSlots,
     ) -> None:
         """Ask for the next tokens of sessions, or have a piece of their prompts read."""
         self._hold(list(paths.values()))
         began = self._clock()
-        drafted = drafter.draft([path.request(rows.survival(key), cost) for key, path in paths.items()])
+        drafted = drafter.draft([path.request(slots.survival(key), cost) for key, path in paths.items()])
         ms = 1000 * (self._clock() - began)
-        rows.called(ms)
+        slots.spend(ms)
         nobody = all(proposals is None for proposals in drafted)
         read = 0
         for path, proposals in zip(paths.values(), drafted, strict=True):
@@ -342,18 +340,18 @@ class WorkerDrafter:
             elif any(proposal.origin == "model" for proposal in proposals):
                 read += before
             if proposals is not None:
-                _take(path, proposals, rows)
+                _take(path, proposals, slots)
         if read:  # lookups alone do not tell what a forward of the draft takes
-            budget.call.observe((len(paths), max(0, read - len(paths))), ms)
+            slots.calls.observe((len(paths), max(0, read - len(paths))), ms)
 
-    def _look_up(self, drafter: PricedDrafter, paths: Mapping[SessionKey, _Path], rows: Allocation) -> None:
+    def _look_up(self, drafter: PricedDrafter, paths: Mapping[SessionKey, _Path], slots: StepSlots) -> None:
         """Take what is found for sessions that no forward of the model is worth it for, as far as all bear it."""
-        if not rows.bears:
+        if not slots.bears:
             return
         self._hold(list(paths.values()))
-        found = drafter.lookups([path.request(rows.survival(key), inf) for key, path in paths.items()])
+        found = drafter.lookups([path.request(slots.survival(key), inf) for key, path in paths.items()])
         for path, proposals in zip(paths.values(), found, strict=True):
-            _take(path, itertools.takewhile(lambda _: rows.bears, proposals), rows)
+            _take(path, itertools.takewhile(lambda _: slots.bears, proposals), slots)
 
     def _path(self, item: WorkItem, drafter: PricedDrafter) -> _Path:
         session = self._known.get(item.key)
@@ -380,18 +378,17 @@ class WorkerDrafter:
             self.free(key)
 
 
-def _take(path: _Path, proposals: Iterable[DraftToken], rows: Allocation) -> None:
-    """Go on with what was proposed, as far as it is worth its rows. Nothing ends the draft."""
+def _take(path: _Path, proposals: Iterable[DraftToken], slots: StepSlots) -> None:
+    """Go on with what was proposed, as far as it is worth its slots. Nothing ends the draft."""
     item = path.item
     before = len(path.own)
     for proposal in itertools.islice(proposals, item.room - before):
         if proposal.origin == "model":
             path.session.read = len(path.context)
             path.session.judge(proposal.confidence)
-        if not rows.worth(item.key, proposal.confidence):
+        if not slots.take(item.key, proposal.confidence):
             path.done = True
             return
-        rows.add(item.key, proposal.confidence)
         path.own += (proposal.token,)
         path.context.append(proposal.token)
     path.done = len(path.own) in (before, item.room)

@@ -1,4 +1,4 @@
-"""A worker in simulated time: the real protocol machine, scheduler and rules of rows and drafts; no weights.
+"""A worker in simulated time: the real protocol machine, scheduler and rules of slots and drafts; no weights.
 
 The decisions of a forward are in the recording, and its time is told by its cost. All else is done as
 `ModelEngine.step` and the step loop of `CloudWorker` do it.
@@ -20,9 +20,7 @@ from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from flexspec_mq.scheduling.batching_window import BatchingWindow
-from flexspec_mq.scheduling.costs import ForwardCost
-from flexspec_mq.scheduling.draft_budget import DraftBudget
-from flexspec_mq.scheduling.step_budget import STEP_MS, StepBudget
+from flexspec_mq.scheduling.slot_budget import STEP_MS, SlotBudget
 from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 from lab.simulator.clock import Alarm, SimulatedClock
 from lab.simulator.cost import DraftForward, TargetForward, Times
@@ -42,7 +40,7 @@ class WorkerKind:
     """How a worker serves.
 
     Attributes:
-        rationed: whether it gives rows out where they are worth most; otherwise all drafts get theirs.
+        rationed: whether it gives slots out where they are worth most; otherwise all drafts get theirs.
         drafts: whether it has a draft of its own.
         lookup: whether it looks up, beside its draft or alone, as real workers do.
     """
@@ -95,22 +93,16 @@ class SimulatedWorker:
         self._cost = cost
         self._texts = by_seed(recording)
         self._answer = answer
-        self._forwards = ForwardCost()
-        self._forwards.prime(
+        self._budget = SlotBudget(target=STEP_MS, batch=_EVERYBODY, rationed=kind.rationed)
+        self._budget.cost.prime(
             [(1, rows, cost.forward(TargetForward(1, 1 + rows))) for rows in (0, TIMED_ROWS)]
         )
-        self._budget = DraftBudget(self._forwards, rationed=kind.rationed)
         if kind.drafts:
             calls = [(sessions, cost.draft.call(DraftForward(sessions))) for sessions in (1, 4)]
             self._budget.prime(calls, cost.draft.read)
         self._drafting = 0.0  # seconds that the draft has taken, all together
         self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
-        self._scheduler = Scheduler(
-            KVCache(cast(Any, _Read)),
-            StepBudget(self._forwards, target=STEP_MS),
-            batch=_EVERYBODY,
-            clock=lambda: clock.now,
-        )
+        self._scheduler = Scheduler(KVCache(cast(Any, _Read)), self._budget, clock=lambda: clock.now)
         self._window = BatchingWindow()
         self._computing = False
         self._looks = Alarm(clock, self._look)
@@ -139,7 +131,6 @@ class SimulatedWorker:
 
     def _forget(self, key: SessionKey) -> None:
         self._window.forget(key)
-        self._budget.forget(key)
         self._scheduler.free(key)
         if self._drafts is not None:
             self._drafts.free(key)
@@ -167,15 +158,13 @@ class SimulatedWorker:
         scheduler = self._scheduler
         for item in items:
             scheduler.add(item)
-        writing = scheduler.writing_items()
-        rows = self._budget.allocate(
-            {item.key: len(item.draft) for item in writing}, scheduler.sharing, scheduler.prompt_ms()
-        )
+        slots = scheduler.begin()
+        writing = [scheduler.pending[key] for key in slots.granted]
         drafting = self._drafting
-        own = {} if self._drafts is None else self._drafts.draft(writing, rows, self._budget)
+        own = {} if self._drafts is None else self._drafts.draft(writing, slots)
         drafting = self._drafting - drafting
-        drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in writing}
-        told = {item.key: _told(item, rows.granted[item.key], own.get(item.key, ())) for item in writing}
+        drafts = {item.key: item.draft[: slots.granted[item.key]] + own.get(item.key, ()) for item in writing}
+        told = {item.key: _told(item, slots.granted[item.key], own.get(item.key, ())) for item in writing}
         shares = scheduler.schedule(drafts)
         verified = sum(1 + len(draft) for draft in drafts.values())
         fed = sum(len(share.model_input.tokens) for share in shares)
@@ -183,7 +172,7 @@ class SimulatedWorker:
         seconds = drafting + ms / 1000
 
         def done() -> None:
-            self._forwards.observe(len(drafts), verified - len(drafts), fed - verified, ms)
+            self._budget.cost.observe(len(drafts), verified - len(drafts), fed - verified, ms)
             self._window.stepped(around + seconds)
             for share in shares:
                 share.model_input.kv.tokens += share.model_input.tokens

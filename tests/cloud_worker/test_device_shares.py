@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.models.kv import GRAIN
-from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.costs import ForwardCost
-from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
-from flexspec_mq.scheduling.step_budget import CHUNK, StepBudget
+from flexspec_mq.scheduling.slot_budget import CHUNK, SlotBudget
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
 
 
 class GivenCost(ForwardCost):
-    """Forwards that take 30 ms, and 1 ms more for each drafted row and token of a prompt, whatever is observed."""
+    """Forwards that take 30 ms, and 1 ms more for each drafted token and token of a prompt, whatever is observed."""
 
     tell = ForwardCost.observe
 
@@ -32,14 +30,18 @@ class GivenCost(ForwardCost):
             self.tell(2, 16, 32, 78.0)
             self.tell(2, 32, 0, 62.0)
 
-    def observe(self, sessions: int, rows: int, prompt: int, ms: float) -> None:
+    def observe(self, sessions: int, drafted: int, prompt: int, ms: float) -> None:
         """Forget what the tiny model took."""
 
 
 def engine_of(
-    clock: Callable[[], float] = lambda: 0.0, device_prefill: int = 256, limit: int | None = None
+    clock: Callable[[], float] = lambda: 0.0,
+    device_prefill: int = 256,
+    limit: int | None = None,
+    *,
+    rationed: bool = False,
 ) -> ModelEngine:
-    budget = StepBudget(GivenCost(), target=250.0, device_prefill=device_prefill)
+    budget = SlotBudget(GivenCost(), target=250.0, device_prefill=device_prefill, rationed=rationed)
     engine = ModelEngine(model_of(), limit=limit, budget=budget)
     engine.scheduler._clock = clock
     return engine
@@ -54,7 +56,7 @@ def prompt(edge: str, session: int, tokens: int) -> WorkItem:
 
 def fed(scheduler: Scheduler) -> Counter[str]:
     """Tokens of the next forward by device; what it would compute is left as it is."""
-    scheduler.writing_items()
+    scheduler.begin()
     found = Counter[str]()
     for one in scheduler.schedule():
         found[one.item.key[0]] += len(one.model_input.tokens)
@@ -105,12 +107,12 @@ def test_a_device_does_not_pay_for_a_prompt_that_there_is_no_memory_for() -> Non
     engine.scheduler.add(prompt("second", 1, GRAIN + 40))
     for _ in range(2):
         assert engine.step().batch == 1
-    paid = [engine._budget._counter(edge, 0.0) for edge in ("first", "second")]
+    paid = [engine.scheduler.budget._counter(edge, 0.0) for edge in ("first", "second")]
     assert paid[0] > 60.0
     assert paid[1] == 0.0
 
 
-def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None:
+def test_sessions_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None:
     engine = engine_of()
     scheduler, cost = engine.scheduler, ForwardCost()
     for sessions in range(1, 8):
@@ -118,47 +120,35 @@ def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None
     for session in range(6):
         read(engine, prompt("evil", session, 5))
     read(engine, prompt("good", 1, 5))
-    scheduler._budget.cost = cost
+    scheduler.budget.cost = cost
     seen = Counter[tuple[str, int]]()
     for _ in range(12):
         for session in range(6):
             if ("evil", session) not in scheduler.pending:
                 scheduler.add(prompt("evil", session, 5))
         scheduler.add(prompt("good", 1, 5))
-        chosen = scheduler.writing_items()
-        assert (scheduler.sharing, scheduler.held_back, len(chosen)) == (2, 5, 2)
+        slots = scheduler.begin()
+        assert (slots.sessions, slots.held_back, len(slots.granted)) == (2, 5, 2)
         decided = [one.item.key for one in scheduler.schedule()]
-        assert set(decided) == {one.key for one in chosen}
+        assert set(decided) == slots.granted.keys()
         seen.update(decided)
         for key in decided:
             scheduler.drop(key)
     assert seen["good", 1] == 12
     assert all(seen["evil", session] == 2 for session in range(6))
     # Alone each of its sessions waits for all others, however few share a forward.
-    assert len(scheduler.writing_items()) == 1
-    assert scheduler.sharing == len(scheduler.pending) >= 4
+    slots = scheduler.begin()
+    assert len(slots.granted) == 1
+    assert slots.sessions == len(scheduler.pending) >= 4
 
 
 def test_drafts_are_weighed_in_a_forward_that_reads_prompts_as_well() -> None:
-    expected = list[float]()
-
-    class Noting(DraftBudget):
-        def allocate(
-            self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0
-        ) -> Allocation:
-            expected.append(reading)
-            return super().allocate(drafts, sessions, reading)
-
-    engine = engine_of()
-    engine.draft_budget = Noting(engine.scheduler._budget.cost)
+    engine = engine_of(rationed=True)
     read(engine, prompt("good", 1, 5))
-    engine.scheduler.add(replace(prompt("good", 1, 5), draft=(1, 2, 3, 4)))
-    engine.step()
-    assert expected[-1] == 0.0
+    engine.scheduler.add(prompt("good", 1, 5))
+    plain = engine.scheduler.begin().ms
     engine.scheduler.add(prompt("evil", 1, 400))
-    engine.scheduler.add(replace(prompt("good", 1, 5), draft=(1, 2, 3, 4)))
-    engine.step()
-    assert 20.0 < expected[-1] < 30.0  # 1 ms for each token that the budget allows
+    assert 20.0 < engine.scheduler.begin().ms - plain < 30.0  # 1 ms for each token that the budget allows
 
 
 def test_no_session_waits_while_another_is_served_twice() -> None:

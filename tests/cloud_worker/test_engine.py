@@ -191,7 +191,7 @@ def test_a_chain_that_was_cut_and_extended_otherwise_is_read_anew() -> None:
 
 
 def scheduled(engine: ModelEngine) -> list[tuple[int, int]]:
-    engine.scheduler.writing_items()
+    engine.scheduler.begin()
     return sorted((one.item.key[1], len(one.model_input.tokens)) for one in engine.scheduler.schedule())
 
 

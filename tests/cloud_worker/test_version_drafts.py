@@ -23,7 +23,6 @@ from flexspec_mq.heads.manifest import Canary, HeadError
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_full, read_lora
 from flexspec_mq.models.shape import Shape
 from flexspec_mq.models.weights import weights_fingerprint
-from flexspec_mq.scheduling.draft_budget import DraftBudget
 from schemas.catalogue import BASE_ID
 from schemas.messages import Identity, Sampling
 from tests.cloud_worker import works
@@ -59,10 +58,11 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     monkeypatch.setattr(loading, "MOST_DRAFTERS", 1)
     base = save(tmp_path / "base", built("llama"))
     head = save_lora(base, tmp_path / "head", rank=8, floor=FLOOR, size=0.3)
-    settings = WorkerSettings(target=str(base), draft=str(base), worker="w", kv_mb=64, threads=1)
+    settings = WorkerSettings(
+        target=str(base), draft=str(base), worker="w", kv_mb=64, threads=1, draft_rows="all"
+    )
     engine = load_engine(settings, lambda _: None)
     assert isinstance(engine, ModelEngine)
-    engine.draft_budget = DraftBudget(rationed=False)  # whatever this machine's times are
     heads = engine.head_holder
     assert heads is not None
     facts = base_of(settings, heads)

@@ -19,7 +19,8 @@ from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.costs import ForwardCost
-from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
+from flexspec_mq.scheduling.slot_budget import SlotBudget
+from flexspec_mq.scheduling.step_slots import StepSlots
 from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 from tests.cloud_worker.test_engine import (
     LIMIT,
@@ -78,17 +79,19 @@ class Scripted:
         self.freed.append(session)
 
 
-class Whimsical(DraftBudget):
-    """Grants rows at random, and every forward of the draft."""
+class Whimsical(SlotBudget):
+    """Grants slots at random, and every forward of the draft."""
 
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(rationed=False)
+    def __init__(self, rng: random.Random, prefill: int) -> None:
+        super().__init__(most=prefill, rationed=False)
         self.rng = rng
 
-    def allocate(self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0) -> Allocation:
-        made = super().allocate(drafts, sessions, reading)
+    def step(
+        self, ready: Mapping[SessionKey, int], reading: Mapping[SessionKey, int], now: float
+    ) -> StepSlots:
+        made = super().step(ready, reading, now)
         if self.rng.random() < 0.3:
-            made.granted = {key: self.rng.randint(0, most) for key, most in drafts.items()}
+            made.granted = {key: self.rng.randint(0, most) for key, most in made.granted.items()}
         return made
 
 
@@ -113,7 +116,7 @@ def test_sessions_write_what_they_write_alone_whoever_drafts(
 ) -> None:
     rng = random.Random(seed)
     drafts = WorkerDrafter(drafter_of(kind, rng), "draft", beside=beside, most_tokens=400)
-    engine = ModelEngine(model_of(), prefill=prefill, drafts=drafts, draft_budget=Whimsical(rng))
+    engine = ModelEngine(model_of(), drafts=drafts, budget=Whimsical(rng, prefill))
     own = write_all(engine, rng, texts=(0, 2, 3), limit=16, rooms=(0, 1, 4, 8), jumps=0.05)
     assert own > 0 or kind != "model and lookup", "the others may be wrong all the time"
     assert drafts.name == "draft"
@@ -125,7 +128,6 @@ def test_a_draft_that_is_right_decides_its_room_and_one_more_in_one_step() -> No
         model_of(),
         prefill=1000,
         drafts=WorkerDrafter(model, "draft"),
-        draft_budget=DraftBudget(rationed=False),
     )
     engine.scheduler.add(with_room(3, 0, 8))
     ((_, first),) = run(engine)
@@ -140,7 +142,7 @@ def test_an_end_of_text_in_the_workers_own_draft_ends_draft_and_verdict() -> Non
     truth = written(2)
     end = next(i for i in range(2, 7) if truth[i] not in truth[:i])
     drafts = WorkerDrafter(ModelDrafter(model_of(), max_context=4096), "draft")
-    engine = ModelEngine(model_of(), prefill=1000, drafts=drafts, draft_budget=DraftBudget(rationed=False))
+    engine = ModelEngine(model_of(), prefill=1000, drafts=drafts)
     run_to_first = item(2, 0, wanted=identity(2, eos=(truth[end],)))
     engine.scheduler.add(run_to_first)
     run(engine)
@@ -182,7 +184,7 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
         if free:
             drafts.free(one.key)
         else:
-            drafts.draft([one], Allocation(1, 0.0, 0.0, (0.0, 0.0, 0.0), granted={one.key: 0}), DraftBudget())
+            drafts.draft([one], SlotBudget().step({one.key: 0}, {}, 0.0))
             if scripted.asked:
                 assert scripted.asked[-1].device == "edge"
                 held[scripted.asked[-1].session] = len(one.context) + one.room
@@ -244,29 +246,29 @@ def test_a_prompt_is_read_to_its_end_or_not_begun(prompt: int, begun: bool) -> N
     """Each piece leaves less to read, for less and less of the text: it pays all the more. A long one never pays."""
     drafter, cost = Priced(prompt), ForwardCost()
     drafts = WorkerDrafter(drafter, "draft", clock=lambda: drafter.now)
-    budget = DraftBudget(cost)
+    budget = SlotBudget(cost)
     for _ in range(4):
         cost.observe(1, 0, 0, 25.0)
-        budget.call.observe((1, 0), 4.0)
-    budget.call.observe((1, 63), 67.0)
+        budget.calls.observe((1, 0), 4.0)
+    budget.calls.observe((1, 63), 67.0)
 
     def step(text: int) -> tuple[int, ...]:
         """Tokens drafted behind so many tokens of the text."""
         item = work([*range(prompt), *range(text)], prompt, 4)
         cost.observe(1, 0, 0, 25.0)
-        return drafts.draft([item], budget.allocate({item.key: 0}, 1), budget).get(item.key, ())
+        return drafts.draft([item], budget.step({item.key: 0}, {}, 0.0)).get(item.key, ())
 
     if begun:
         steps = next(text for text in range(1, 12) if step(text))
         assert steps > 1
         assert drafter.forwards >= 5
-        assert sum(budget.allocate({("edge", 1): 0}, 1).call[:2]) < 5.0, (
+        assert sum(budget.step({("edge", 1): 0}, {}, 0.0).call[:2]) < 5.0, (
             "its end is no price of a drafted token"
         )
     else:
         assert [step(text) for text in range(1, 41)] == [()] * 40
         assert drafter.forwards == 0
-        assert sum(budget.allocate({("edge", 1): 0}, 1).call[:2]) == pytest.approx(4.0, rel=0.1)
+        assert sum(budget.step({("edge", 1): 0}, {}, 0.0).call[:2]) == pytest.approx(4.0, rel=0.1)
 
 
 def test_a_prompt_is_read_beside_forwards_piece_by_piece_and_others_wait_for_one_piece_at_most() -> None:
@@ -280,14 +282,14 @@ def test_a_prompt_is_read_beside_forwards_piece_by_piece_and_others_wait_for_one
                 goes_on.acquire()
             return super().draft(wanted)
 
-    drafter, budget = Slow(300), DraftBudget(rationed=False)
+    drafter, budget = Slow(300), SlotBudget(rationed=False)
     drafts = WorkerDrafter(drafter, "draft", beside=True)
     long, short = work(range(300), 299, 4), work(range(12), 10, 4, number=2)
 
     def step(*items: WorkItem) -> Mapping[SessionKey, tuple[int, ...]]:
-        rows = budget.allocate({each.key: 0 for each in items}, len(items))
-        own = drafts.draft(items, rows, budget)
-        drafts.read(items, rows)
+        slots = budget.step({each.key: 0 for each in items}, {}, 0.0)
+        own = drafts.draft(items, slots)
+        drafts.read(items, slots)
         return own
 
     assert step(long) == {}
@@ -310,13 +312,13 @@ def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
     hybrid = HybridDrafter(model, PromptLookupDrafter(max_context=4096))
     drafts = WorkerDrafter(hybrid, "draft", clock=lambda: model.now)
     cost = ForwardCost()
-    budget = DraftBudget(cost, rationed=False)
+    budget = SlotBudget(cost, rationed=False)
     text = [*([1, 2, 3, 4, 5] * 62), *range(100, 130)]
     for end in range(301, 340):
         cost.observe(1, 0, 0, 25.0)
         one = work(text[:end], 300, 4)
-        drafts.draft([one], budget.allocate({one.key: 0}, 1), budget)
-        assert budget.allocate({one.key: 0}, 1).call[0] < 10.0
+        drafts.draft([one], budget.step({one.key: 0}, {}, 0.0))
+        assert budget.step({one.key: 0}, {}, 0.0).call[0] < 10.0
     assert model.unread_tokens == 1
 
 
@@ -324,13 +326,13 @@ def test_who_reads_a_prompt_waits_for_no_lookups_of_others() -> None:
     """A drafter answers those that found something first, alone; the others are asked again in the same step."""
     model = ModelDrafter(model_of(), max_context=4096, prefill=64)
     drafts = WorkerDrafter(HybridDrafter(model, PromptLookupDrafter(max_context=4096)), "draft")
-    budget = DraftBudget(rationed=False)
+    budget = SlotBudget(rationed=False)
     finds = work([1, 2, 3, 4, 5] * 30, 120, 2)
     rng = random.Random(5)
     reads = work([rng.randrange(VOCABULARY) for _ in range(200)], 199, 4, number=2)
     for _ in range(6):
-        rows = budget.allocate({finds.key: 0, reads.key: 0}, 2)
-        if reads.key in drafts.draft([finds, reads], rows, budget):
+        slots = budget.step({finds.key: 0, reads.key: 0}, {}, 0.0)
+        if reads.key in drafts.draft([finds, reads], slots):
             return
     raise AssertionError("it never gets a draft")
 
@@ -340,17 +342,17 @@ def test_what_is_looked_up_for_some_is_no_loss_to_the_others(sessions: int) -> N
     """A row takes more than 1 % of a forward here, and no text that drafts nothing gets that back."""
     drafter = Priced(0, lookup=(5, 6, 7, 8))
 
-    def drafted(budget: DraftBudget, count: int) -> int:
+    def drafted(budget: SlotBudget, count: int) -> int:
         """Tokens that a worker drafts itself for a forward of texts that are half written."""
         drafts = WorkerDrafter(drafter, "draft", clock=lambda: drafter.now)
         items = [work([*range(40)], 30, 8, number) for number in range(count)]
-        rows = budget.allocate({each.key: 0 for each in items}, count)
-        return sum(map(len, drafts.draft(items, rows, budget).values()))
+        slots = budget.step({each.key: 0 for each in items}, {}, 0.0)
+        return sum(map(len, drafts.draft(items, slots).values()))
 
-    def timed(forwards: list[tuple[int, int, float]], calls: list[tuple[int, float]]) -> DraftBudget:
+    def timed(forwards: list[tuple[int, int, float]], calls: list[tuple[int, float]]) -> SlotBudget:
         cost = ForwardCost()
         cost.prime(forwards)
-        budget = DraftBudget(cost)
+        budget = SlotBudget(cost)
         budget.prime(calls, 1.0)
         return budget
 

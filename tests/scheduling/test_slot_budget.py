@@ -1,7 +1,7 @@
 """Who shares a forward, and how much of whose prompts it reads: whatever one device asks for, others lose little."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -9,19 +9,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.scheduling.costs import ForwardCost
-from flexspec_mq.scheduling.step_budget import (
+from flexspec_mq.scheduling.slot_budget import (
     CHUNK,
     DEVICE_PREFILL,
     DEVICE_PREFILL_SHARE,
-    GIVES,
     LEAST,
     PROBE,
     STRETCH,
-    StepBudget,
+    SlotBudget,
     divide,
     weight,
 )
+from flexspec_mq.scheduling.step_slots import GIVES
 
 SESSIONS = st.lists(
     st.tuples(st.sampled_from("abcd"), st.integers(0, 30)), unique=True, min_size=1, max_size=60
@@ -50,78 +51,98 @@ def cheap(sessions: int) -> float:
     return 20.0 + 0.01 * sessions
 
 
-# Rows
+def chosen(
+    budget: SlotBudget, waiting: Sequence[SessionKey], reading: Collection[str] = (), now: float = 0.0
+) -> list[SessionKey]:
+    """Sessions that wait and share the next forward, beside prompts of these devices."""
+    return list(budget.step(dict.fromkeys(waiting, 0), {(edge, 99): 2 for edge in reading}, now).granted)
+
+
+# Sessions
 
 
 @given(SESSIONS)
-def test_where_rows_are_cheap_all_ride_along(waiting: list[tuple[str, int]]) -> None:
-    assert sorted(StepBudget(Takes(cheap)).rows(waiting, (), 1000, 0.0)) == sorted(waiting)
+def test_where_slots_are_cheap_all_ride_along(waiting: list[tuple[str, int]]) -> None:
+    assert sorted(chosen(SlotBudget(Takes(cheap)), waiting)) == sorted(waiting)
 
 
 @given(SESSIONS, st.floats(0.0, 50.0), st.floats(0.01, 50.0))
-def test_every_device_has_a_row_and_those_with_few_sessions_lose_little(
-    waiting: list[tuple[str, int]], base: float, row: float
+def test_every_device_has_a_slot_and_those_with_few_sessions_lose_little(
+    waiting: list[tuple[str, int]], base: float, slot: float
 ) -> None:
     def ms(sessions: int) -> float:
-        return base + row * sessions
+        return base + slot * sessions
 
-    chosen = StepBudget(Takes(ms)).rows(waiting, (), 1000, 0.0)
-    has, got = Counter(edge for edge, _ in waiting), Counter(edge for edge, _ in chosen)
+    found = chosen(SlotBudget(Takes(ms)), waiting)
+    has, got = Counter(edge for edge, _ in waiting), Counter(edge for edge, _ in found)
     fewest = min(has.values())
     assert all(got[edge] >= fewest for edge in has)
     if len(has) > 1:
-        assert ms(len(chosen)) <= (1 + GIVES) * ms(fewest * len(has)) + 1e-9
+        assert ms(len(found)) <= (1 + GIVES) * ms(fewest * len(has)) + 1e-9
     else:
-        assert len(chosen) == len(waiting)
+        assert len(found) == len(waiting)
 
 
 def test_a_prompt_that_is_read_counts_as_a_session_that_waits() -> None:
-    assert len(StepBudget(Takes(dear)).rows(MANY, {"good"}, 64, 0.0)) == 1
-    assert len(StepBudget(Takes(dear)).rows(MANY, {"evil"}, 64, 0.0)) == 60
+    assert len(chosen(SlotBudget(Takes(dear)), MANY, {"good"})) == 1
+    assert len(chosen(SlotBudget(Takes(dear)), MANY, {"evil"})) == 60
 
 
 def test_a_forward_is_short_where_others_may_be_back_soon() -> None:
-    budget = StepBudget(Takes(dear))
-    budget.rows([("good", 1)], (), 64, 0.0)
-    count = len(budget.rows(MANY, (), 64, 1.0))
+    budget = SlotBudget(Takes(dear))
+    chosen(budget, [("good", 1)])
+    count = len(chosen(budget, MANY, now=1.0))
     assert dear(count) <= (1 + STRETCH) * dear(1) < dear(count + 1)
-    assert len(budget.rows(MANY, (), 64, 5.0)) == 60
+    assert len(chosen(budget, MANY, now=5.0)) == 60
 
 
 def test_sessions_that_are_away_count_until_they_are_over() -> None:
     """Where sessions draft, those of a device come one by one: it must not seem to have only one."""
     drafting, many = ([(edge, number) for number in range(4)] for edge in ("drafting", "many"))
-    budget = StepBudget(Takes(dear))
-    budget.rows([*drafting, *many], (), 64, 0.0)
+    budget = SlotBudget(Takes(dear))
+    chosen(budget, [*drafting, *many])
     back = [drafting[0], *many]
-    assert len(budget.rows(back, (), 64, 0.1)) == 5
+    assert len(chosen(budget, back, now=0.1)) == 5
     budget.forget(drafting[1])
-    assert len(budget.rows(back, (), 64, 0.2)) == 4
-    assert len(budget.rows(back, (), 64, 5.0)) == 2
+    assert len(chosen(budget, back, now=0.2)) == 4
+    assert len(chosen(budget, back, now=5.0)) == 2
 
 
 def test_one_forward_in_sixteen_leaves_out_what_rides_along() -> None:
     waiting = [("many", session) for session in range(9)] + [("one", 1)]
-    budget = StepBudget(Takes(cheap))
-    lengths = [len(budget.rows(waiting, (), 64, 0.0)) for _ in range(2 * PROBE)]
+    budget = SlotBudget(Takes(cheap))
+    lengths = [len(chosen(budget, waiting)) for _ in range(2 * PROBE)]
     assert (lengths.count(2), lengths.count(10)) == (2, 30)
 
 
+@given(
+    st.dictionaries(st.tuples(st.sampled_from("abcd"), st.integers(0, 30)), st.integers(0, 8)),
+    st.integers(1, 8),
+)
+def test_nobody_gets_more_slots_than_asked_for_and_the_rest_is_told(
+    drafts: dict[SessionKey, int], batch: int
+) -> None:
+    step = SlotBudget(Takes(dear), batch=batch).step(drafts, {}, 0.0)
+    assert len(step.granted) == len(drafts) - step.held_back <= batch
+    assert all(0 <= granted <= drafts[key] for key, granted in step.granted.items())
+    assert sum(step.granted.values()) + step.cut == sum(drafts[key] for key in step.granted)
+
+
 @given(st.integers(1, 40), st.floats(5.0, 50.0), st.floats(0.1, 8.0))
-def test_what_rides_along_is_found_by_measuring(many: int, base: float, row: float) -> None:
-    """Rows are dearer, or cheaper, than they are first taken to be."""
+def test_what_rides_along_is_found_by_measuring(many: int, base: float, slot: float) -> None:
+    """Slots are dearer, or cheaper, than they are first taken to be."""
 
     def takes(sessions: int) -> float:
-        return base + row * 4 * -(-sessions // 4)  # in blocks of four
+        return base + slot * 4 * -(-sessions // 4)  # in blocks of four
 
-    budget = StepBudget(ForwardCost())
+    budget = SlotBudget(ForwardCost())
     waiting = [("many", session) for session in range(many)] + [(f"one{n}", 1) for n in range(3)]
     spent = []
     for _ in range(200):
-        chosen = budget.rows(waiting, (), 64, 0.0)
-        spent.append(takes(len(chosen)))
-        budget.cost.observe(len(chosen), 0, 0, spent[-1])
-    assert sum(spent[100:]) <= (1 + GIVES) * 100 * takes(4) + 2 * row * 40
+        sessions = len(chosen(budget, waiting))
+        spent.append(takes(sessions))
+        budget.cost.observe(sessions, 0, 0, spent[-1])
+    assert sum(spent[100:]) <= (1 + GIVES) * 100 * takes(4) + 2 * slot * 40
 
 
 def test_what_was_measured_counts_and_not_a_line_through_it() -> None:
@@ -182,27 +203,27 @@ class Machine:
     def alone(self, writing: int) -> float:
         return self.fixed + self.write * writing
 
-    def budget(self, *, most: int = 128, target: float = 250.0) -> StepBudget:
-        """A budget that has timed some forwards, whose rows are as dear as tokens, as `Timings` has them."""
+    def budget(self, *, most: int = 128, target: float = 250.0) -> SlotBudget:
+        """A budget that has timed some forwards, whose slots are as dear as prompts, as `Timings` has them."""
         cost = ForwardCost()
         times = [(1, 0), (1, 8), (4, 0), (4, 32)]
-        cost.prime([(n, rows, self.alone(n) + self.read * rows) for n, rows in times])
-        return StepBudget(cost, most=most, target=target)
+        cost.prime([(n, drafted, self.alone(n) + self.read * drafted) for n, drafted in times])
+        return SlotBudget(cost, most=most, target=target)
 
     def step(
-        self, budget: StepBudget, unread: dict[tuple[str, int], int], writers: list[tuple[str, int]]
+        self, budget: SlotBudget, unread: dict[tuple[str, int], int], writers: list[tuple[str, int]]
     ) -> float:
         """Ms of a forward; what it reads is taken from what is unread."""
-        chosen = budget.rows(writers, {edge for edge, _ in unread}, 64, self.now)
-        shares = budget.prompts(dict(unread), dict.fromkeys(chosen, 1), self.now)
+        decided = budget.step(dict.fromkeys(writers, 0), unread, self.now).granted
+        shares = budget.prompts(dict(unread), dict.fromkeys(decided, 1), self.now)
         for key, tokens in shares.items():
             assert 0 < tokens <= unread[key]
             unread[key] -= tokens
-            if unread[key] <= 1:  # the last one is a row
+            if unread[key] <= 1:  # the last one decides
                 del unread[key]
         tokens = sum(shares.values())
-        ms = self.alone(len(chosen)) + self.read * tokens
-        budget.cost.observe(len(chosen), 0, tokens, ms)
+        ms = self.alone(len(decided)) + self.read * tokens
+        budget.cost.observe(len(decided), 0, tokens, ms)
         self.now += ms / 1000
         return ms
 
@@ -240,7 +261,7 @@ def test_a_prompt_is_read_within_a_number_of_steps(
 def test_whatever_one_device_asks_for_others_lose_little(
     machine: Machine, honest: int, prompts: list[int], sessions: int
 ) -> None:
-    """Its lead, and from there on its share of the time and the rows that hardly make a forward longer."""
+    """Its lead, and from there on its share of the time and the slots that hardly make a forward longer."""
     budget = machine.budget()
     unread = {("evil", number): tokens for number, tokens in enumerate(prompts * 20, 100)}
     writers = [(f"honest {number}", 1) for number in range(honest)]
@@ -329,22 +350,24 @@ def test_many_that_begin_beside_few_share_their_time() -> None:
 
 
 def test_without_a_bound_on_time_all_is_read() -> None:
-    budget = StepBudget(ForwardCost(), most=1000)
+    budget = SlotBudget(ForwardCost(), most=1000)
     budget.cost.observe(1, 0, 10, 50.0)
     assert budget.prompts({("a", 1): 600, ("a", 2): 300}, {("a", 3): 1}, 0.0) == {
         ("a", 1): 600,
         ("a", 2): 300,
     }
     assert budget.room(4, 4) == 1000
-    assert StepBudget(ForwardCost(), most=100, target=250.0).room(1) == 100  # nothing is known yet
+    assert SlotBudget(ForwardCost(), most=100, target=250.0).room(1) == 100  # nothing is known yet
 
 
 def test_what_reading_adds_to_a_forward_is_known() -> None:
     machine = Machine(60.0, 0.0, 1.2)
     budget = machine.budget(target=5000.0)
-    assert budget.prompt_ms(8, 0) == 0.0
-    assert budget.prompt_ms(8, 20) == pytest.approx(24.0, rel=0.1)
-    assert budget.prompt_ms(8, 10_000) == pytest.approx(STRETCH * 60.0, rel=0.1)
+    writing = {("writer", number): 0 for number in range(8)}
+    plain = budget.step(writing, {}, 0.0).ms
+    for unread, ms in ((20, 24.0), (10_000, STRETCH * 60.0)):
+        more = budget.step(writing, {("writer", 9): unread}, 0.0).ms - plain
+        assert more == pytest.approx(ms, rel=0.1)
 
 
 @given(st.integers(0, 400), st.lists(st.integers(2, 200), max_size=20))
