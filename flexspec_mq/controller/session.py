@@ -64,8 +64,6 @@ class SessionController:
         worker: estimates of the session's worker.
         version: estimates of drafts for its version.
         planned: newest plan, and where it comes from; None before any.
-        opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
-            the newest plan; 0 while unknown.
     """
 
     def __init__(
@@ -94,7 +92,6 @@ class SessionController:
         self.version = VersionEstimates()
         self.planned: Planned | None = None
         self._asked_at = -inf  # when this session asked for an answer, to know the round trip
-        self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
         """The first open goes to this worker, or to any: start with what the node knows of the way there."""
@@ -233,8 +230,6 @@ class SessionController:
     def plan(self, drafted: int, committed: int, remaining: int) -> Plan:
         """Ask the policy for the plan of the next batch; arguments as of `observe`."""
         seen = self.observe(drafted, committed, remaining)
-        timed = seen.draft_time if seen.draft_timed else None
-        self.opportunity_cost = (timed or 0.0) * (seen.rate or 0.0)
         plan = self._policy.plan(seen)
         if not plan.draft_length or plan.ahead:
             self._waited = None

@@ -2,19 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken, PricedDrafter
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 
-_COST = 0.1
-"""Tokens that a forward of the draft costs, while nobody has measured it: ten tokens a second, 10 ms."""
-_STRENGTH = 0.5
-"""Mean confidence of the draft where nothing is found, to begin with."""
-_SMOOTHING = 1 / 64
-_FADES = 2.5
-"""A forward beside a lookup of confidence c adds (mean confidence of the draft) · (1 − c)^2.5 to the confidence:
-measured as 0.30, 0.14, 0.07, 0.03, 0.02 and 0.00 at c = 0.2, 0.4, 0.5, 0.7, 0.8 and 0.9, with a mean of 0.57."""
-
+SURE = 0.6
+"""Confidence from which on a found token needs no forward of the model."""
 _LEAST = 1e-4
 _AGREE = (0.541, 0.787, 0.437)
 _DRAFT_ALONE = (-0.499, 0.754, -0.297)
@@ -23,12 +17,11 @@ _LOOKUP_ALONE = (-1.335, -0.279, 0.909)
 
 
 class HybridDrafter:
-    """A `Drafter` that asks the model only where that pays.
+    """A `Drafter` that asks the model only for what is not found.
 
-    A lookup costs no time. A forward of the model raises the probability of the next token, and with it of all that
-    rides on it; it is run iff that is worth more than the tokens which the session could get in the same time. So a
-    whole batch comes from lookup where the text repeats itself, and any batch may turn to lookup and back at each
-    token. The model reads what it did not draft when it is next asked, in one forward.
+    A found token of confidence `SURE` needs no forward of the model. So a whole batch comes from lookup where the text
+    repeats itself, and any batch may turn to lookup and back at each token. The model reads what it did not draft when
+    it is next asked, in one forward.
 
     Sessions whose next tokens are found wait for no forward: they are answered first, alone, and the others are asked
     again at once. Provisional text, which people read as it is drafted, comes from the model alone.
@@ -41,34 +34,23 @@ class HybridDrafter:
     def __init__(self, model: PricedDrafter, lookup: PromptLookupDrafter) -> None:
         self._model = model
         self._lookup = lookup
-        self._strength = _STRENGTH
 
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""
-        return self._model.fits(context) or self._lookup.fits(context)
+        return self._model.fits(context)
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """Lookups of those that have found enough; if there are none, one forward of the model."""
-        drafted: list[Drafted] = [None] * len(wanted)
-        beside: list[DraftToken | None] = [None] * len(wanted)
-        asked: list[int] = []
-        for place, request in enumerate(wanted):
-            session, pending = self._lookup.session(request)
-            if request.fallback:
-                asked.append(place)
-                continue
-            run = session.run(request, pending)
-            if self._model.fits(request.context):
-                beside[place] = run[0] if run else _allowed(request, session.propose(pending))
-                run = run[: self._unaided(request, run)]
-                if not run:
-                    asked.append(place)
-                    continue
-            drafted[place] = run
-        if len(asked) == len(wanted):
-            for place, proposals in zip(asked, self._model.draft(wanted), strict=True):
-                drafted[place] = proposals and (self._chosen(proposals[0], beside[place]),)
-        return drafted
+        runs = [
+            () if request.model_only else tuple(takewhile(lambda found: found.confidence >= SURE, run))
+            for request, run in zip(wanted, self._lookup.lookups(wanted), strict=True)
+        ]
+        if any(runs):
+            return [run or None for run in runs]
+        return [
+            proposals and (better(proposals[0], self._found(request)),)
+            for request, proposals in zip(wanted, self._model.draft(wanted), strict=True)
+        ]
 
     def unread(self, request: DraftRequest) -> int:
         """Tokens of the context that the model has to read before it can propose the next one."""
@@ -83,33 +65,13 @@ class HybridDrafter:
         self._model.free(session)
         self._lookup.free(session)
 
-    def _unaided(self, request: DraftRequest, run: Sequence[DraftToken]) -> int:
-        """How many tokens of the run come before the first one that a forward of the model is worth."""
-        cost = request.opportunity_cost or _COST
-        riding: list[float] = []  # tokens expected after each of them
-        after = 0.0
-        for proposal in reversed(run):
-            riding.append(after)
-            after = proposal.confidence * (1 + after)
-        together = request.joint_acceptance
-        for place, proposal in enumerate(run):
-            gain = self._strength * (1 - proposal.confidence) ** _FADES
-            if together * gain * (1 + riding[-1 - place]) > cost:
-                return place
-            together *= proposal.confidence
-        return len(run)
-
-    def _chosen(self, proposal: DraftToken, beside: DraftToken | None) -> DraftToken:
-        if beside is None:
-            self._strength += (proposal.confidence - self._strength) * _SMOOTHING
-        return better(proposal, beside)
-
-
-def _allowed(request: DraftRequest, proposal: DraftToken | None) -> DraftToken | None:
-    """A proposal, if the grammar of the text allows it."""
-    if proposal is None or request.allowed is None or request.allowed.mask[proposal.token]:
-        return proposal
-    return None
+    def _found(self, request: DraftRequest) -> DraftToken | None:
+        """The next token by lookup, if the grammar of the text allows it."""
+        session, pending = self._lookup.session(request)
+        found = None if request.model_only else session.propose(pending)
+        if found is None or request.allowed is None or request.allowed.mask[found.token]:
+            return found
+        return None
 
 
 def better(draft: DraftToken, lookup: DraftToken | None) -> DraftToken:

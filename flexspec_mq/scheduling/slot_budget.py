@@ -135,16 +135,18 @@ class SlotBudget:
         devices = prompts.keys() | {edge for edge, _ in ready}
         sessions = weight(drafts if len(devices) > 1 else ready, prompts)
         plain = self.cost.predict(len(drafts)) if self._rationed else 0.0
-        ms = plain + self._prompt_ms(len(drafts), sum(reading.values())) if plain else 0.0
+        read = min(sum(reading.values()), self.room(len(drafts), 0, STRETCH if drafts else None))
+        ms = plain + read * self.cost.prompt_token if plain else 0.0
         call = self.calls.predict((0, 0)), self.calls.each(0), self.calls.each(1)
         if not self.calls.known:
             call = _CALL * plain, 0.0, _CALL * _IN_CALL[1] * plain
         usual = {key: self._usual(key, drafted) for key, drafted in drafts.items()}
         slots = StepSlots(max(1, sessions), ms, self.cost.slot, call, self.calls, usual)
         slots.held_back = len(ready) - len(drafts)
-        slots.grant(
-            {key: (drafted, self.acceptance(key)) for key, drafted in drafts.items()}, self._most(drafts)
-        )
+        most = sum(drafts.values())
+        if self._alike >= PROBE and self._rationed:
+            most //= 2  # where all are alike, half of them tell the price of a slot
+        slots.grant({key: (drafted, self.acceptance(key)) for key, drafted in drafts.items()}, most)
         newest = len(drafts), sum(slots.granted.values())
         self._alike = self._alike + 1 if newest == self._newest else 0
         self._newest = newest
@@ -211,11 +213,6 @@ class SlotBudget:
         self._offered[key] = _newer(self._offered.get(key), offered)
         return max(self._offered[key], self._got.get(key, 1.0))
 
-    def _most(self, drafts: Mapping[SessionKey, int]) -> int:
-        """Slots for drafted tokens of a forward: all, or half where all are alike, so that their price is known."""
-        wanted = sum(drafts.values())
-        return wanted // 2 if self._alike >= PROBE and self._rationed else wanted
-
     def prompts(
         self, unread: Mapping[SessionKey, int], slots: Mapping[SessionKey, int], now: float
     ) -> dict[SessionKey, int]:
@@ -269,10 +266,6 @@ class SlotBudget:
         plain = self.cost.predict(sessions, drafted)
         more = max(self._target - plain, STRETCH * plain) if stretch is None else stretch * plain
         return min(self.most, max(LEAST, int(more / each)))
-
-    def _prompt_ms(self, sessions: int, unread: int) -> float:
-        """Milliseconds that reading adds to the next forward, with so many tokens unread, as far as is known."""
-        return min(unread, self.room(sessions, 0, STRETCH if sessions else None)) * self.cost.prompt_token
 
     def _room_beside(
         self, served: Sequence[str], writers: Collection[str], slots: Mapping[SessionKey, int]

@@ -109,11 +109,6 @@ class StepSlots:
                 best, chosen = net, count
         return [key for _, key in gains[:chosen]]
 
-    def call_cost(self, sessions: int, unread: float = 0.0) -> float:
-        """Tokens that each of so many sessions loses by a forward of the draft over them, all others counted in."""
-        base, each, read = self.call
-        return self._loss(base + sessions * each + unread * read) / sessions
-
     def spend(self, ms: float) -> None:
         """Count time of one more slot, or of a forward of the draft."""
         if self.ms:

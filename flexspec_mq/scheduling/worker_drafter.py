@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.drafting.interface import DraftRequest, DraftToken, PricedDrafter
@@ -42,8 +41,6 @@ _BEGINS = 2.0
 """Tokens that what a session begins with counts for."""
 PREFILL = 64
 """Tokens of prompts that one forward of a worker's draft reads, as all sessions wait for it."""
-_FREE = 1e-9
-"""Tokens that are lost by reading beside the target."""
 
 
 @dataclass(slots=True)
@@ -109,10 +106,10 @@ class _Path:
         """See how much is unread."""
         self.unread = len(self.context) - self.session.read
         if self.reads:
-            self.unread = drafter.unread(self.request(1.0, 0.0))
+            self.unread = drafter.unread(self.request())
             self.session.read = len(self.context) - self.unread
 
-    def request(self, survival: float, cost: float) -> DraftRequest:
+    def request(self, survival: float = 1.0, *, model_only: bool = False) -> DraftRequest:
         """Ask for the next token."""
         item = self.item
         return DraftRequest(
@@ -123,9 +120,9 @@ class _Path:
             prompt_length=item.prompt_length,
             most=item.room - len(self.own),
             joint_acceptance=survival,
-            opportunity_cost=cost,
             device=item.key[0],
             grammar=self.session.grammar,
+            model_only=model_only,
         )
 
 
@@ -274,7 +271,7 @@ class WorkerDrafter:
                 and path.item.key in self._known
                 and drafter.fits(path.context)
             ):
-                (drafted,) = drafter.draft([path.request(1.0, _FREE)])
+                (drafted,) = drafter.draft([path.request(model_only=True)])
             if drafted is not None:
                 path.session.read = len(path.context)
 
@@ -305,8 +302,7 @@ class WorkerDrafter:
                 self._look_up(drafter, open_, slots)
                 break
             called = True
-            cost = slots.call_cost(len(keys), sum(wanted[key][1] for key in keys))
-            self._call(drafter, {key: open_[key] for key in keys}, cost, slots)
+            self._call(drafter, {key: open_[key] for key in keys}, slots)
         return {key: path.own for key, path in paths.items() if path.own}
 
     def _may_call(self, items: Sequence[WorkItem], slots: StepSlots) -> bool:
@@ -315,17 +311,11 @@ class WorkerDrafter:
         wanted = {key: (self._strength if known is None else known.strength, 0.0) for key, known in strengths}
         return bool(slots.worth_calling(wanted))
 
-    def _call(
-        self,
-        drafter: PricedDrafter,
-        paths: Mapping[SessionKey, _Path],
-        cost: float,
-        slots: StepSlots,
-    ) -> None:
+    def _call(self, drafter: PricedDrafter, paths: Mapping[SessionKey, _Path], slots: StepSlots) -> None:
         """Ask for the next tokens of sessions, or have a piece of their prompts read."""
         self._hold(list(paths.values()))
         began = self._clock()
-        drafted = drafter.draft([path.request(slots.survival(key), cost) for key, path in paths.items()])
+        drafted = drafter.draft([path.request(slots.survival(key)) for key, path in paths.items()])
         ms = 1000 * (self._clock() - began)
         slots.spend(ms)
         nobody = all(proposals is None for proposals in drafted)
@@ -349,7 +339,7 @@ class WorkerDrafter:
         if not slots.bears:
             return
         self._hold(list(paths.values()))
-        found = drafter.lookups([path.request(slots.survival(key), inf) for key, path in paths.items()])
+        found = drafter.lookups([path.request(slots.survival(key)) for key, path in paths.items()])
         for path, proposals in zip(paths.values(), found, strict=True):
             _take(path, itertools.takewhile(lambda _: slots.bears, proposals), slots)
 

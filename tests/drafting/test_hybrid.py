@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.drafting.hybrid import HybridDrafter, better
+from flexspec_mq.drafting.hybrid import SURE, HybridDrafter, better
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from tests.drafting.asking import asked
@@ -24,13 +24,12 @@ class Model:
     """A drafter that always guesses 77, and notes for whom it ran."""
 
     confidence: float = 0.6
-    context: int = 10_000
     read: int = 0
     asked: list[list[int]] = field(default_factory=list)
     freed: list[int] = field(default_factory=list)
 
     def fits(self, context: Sequence[int]) -> bool:
-        return len(context) < self.context
+        return len(context) < 10_000
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         self.asked.append([one.session for one in wanted])
@@ -85,36 +84,33 @@ def test_where_nothing_is_found_the_model_drafts_and_those_that_have_found_wait_
 
 def test_a_batch_of_the_model_turns_to_lookup_where_that_is_surer() -> None:
     model = Model()
-    # Twice, the second time in a branch: a pair that was followed by 3 once, and the model says 77.
-    text = (9, 1, 2, 3, 50, 51, 52, 1, 2)
-    for session, confidence, guessed in ((1, 0.2, (3, "lookup")), (2, 0.97, (77, "model"))):
+    text = (9, 1, 2, 3, 50, 51, 52, 2)  # 2 was followed by 3 once, and the model says 77
+    for session, confidence, guessed in ((1, 0.05, (3, "lookup")), (2, 0.97, (77, "model"))):
         model.confidence = confidence
-        (run,) = combined(model).draft([wanted(session, text, opportunity_cost=1e-6)])
+        (run,) = combined(model).draft([wanted(session, text)])
         assert run is not None
         assert [(guess.token, guess.origin) for guess in run] == [guessed]
         assert model.asked[-1] == [session]
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 12))
-def test_the_dearer_a_forward_the_more_comes_from_lookup(text: list[int], most: int) -> None:
-    lengths = []
-    for price in (1e-6, 0.03, 0.1, 0.3, 10.0):
-        (run,) = combined(Model()).draft([wanted(1, text, opportunity_cost=price, most=most)])
-        assert run
-        assert len(run) <= most
-        lengths.append(len(run) if all(guess.origin == "lookup" for guess in run) else 1)
-    assert lengths == sorted(lengths)
-
-
-def test_beyond_the_models_context_only_lookups_go_on() -> None:
-    model = Model(context=20)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 12), st.booleans())
+def test_only_what_is_found_and_sure_enough_takes_no_forward(
+    text: list[int], most: int, model_only: bool
+) -> None:
+    model = Model()
     drafter = combined(model)
-    assert drafter.fits(LOOP)
-    (run,) = drafter.draft([wanted(1, LOOP)])
+    request = wanted(1, text, most=most, model_only=model_only)
+    (found,) = drafter.lookups([request])
+    (run,) = drafter.draft([request])
     assert run
-    # And a text in which nothing is found is not drafted there: it shall go out.
-    assert drafter.draft([wanted(2, FRESH)]) == [[]]
-    assert model.asked == []
+    if model.asked:
+        assert len(run) == 1
+        assert model_only or not found or found[0].confidence < SURE
+    else:
+        assert not model_only
+        assert list(run) == list(found[: len(run)])
+        assert all(guess.confidence >= SURE for guess in run)
+        assert len(run) == len(found) or found[len(run)].confidence < SURE
 
 
 def test_both_forget_a_session() -> None:

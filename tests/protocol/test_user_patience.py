@@ -141,7 +141,7 @@ def test_the_draft_writes_on_when_nobody_has_answered_for_a_moment() -> None:
     assert provisional(user.tick(due)) == [(3, (1, 2))], "what stands already is shown"
     wanted = machine.draft_request()
     assert wanted is not None
-    assert wanted.fallback
+    assert wanted.model_only
     assert provisional(user.watch(give(machine, DraftToken(3, 0.001), now=due))) == [(5, (3,))]
     assert provisional(user.watch(give(machine, 4, 5, 6, now=due))) == [(6, (4, 5, 6))]
     assert user.wrote_alone, "six are all that it may"

@@ -379,8 +379,7 @@ class EdgeSession:
             count,
             text.pending.joint_acceptance,
             plan.confidence_threshold,
-            self._control.opportunity_cost,
-            fallback=bool(self.fallback),
+            model_only=bool(self.fallback),
         )
 
     def _pump(self, now: float) -> None:

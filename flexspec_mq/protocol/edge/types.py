@@ -118,14 +118,12 @@ class DraftRequest:
         most: tokens until the batch is full, at least 1; those that the grammar forces come on top.
         joint_acceptance: probability that the target takes all of the pending draft, 1 without one.
         confidence_threshold: the joint acceptance below which a token is not wanted, see `Plan`.
-        opportunity_cost: tokens that the session would get in the time that one token takes the draft model; 0 while
-            unknown.
         prediction: token ids that the text will probably have, as the user says.
         device: whose text it is, where a drafter serves several.
         answers: earlier answers that it may repeat; None without any.
         grammar: `CompiledGrammar` of the text; None without one, or where nothing reads it.
         allowed: `AllowedTokens` behind `context`; between drafters, None where all are.
-        fallback: the text is read as it is drafted, so that the model alone is to write it.
+        model_only: nothing is to be looked up: the text is read as it is drafted, or the model is to read the context.
     """
 
     session: int
@@ -138,13 +136,12 @@ class DraftRequest:
     most: int = 1
     joint_acceptance: float = 1.0
     confidence_threshold: float = 0.0
-    opportunity_cost: float = 0.0
     prediction: tuple[int, ...] = ()
     device: str = ""
     answers: Callable[[], Any] | None = None
     grammar: Any = None
     allowed: Any = None
-    fallback: bool = False
+    model_only: bool = False
 
 
 @dataclass(slots=True)
