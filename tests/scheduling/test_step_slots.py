@@ -30,16 +30,6 @@ def learned(base: float, session: float, slot: float, *, rationed: bool = True) 
     return SlotBudget(cost, rationed=rationed)
 
 
-def step_of(
-    ms: float,
-    slot: float,
-    usual: dict[SessionKey, float],
-    call: tuple[float, float, float] = (0.0, 0.0, 0.0),
-) -> StepSlots:
-    """A step that decides these sessions and takes so many ms, of which nothing is given out yet."""
-    return StepSlots(len(usual), ms, slot, call, LinearCost(()), usual)
-
-
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.floats(0.05, 0.99)), min_size=1, max_size=4),
     st.floats(0.05, 20.0),
@@ -49,7 +39,9 @@ def test_slots_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
 ) -> None:
     """The slots with the highest sum of logarithms of tokens per second, if nobody pays for it."""
     sessions = range(len(drafts))
-    step = step_of(30.0, slot, dict.fromkeys(map(key, sessions), 1.0))
+    step = StepSlots(
+        len(drafts), 30.0, slot, (0.0, 0.0, 0.0), LinearCost(()), {key(n): 1.0 for n in sessions}
+    )
     step.grant({key(n): one for n, one in enumerate(drafts)}, 100)
 
     def tokens(slots: tuple[int, ...]) -> list[float]:
@@ -143,7 +135,7 @@ def test_the_draft_stops_for_others_before_slots_do() -> None:
 
 
 def test_a_call_is_for_those_that_it_helps() -> None:
-    step = step_of(40.0, 0.5, dict.fromkeys(map(key, range(1, 4)), 2.0), (3.0, 2.0, 0.0))
+    step = StepSlots(3, 40.0, 0.5, (3.0, 2.0, 0.0), LinearCost(()), {key(n): 2.0 for n in range(1, 4)})
     assert step.worth_calling({key(1): (0.9, 0), key(2): (0.01, 0), key(3): (0.8, 0)}) == [
         key(1),
         key(3),

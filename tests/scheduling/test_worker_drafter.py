@@ -123,12 +123,8 @@ def test_sessions_write_what_they_write_alone_whoever_drafts(
 
 
 def test_a_draft_that_is_right_decides_its_room_and_one_more_in_one_step() -> None:
-    model = ModelDrafter(model_of(), max_context=4096)
-    engine = ModelEngine(
-        model_of(),
-        prefill=1000,
-        drafts=WorkerDrafter(model, "draft"),
-    )
+    drafts = WorkerDrafter(ModelDrafter(model_of(), max_context=4096), "draft")
+    engine = ModelEngine(model_of(), prefill=1000, drafts=drafts)
     engine.scheduler.add(with_room(3, 0, 8))
     ((_, first),) = run(engine)
     assert first == written(3)[:1], "nothing is drafted while the target reads the prompt"
@@ -274,10 +270,12 @@ def test_a_prompt_is_read_to_its_end_or_not_begun(prompt: int, begun: bool) -> N
 def test_a_prompt_is_read_beside_forwards_piece_by_piece_and_others_wait_for_one_piece_at_most() -> None:
     """A step begins to read, which goes on until somebody wants drafts; what failed on the thread is left alone."""
     begun, goes_on = threading.Semaphore(0), threading.Semaphore(0)
+    looks_up = list[bool]()
 
     class Slow(Priced):
         def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
             if threading.current_thread() is not threading.main_thread():
+                looks_up.append(not all(one.model_only for one in wanted))
                 begun.release()
                 goes_on.acquire()
             return super().draft(wanted)
@@ -305,6 +303,7 @@ def test_a_prompt_is_read_beside_forwards_piece_by_piece_and_others_wait_for_one
     step(long)
     drafts.free(long.key)
     assert drafts.name == "draft"
+    assert not any(looks_up)
 
 
 def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
