@@ -193,11 +193,11 @@ class WorkerMetrics(Collector):
         if (memory := self._worker.engine.memory) is None:
             return
         total, now = self._page.total, self._page.now
-        yield now("kv_bytes", "Keys and values held", memory.nbytes)
+        yield now("kv_bytes", "KV cache held", memory.nbytes)
         if memory.limit is not None:
-            yield now("kv_limit_bytes", "Most keys and values held at any moment", memory.limit)
+            yield now("kv_limit_bytes", "Most KV cache held at any moment", memory.limit)
             used = {self._model: memory.nbytes / memory.limit if memory.limit else 1.0}
             yield now("kv_cache_usage_perc", "Part of these that is held, 1 is all", used)
-        what = "Live sessions whose keys and values were dropped to make room, and are read again"
+        what = "Live sessions whose KV cache was dropped to make room, and is read again"
         yield total("num_preemptions", what, {self._model: memory.evicted})
-        yield total("evictions", "Keys and values of ended texts dropped to make room", memory.dropped)
+        yield total("evictions", "KV caches of ended texts dropped to make room", memory.dropped)

@@ -154,7 +154,7 @@ class WorkerSettings(Section):
     kv_mb: Annotated[
         int | None,
         Setting(
-            help="memory for keys and values",
+            help="memory for the KV cache",
             unit="MB",
             least=1,
             default="a quarter of what is free at start",

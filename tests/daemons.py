@@ -40,7 +40,7 @@ PLAN = Plan(draft_length=4, in_flight=2, qos=1)
 
 
 class FakeEngine:
-    """An `Engine` over the fake target, watched. It holds no keys and values, so it keeps nothing for others.
+    """An `Engine` over the fake target, watched. It holds no KV cache, so it keeps nothing for others.
 
     Attributes:
         facts: Properties that it tells.

@@ -39,7 +39,7 @@ from flexspec_mq.sampling.choose import choose
 from schemas.messages import Sampling
 
 _KEPT = 8
-"""Texts whose keys and values stay, as a server's prefix cache has them."""
+"""Texts whose KV cache stays, as a server's prefix cache has them."""
 
 
 @dataclass

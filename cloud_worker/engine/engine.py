@@ -52,7 +52,7 @@ class ModelEngine:
 
     Args:
         model: Target; it computes, and nothing else.
-        limit: Bytes of keys and values at most; None is no limit.
+        limit: Bytes of KV cache at most; None is no limit.
         prefill: Tokens of unread prefixes that one forward may read, whatever time it takes.
         budget: Budget of each step instead, which bounds its time and gives slots to drafted tokens that are worth it.
         drafts: Worker's own drafter, which goes on from the edges' drafts where there is room.
@@ -61,7 +61,7 @@ class ModelEngine:
         grammars: Grammars of its texts.
 
     Attributes:
-        scheduler: Pending items, and keys and values.
+        scheduler: Pending items, and the KV cache.
         trouble: See `Engine`; a model has none.
     """
 
@@ -279,7 +279,7 @@ class ModelEngine:
         masks: Sequence[Masks],
         done: StepResult,
     ) -> None:
-        """Decide tokens; what they leave right of keys and values stays, and the drafts are judged by them."""
+        """Decide tokens; what they leave right of the KV cache stays, and the drafts are judged by them."""
         end = 0
         for share, its in zip(scheduled, masks, strict=True):
             item, begin = share.item, end
@@ -331,7 +331,7 @@ def build_engine(
 ) -> ModelEngine:
     """Make the engine of a worker from a target that is loaded and proved.
 
-    Keys and values take `kv_bytes` at most, or what the settings say, or a quarter of the memory that is available now.
+    The KV cache takes `kv_bytes` at most, or what the settings say, or a quarter of the memory that is available now.
 
     Raises:
         UsageError: too little memory to write anything with.
@@ -380,7 +380,7 @@ def build_engine(
     caches = engine.scheduler.caches
     if caches.room is not None and caches.room < _LEAST:
         raise UsageError(
-            f"{caches.limit} bytes for keys and values hold {caches.room} tokens of this model, less than {_LEAST}",
+            f"{caches.limit} bytes of KV cache hold {caches.room} tokens of this model, less than {_LEAST}",
             hint="allow more memory, or free some",
         )
     return engine

@@ -50,7 +50,7 @@ class Facts:
         fingerprint: Fingerprint of the tokenizer's contents, 16 bytes.
         flip_rate: measured share of tokens that another shape changes; None where it is exact.
         weights: ``native``, or how many bits they have.
-        room: tokens whose keys and values fit at once; None where nothing bounds them.
+        room: tokens that the KV cache holds at once; None where nothing bounds them.
         keeps: whether it can go on from what it read for an earlier session.
         recommended: how to sample.
         draft: name of the draft that it drafts with itself; empty without one.
@@ -115,7 +115,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory of keys and values.
+    """Memory of the KV cache.
 
     Attributes:
         nbytes: bytes held now.
@@ -199,7 +199,7 @@ class Engine(Protocol):
 
     @property
     def memory(self) -> Memory | None:
-        """Memory of keys and values now; None if it does not tell."""
+        """Memory of the KV cache now; None if it does not tell."""
         ...
 
     @property
@@ -235,7 +235,7 @@ class Engine(Protocol):
         ...
 
     def transfer(self, source: SessionKey, key: SessionKey, shared: int | None) -> None:
-        """Give keys and values of `source`, if they are still there, to `key`; of `shared` tokens a copy.
+        """Give the KV cache of `source`, if it is still there, to `key`; of `shared` tokens a copy.
 
         Called only where `facts.keeps`.
         """

@@ -1,4 +1,4 @@
-"""Keys and values of all sessions, under one limit in bytes.
+"""KV caches of all sessions, under one limit in bytes.
 
 A cache can always be dropped: its session's tokens are read again when the session comes back, which is exact and
 only slower. So what is worth least goes first: caches of texts that have ended, then those of sessions that wait for
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class KVCache:
-    """The keys and values of all sessions.
+    """The KV caches of all sessions.
 
     Attributes:
         limit: most bytes held at any moment, copies during growth included; None is no limit.
@@ -43,7 +43,7 @@ class KVCache:
         self._ended: OrderedDict[SessionKey, SessionKV] = OrderedDict()
 
     def __len__(self) -> int:
-        """Sessions whose keys and values are held, ended ones included."""
+        """Sessions whose KV cache is held, ended ones included."""
         return len(self._live) + len(self._ended)
 
     def get(self, key: SessionKey) -> SessionKV | None:
@@ -51,7 +51,7 @@ class KVCache:
         return self._live.get(key) or self._ended.get(key)
 
     def of_head(self, key: SessionKey, head: str) -> SessionKV | None:
-        """As `get`, but a cache that another head made is dropped: tokens may agree where keys and values do not.
+        """As `get`, but a cache that another head made is dropped: tokens may agree where the KV cache does not.
 
         An edge may open a session anew under the key of one that has ended, and with another version.
         """

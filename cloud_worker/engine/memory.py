@@ -1,4 +1,4 @@
-"""How much memory keys and values may take when nobody says, and how many kernels are kept."""
+"""How much memory the KV cache may take when nobody says, and how many kernels are kept."""
 
 import os
 from pathlib import Path

@@ -32,7 +32,7 @@ class Scheduled:
     """An item's share of a forward.
 
     Attributes:
-        model_input: Tokens to read, with keys and values; without rows while the prefix is not read to its end.
+        model_input: Tokens to read, with the KV cache; without rows while the prefix is not read to its end.
         draft: Tokens to verify: the edge's draft or its beginning, and the worker's own behind it.
     """
 
@@ -42,10 +42,10 @@ class Scheduled:
 
 
 class Scheduler:
-    """Items taken from the protocol machine and not yet decided, and the keys and values of their sessions.
+    """Items taken from the protocol machine and not yet decided, and the KV caches of their sessions.
 
     Args:
-        caches: Keys and values, which nobody else changes.
+        caches: KV caches, which nobody else changes.
         budget: Decides how many slots of each step which session gets.
         clock: Time in seconds.
 
@@ -81,13 +81,13 @@ class Scheduler:
         self._served.pop(key, None)
 
     def free(self, key: SessionKey) -> None:
-        """Forget a session, its item, and its keys and values; it need not be known."""
+        """Forget a session, its item, and its KV cache; it need not be known."""
         self.drop(key)
         self.budget.forget(key)
         self.caches.free(key)
 
     def release(self, key: SessionKey) -> None:
-        """A session is over: drop its item, and keep its keys and values while there is room."""
+        """A session is over: drop its item, and keep its KV cache while there is room."""
         self.drop(key)
         self.budget.forget(key)
         self.caches.release(key)
@@ -146,11 +146,11 @@ class Scheduler:
             chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self.budget.most))})
         if not chosen:
             edge, session = oldest.key
-            raise MemoryError(f"no room for the keys and values of session {edge}/{session} alone")
+            raise MemoryError(f"no room for the KV cache of session {edge}/{session} alone")
         return chosen
 
     def settle(self, item: WorkItem, tokens: tuple[int, ...]) -> bool:
-        """Take what was decided for an item: its keys and values go back to what that leaves right.
+        """Take what was decided for an item: its KV cache is rolled back to what that leaves right.
 
         Returns:
             Whether it counts: not if the item was dropped or replaced meanwhile.

@@ -129,7 +129,7 @@ class _Text:
         params: dice of both models.
         prompt: tokens of the prompt.
         ids: token ids of prompt and answer.
-        kv: the target's keys and values.
+        kv: the target's KV cache.
     """
 
     params: Sampling

@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 _POOL = 2048
-"""Tokens of ended texts that are kept. Keys and values are float32: 21.5 kB a token of the default draft."""
+"""Tokens of ended texts that are kept. The KV cache is float32: 21.5 kB a token of the default draft."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def read_calibration(folder: Path) -> ConfidenceCalibration | None:
 
 
 class DraftKVPool:
-    """Keys and values of texts that have ended: the next turn of a conversation goes on from one of them.
+    """KV caches of texts that have ended: the next turn of a conversation goes on from one of them.
 
     The pool is bounded by what its members have room for, and the oldest go first. A text is found by the device that
     it was of: else one could tell by the time whether another had sent the same.
@@ -200,7 +200,7 @@ class _Session:
     """State that is kept of a session.
 
     Attributes:
-        kv: keys and values of what was read, of the model's kind.
+        kv: KV cache of what was read, of the model's kind.
         params: the session's, the same for all of its tokens.
         run: how its drafted tokens fared.
         tokens: how its ids are the draft's; None where they are the same.
@@ -235,7 +235,7 @@ class ModelDrafter:
         prefill: tokens of unread prefixes that one forward may read.
         beside: the same while other sessions wait for a token of this forward, so that a long prompt does not
             hold them up.
-        pool: tokens of ended texts whose keys and values are kept for a next turn.
+        pool: tokens of ended texts whose KV cache is kept for a next turn.
         ids: token id of each column of the logits; None when they are all ids.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Keys and values of one session, with roll-back."""
+"""KV cache of one session, with roll-back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GRAIN = 64
 
 
 class SessionKV(ReadTokens):
-    """Keys and values for the tokens that a model has read in one session.
+    """KV cache of the tokens that a model has read in one session.
 
     Memory is one tensor of shape [layers, 2, kv heads, capacity, head size]. Beyond `length` lies finite
     garbage that attention masks.
@@ -42,7 +42,7 @@ class SessionKV(ReadTokens):
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of the keys and values of one token."""
+        """Bytes of KV cache that one token takes."""
         layers, two, heads, size = self._shape
         return layers * two * heads * size * self._like.element_size()
 

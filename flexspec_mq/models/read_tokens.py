@@ -1,4 +1,4 @@
-"""Tokens of a session's keys and values, with roll-back by length."""
+"""Tokens of a session's KV cache, with roll-back by length."""
 
 from collections.abc import Sequence
 

@@ -27,9 +27,9 @@ class ModelInput(Generic[KV]):
     """Tokens that one session feeds into a forward.
 
     Attributes:
-        kv: the session's keys and values; the forward appends to them.
+        kv: the session's KV cache; the forward appends to it.
         tokens: ids that follow what `kv` holds, at least one.
-        rows: number of last tokens whose logits are wanted; 0 when only keys and values are.
+        rows: number of last tokens whose logits are wanted; 0 when only the KV cache is.
         head: name of a head that the runner holds, the same for all that `kv` ever reads; empty is the base.
     """
 
@@ -43,7 +43,7 @@ class DraftRunner(Protocol):
     """Runner of a draft: `PackedModel`, or `OnnxModel`, whose keys, values and logits are numpy's."""
 
     def new_kv(self) -> Any:
-        """Empty keys and values for a new session, a `ReadTokens` with a `capacity`."""
+        """Empty KV cache for a new session, a `ReadTokens` with a `capacity`."""
 
     def forward(self, inputs: Sequence[ModelInput[Any]]) -> torch.Tensor | npt.NDArray[np.float32]:
         """Read the tokens of all inputs.

@@ -35,7 +35,7 @@ class Shape:
         width: width of the hidden state.
         inner: width between the matrices of the MLP.
         queries: heads of queries.
-        keys: heads of keys and values; divides `queries`.
+        keys: KV heads; divides `queries`.
         head: width of one head, even.
         epsilon: epsilon of the norms.
         vocab_size: rows of the embedding.

@@ -11,7 +11,7 @@ in a single token is always caught, anything else with probability 1 - 2^-32. It
 authenticate. Session, attempt and worker are left out on purpose: equal inputs give equal text, so sharing it
 is harmless.
 
-The beginning of a prompt has a name of 128 bits, as that selects keys and values. Whether the right ones were selected
+The beginning of a prompt has a name of 128 bits, as that selects a KV cache. Whether the right one was selected
 is seen all the same: the chain of both sides covers the whole prompt.
 """
 

@@ -130,7 +130,7 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseToCache:
-    """Worker: the text of this session is over. Its keys and values may serve another, and are the first to go."""
+    """Worker: the text of this session is over. Its KV cache may serve another, and is the first to go."""
 
     key: SessionKey
 

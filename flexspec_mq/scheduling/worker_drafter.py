@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MOST_TOKENS = 65_536
-"""Tokens of contexts that a draft keeps keys and values of: 1.4 GB of the default draft's with ONNX Runtime, half of
+"""Tokens of contexts that a draft keeps the KV cache of: 1.4 GB of the default draft's with ONNX Runtime, half of
 it with the compact engine."""
 _NEXT = 16
 """Tokens that a draft has always to read: what was decided without it."""
@@ -136,7 +136,7 @@ class WorkerDrafter:
         drafter: proposes tokens.
         name: name of its draft, for people.
         beside: see below.
-        most_tokens: tokens of contexts that it keeps keys and values of.
+        most_tokens: tokens of contexts that it keeps the KV cache of.
         clock: seconds.
 
     Attributes:

@@ -72,7 +72,7 @@ async def fleet(*values: str) -> AsyncIterator[tuple[SecuredDeployment, Replicas
     _common.say("a deployment with TLS and keys is made")
     async with secured_deployment((), worker_flags=None, more_devices=DEVICES, more_workers=workers) as here:
         secrets = {f"flexspec-{name}": here.bundle(Role.WORKER, name) for name in names}
-        # Several on one machine: each has a core's share of the memory for keys and values.
+        # Several on one machine: each has a core's share of the memory for the KV cache.
         more = {"FLEXSPEC_CLOUD_KV_MB": "256"}
         yield (
             here,

@@ -47,7 +47,7 @@ _FINAL = (2, 3, 4)
 _FORGETS = 60.0
 """Seconds beside the lease within which all is given back."""
 _RSS, _MEMORY = "process_resident_memory_bytes", 400e6
-"""Bytes that a daemon may take beyond those at its beginning: a worker's keys and values are half of it."""
+"""Bytes that a daemon may take beyond those at its beginning: a worker's KV cache is half of it."""
 _RATE, _MESSAGES = 300e3, 600.0
 """Bytes and messages a second of an attacker."""
 

@@ -107,7 +107,7 @@ def write_all(
     """Let the sessions of `texts` write `limit` tokens in random company, each what it writes alone.
 
     Returns the number of tokens that the worker drafted. Drafts of edges are right up to a random place. Between
-    steps a session is freed and jumps back now and then, or only its keys and values are lost.
+    steps a session is freed and jumps back now and then, or only its KV cache is lost.
     """
     at = dict.fromkeys(texts, 0)
     own = 0

@@ -1,4 +1,4 @@
-"""Memory of keys and values: its limit holds at every moment, and what is worth least goes first."""
+"""Memory of the KV cache: its limit holds at every moment, and what is worth least goes first."""
 
 import os
 import random

@@ -109,12 +109,12 @@ def test_versions_differ(dtype: str, folders: dict[str, Path]) -> None:
             assert (changed > 0.05) == (one != other)
 
 
-def test_keys_and_values_stay_with_their_head(folders: dict[str, Path]) -> None:
+def test_a_kv_cache_stays_with_its_head(folders: dict[str, Path]) -> None:
     model, alone = holding("bfloat16", folders["base"])
     kv = model.new_kv()
     model.forward([ModelInput(kv, TEXT[:9], 0, "mild")])
     for other in ("", "full", "strong"):
-        with pytest.raises(LocalProtocolError, match="keys and values of head 'mild'"):
+        with pytest.raises(LocalProtocolError, match="KV cache of head 'mild'"):
             model.forward([ModelInput(kv, TEXT[9:10], 1, other)])
     assert torch.equal(model.forward([ModelInput(kv, TEXT[9:10], 1, "mild")]), alone["mild"][9:10])
     kv.roll_back(0)  # what is empty belongs to nobody

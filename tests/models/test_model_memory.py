@@ -1,4 +1,4 @@
-"""Keys and values grow and forget without loss; memory that is asked into huge pages is whole afterwards."""
+"""A KV cache grows and forgets without loss; memory that is asked into huge pages is whole afterwards."""
 
 import platform
 import resource

@@ -14,7 +14,7 @@ from flexspec_mq.models.runner import ModelInput
 VOCABULARY = 128
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 HEADS = {"grouped": (4, 2), "all": (2, 2), "one": (4, 1)}
-"""Heads of queries, heads of keys and values."""
+"""Heads of queries, KV heads."""
 HEAD_SIZE = 64
 """Below 64 outputs a product of two rows takes another kernel than one of many."""
 

@@ -82,7 +82,7 @@ def test_a_retired_version_goes_on_with_texts_that_have_begun_and_no_others() ->
 
 
 def test_texts_of_a_retired_version_are_forgotten() -> None:
-    """Keys and values of a head must not be gone on from with another head of the same name."""
+    """A head's KV cache must not be gone on from with another head of the same name."""
     worker = machine()
     for session, version in ((1, "large"), (2, "small")):
         worker.receive("e", opening(session=session), 0.0, 0, version)

@@ -152,7 +152,7 @@ def test_one_that_raises_is_not_asked_again_and_the_texts_go_on(caplog: pytest.L
     class Broken(Scripted):
         def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
             self.asked += wanted
-            raise MemoryError("no room for the draft's keys and values")
+            raise MemoryError("no room for the draft's KV cache")
 
     broken = Broken(random.Random(1))
     drafts = WorkerDrafter(broken, "draft")
@@ -164,7 +164,7 @@ def test_one_that_raises_is_not_asked_again_and_the_texts_go_on(caplog: pytest.L
             text += run(engine)[0][1]
     assert tuple(text) == written(3)[:6]
     assert (len(broken.asked), drafts.name) == (1, "")
-    assert "no room for the draft's keys and values" in caplog.text
+    assert "no room for the draft's KV cache" in caplog.text
     drafts.free(("edge", 3))
 
 

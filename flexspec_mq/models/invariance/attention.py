@@ -20,7 +20,7 @@ from flexspec_mq.models.kv import SessionKV
 _MOST_QUERIES = 64
 """Tokens of a session that attend together: a prompt's first ones need not look at all of it."""
 _SHORT = 256
-"""Positions up to which sessions' keys and values are copied behind one another: at 192 it saves a quarter of the
+"""Positions up to which sessions' KV caches are copied behind one another: at 192 it saves a quarter of the
 time of 16 sessions' products, at 512 nothing."""
 
 
@@ -30,7 +30,7 @@ class Heads:
 
     Attributes:
         queries: heads of queries.
-        keys: heads of keys and values; divides the heads of queries.
+        keys: KV heads; divides the heads of queries.
         size: size of one head.
     """
 

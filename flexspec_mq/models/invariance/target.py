@@ -127,7 +127,7 @@ class TargetModel(ABC):
         """By name of a head: whether it has layers of its own, and an LM head of its own."""
 
     def new_kv(self) -> SessionKV:
-        """Empty keys and values for a new session."""
+        """Empty KV cache for a new session."""
         return SessionKV(self._layer_count, self.heads.keys, self.heads.size, self._like)
 
     @torch.inference_mode()
@@ -142,7 +142,7 @@ class TargetModel(ABC):
 
         Raises:
             HeadError: an input names a head that is not held.
-            LocalProtocolError: keys and values of one head would be read on with another.
+            LocalProtocolError: the KV cache of one head would be read on with another.
         """
         batch = self._lay_out(inputs)
         logits = self._logits(batch)
@@ -235,7 +235,7 @@ class TargetModel(ABC):
         return replace(self.shapes, min_rows=least, max_rows=most)
 
     def _lay_out(self, inputs: Sequence[ModelInput]) -> RowBatch:
-        """Lay out the rows of a forward, and make room for the keys and values of its tokens."""
+        """Lay out the rows of a forward, and make room for its tokens in the KV caches."""
         shapes, names = self.shapes, ["", *self._held]
         heads = [model_input.head for model_input in inputs]
         for name in filter(None, heads):
@@ -292,16 +292,14 @@ class TargetModel(ABC):
 
 
 def _segment(model_input: ModelInput, start: int) -> Segment:
-    """Rows of an input from `start` on, with room for their keys and values.
+    """Rows of an input from `start` on, with room for them in its KV cache.
 
     Raises:
-        LocalProtocolError: keys and values of one head would be read on with another.
+        LocalProtocolError: the KV cache of one head would be read on with another.
     """
     kv, count = model_input.kv, len(model_input.tokens)
     if kv.length and kv.head != model_input.head:
-        raise LocalProtocolError(
-            f"keys and values of head {kv.head!r} were given to head {model_input.head!r}"
-        )
+        raise LocalProtocolError(f"the KV cache of head {kv.head!r} was given to head {model_input.head!r}")
     kv.head = model_input.head
     kv.reserve(kv.length + count)
     return Segment(kv, start, count, kv.length)

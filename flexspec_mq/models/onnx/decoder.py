@@ -51,7 +51,7 @@ class Decoder:
     Attributes:
         width: width of the hidden state.
         queries: heads of queries.
-        keys: heads of keys and values.
+        keys: KV heads.
         head: width of one head.
         epsilon: epsilon of the norms.
         vocab_size: rows of the embedding.

@@ -47,7 +47,7 @@ class OnnxManifest(msgspec.Struct, frozen=True, kw_only=True):
         weights: kind of the weights, for people.
         layers: how many.
         width: width of the hidden state.
-        keys: heads of keys and values.
+        keys: KV heads.
         head: width of one head.
         vocab_size: rows of the embedding.
         columns: columns of the logits.

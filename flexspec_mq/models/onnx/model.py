@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 GRAIN = 64
-"""Capacity of keys and values grows in multiples of this many tokens."""
+"""The KV cache's capacity grows in multiples of this many tokens."""
 PIECE = 128
 """Tokens of a prompt in one run: its products are as quick as for more, and what it needs for scores stays small."""
 _TABLE = 1024
@@ -90,7 +90,7 @@ def _damaged(folder: Path, why: str) -> ModelError:
 
 
 class Memory:
-    """Keys and values of all sessions of a draft, each in a slot, so that neighbours can share a run.
+    """KV caches of all sessions of a draft, each in a slot, so that neighbours can share a run.
 
     The array is float32 [layers, 2, slots, kv heads, capacity, head size]. The graph writes behind what is held, into
     the array itself. Pages that nobody has written take no room.
@@ -147,7 +147,7 @@ class Memory:
 
 
 class OnnxKV(ReadTokens):
-    """Keys and values of the tokens that a draft has read in one session.
+    """KV cache of the tokens that a draft has read in one session.
 
     Memory beyond `length` is never read, so rolling back is forgetting tokens.
 
@@ -186,7 +186,7 @@ class OnnxModel:
     """A draft's backbone, from embeddings to the last hidden state, and its LM head, apart from it.
 
     Sessions that read one token each share a run where their slots are neighbours: eight of them take little more than
-    twice as long as one. Others are read one behind the other. Keys and values are float32, and rows of logits may
+    twice as long as one. Others are read one behind the other. The KV cache is float32, and rows of logits may
     differ by rounding with the pieces that a text was read in and with what shares a run.
 
     Attributes:
@@ -221,7 +221,7 @@ class OnnxModel:
         return self.manifest.columns
 
     def new_kv(self) -> OnnxKV:
-        """Empty keys and values for a new session."""
+        """Empty KV cache for a new session."""
         return OnnxKV(self._memory)
 
     def forward(self, inputs: Sequence[ModelInput[OnnxKV]]) -> Floats:
@@ -280,7 +280,7 @@ class OnnxModel:
         """Keys and values of tokens behind those that are held, and their last hidden state.
 
         Args:
-            kvs: keys and values of one session, or of some in neighbouring slots.
+            kvs: KV cache of one session, or those of some in neighbouring slots.
             tokens: ids of the one, or one id of each.
 
         Returns:

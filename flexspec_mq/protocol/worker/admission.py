@@ -21,7 +21,7 @@ from flexspec_mq.protocol.worker.session import WorkerSession
 from flexspec_mq.protocol.worker.types import WorkerConfig
 
 _GRAIN = 64
-"""Tokens; memory for keys and values comes in multiples of this many."""
+"""Tokens; memory of the KV cache comes in multiples of this many."""
 _MOST_REFUSED = 1024
 _WEIGHT = 0.125
 """Weight of the newest session in the mean life."""

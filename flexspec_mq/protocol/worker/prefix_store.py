@@ -1,6 +1,6 @@
 """Texts of sessions that are over, kept for a while so that the same edge can go on from them.
 
-Only tokens are here. The keys and values that belong to them may be gone from the engine, which then reads the tokens
+Only tokens are here. The KV cache that belongs to them may be gone from the engine, which then reads the tokens
 again: naming a prefix saves at least the bytes, and mostly the reading. An edge reaches its own texts only, as the
 time to the first token would tell others what was read.
 """
@@ -108,7 +108,7 @@ class PrefixStore:
             now: seconds.
 
         Returns:
-            The open with its whole prompt, the version that it is for, and how it comes to the keys and values of the
+            The open with its whole prompt, the version that it is for, and how it comes to the KV cache of the
             prefix, if one was named. None if nothing here begins with that prefix, as far as this edge may have us
             look.
         """

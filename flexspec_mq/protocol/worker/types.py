@@ -41,7 +41,7 @@ class WorkerConfig:
             them. An open whose topic names none, and that names no prefix either, is for the first of these.
         facts: facts of them all, which share a base.
         capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
-        room: tokens whose keys and values fit into memory at once, all sessions together; None is no bound. Sessions
+        room: tokens that the KV cache holds at once, all sessions together; None is no bound. Sessions
             may outgrow it later, as what does not fit is read again when its turn comes.
         device_sessions: live sessions of one device.
         device_tokens: tokens of one device's live sessions, with which no further one is taken.

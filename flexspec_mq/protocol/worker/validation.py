@@ -59,9 +59,7 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
     if len(message.prompt) + identity.limit > facts.max_context:
         raise IllegalMessage(ErrorCode.CONTEXT, f"{wanted} the context of {facts.max_context}")
     if room is not None and len(message.prompt) + identity.limit > room:
-        raise IllegalMessage(
-            ErrorCode.CONTEXT, f"{wanted} this worker's memory for the keys and values of {room}"
-        )
+        raise IllegalMessage(ErrorCode.CONTEXT, f"{wanted} this worker's KV cache of {room}")
     _check_tokens(message.prompt, facts.vocab_size)
     _check_tokens(message.committed, facts.vocab_size)
     if not identity.ignore_eos and not set(identity.eos).isdisjoint(message.committed[:-1]):
