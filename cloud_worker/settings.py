@@ -134,7 +134,7 @@ class WorkerSettings(Section):
     prove: Annotated[
         bool,
         Setting(
-            help="prove shape-invariance anew at this start, though the proof is remembered, and go on to serve"
+            help="prove batch-invariance anew at this start, though the proof is remembered, and go on to serve"
         ),
     ] = False
     capacity: Annotated[int, Setting(help="live sessions", least=1)] = 64

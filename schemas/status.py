@@ -136,7 +136,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     Attributes:
         epoch: start time of this process in ms, by its own clock; for people.
         at: seconds since the Unix epoch, when this was written.
-        exactness: ``exact``, or ``exact up to ties`` where the proof of shape-invariance failed.
+        exactness: ``exact``, or ``exact up to ties`` where the proof of batch-invariance failed.
         weights: the target's: ``native`` is as `dtype` says, else how many bits they have.
         flip_rate: measured share of tokens that differ, where not exact.
         load: sessions held now.

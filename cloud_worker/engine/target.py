@@ -62,7 +62,7 @@ def _every(seconds: float, say: Callable[[str], None]) -> Callable[[float], None
 
 
 def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
-    """Load the model and prove shape-invariance on this device, dtype and thread count.
+    """Load the model and prove batch-invariance on this device, dtype and thread count.
 
     Raises:
         ModelError: the model cannot be loaded or packed.

@@ -126,7 +126,7 @@ class _Text:
     """Prompt and answer of the target.
 
     Attributes:
-        params: dice of both models.
+        params: sampling of both models.
         prompt: tokens of the prompt.
         ids: token ids of prompt and answer.
         kv: the target's KV cache.
@@ -195,7 +195,7 @@ def _calibrate(graphs: Path, target: str, prompts: Sequence[str], tell: Progress
 
 
 def _answers(target: str, prompts: Sequence[str], tell: Progress) -> Iterator[list[_Text]]:
-    """Answers of the target at all temperatures, written at once by its own dice: those of each pass."""
+    """Answers of the target at all temperatures, written at once by its own noise: those of each pass."""
     from flexspec_mq.models.invariance.shapes import Shapes
     from flexspec_mq.models.load import load_target
     from flexspec_mq.models.packed import PackedModel, register

@@ -79,7 +79,7 @@ def better(draft: DraftToken, lookup: DraftToken | None) -> DraftToken:
 
     Logistic regressions of what the target took, on the log-odds of both confidences. Measured on 27,248 tokens of
     held-out text that SmolLM2-135M-Instruct wrote at temperatures 0, 0.7 and 1, with an earlier draft, and judged on a
-    quarter of the texts that was left out (not quite independent: half of the texts are 21 rows with other dice): where
+    quarter of the texts that was left out (not quite independent: half of them are 21 rows with other noise): where
     the two agree they are surer than either (mean log loss 0.218 against 0.225 for the larger of the two), where they
     differ less sure than each (0.61 against 0.66 for the draft, 0.37 against 0.47 for the lookup). Weights fitted anew
     to a later draft were no better.

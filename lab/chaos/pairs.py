@@ -115,11 +115,11 @@ class Pair:
         """Text of the target alone behind a prompt, and what the history says of it; errors as of the pool."""
         eos = () if ask.ignores_eos else self.eos
         grammar = "" if ask.constraint is None else ask.constraint.source
-        found = await pool.write(Text(ask.number, prompt, ask.dice, ask.limit, eos, grammar))
+        found = await pool.write(Text(ask.number, prompt, ask.sampling, ask.limit, eos, grammar))
         shown = decode(self.tokenizer, found.tokens).rstrip("\N{REPLACEMENT CHARACTER}")
         reason = "length" if found.reason == "length" else "stop"
         told = tuple(found.tokens), shown, reason
-        return found, Wanted(time.monotonic(), ask.number, ask.dice.seed, ask.edge, *told)
+        return found, Wanted(time.monotonic(), ask.number, ask.sampling.seed, ask.edge, *told)
 
 
 def tiny(scratch: Path) -> Pair:

@@ -215,7 +215,7 @@ class Restarts:
         ask = asked.ask
         stream = asked.way != "whole"
         body = {
-            "prompt": list(ask.prompt), "max_tokens": ask.limit, **asdict(ask.dice), "ignore_eos": ask.ignores_eos,
+            "prompt": list(ask.prompt), "max_tokens": ask.limit, **asdict(ask.sampling), "ignore_eos": ask.ignores_eos,
             "stream": stream, "offline": ask.offline, "wait": _PATIENCE,
             **({"stream_options": {"include_usage": True}} if stream else {}),
             **({} if ask.constraint is None else ask.constraint.fields),

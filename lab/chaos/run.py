@@ -114,7 +114,7 @@ class Run:
         await asyncio.sleep(began + ask.at - time.monotonic())
         prompt, _ = await self._references[ask.number]
         body = {
-            "prompt": list(prompt), "max_tokens": ask.limit, **asdict(ask.dice),
+            "prompt": list(prompt), "max_tokens": ask.limit, **asdict(ask.sampling),
             "ignore_eos": ask.ignores_eos, "offline": ask.offline,
             "stream": True, "stream_options": {"include_usage": True},
             **({} if ask.constraint is None else ask.constraint.fields),

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.grammars import Constraint
+from lab.benchmarks.exact.sampling import Params
 
 EDGES = ("e1", "e2", "e3")
 WORKERS = ("w1", "w2")
@@ -21,8 +21,8 @@ SECONDS_A_FAULT = 1.7
 _LEAST_SECONDS = 6.0
 _FIRST = 1.0
 _SAMPLING = (
-    *(Dice(0.0, 0, 1.0, 0), Dice(0.0, 0, 1.0, 0), Dice(0.7, 0, 1.0, 0), Dice(0.7, 50, 0.95, 0)),
-    *(Dice(1.0, 0, 1.0, 0), Dice(1.0, 0, 0.95, 0, min_p=0.05), Dice(1.0, 50, 1.0, 0)),
+    *(Params(0.0, 0, 1.0, 0), Params(0.0, 0, 1.0, 0), Params(0.7, 0, 1.0, 0), Params(0.7, 50, 0.95, 0)),
+    *(Params(1.0, 0, 1.0, 0), Params(1.0, 0, 0.95, 0, min_p=0.05), Params(1.0, 50, 1.0, 0)),
 )
 _OFFLINE = ("hold", "provisional", "deliver")
 """Offline modes of texts."""
@@ -89,7 +89,7 @@ class Ask:
         edge: whom.
         prompt: token ids; behind the earlier text, where it goes on from one.
         after: number of the text that it goes on from, as the next turn of a conversation does.
-        dice: sampling parameters; no two texts have the same seed.
+        sampling: sampling parameters; no two texts have the same seed.
         limit: tokens at most.
         ignores_eos: goes on to the limit.
         patient: names its patience.
@@ -102,7 +102,7 @@ class Ask:
     edge: str
     prompt: tuple[int, ...]
     after: int | None
-    dice: Dice
+    sampling: Params
     limit: int
     ignores_eos: bool
     patient: bool
@@ -171,7 +171,7 @@ def _asks(
             edge=rng.choice(sizes.edges),
             prompt=prompt if after is None else prompt[-_QUESTION:],
             after=after,
-            dice=replace(rng.choice(_SAMPLING), seed=rng.getrandbits(40) << 20 | number),
+            sampling=replace(rng.choice(_SAMPLING), seed=rng.getrandbits(40) << 20 | number),
             limit=rng.randint(sizes.least, sizes.most),
             ignores_eos=constraint is None and rng.random() < 0.5,
             patient=rng.random() < 0.7,

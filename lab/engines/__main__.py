@@ -35,14 +35,14 @@ from flexspec_mq.models.text import Turn, encode_turns
 from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.bench.questions import OWN, read_questions, spread
 from lab.benchmarks._common import finish, parser, program, say, table
-from lab.benchmarks.exact.dice import Dice
+from lab.benchmarks.exact.sampling import Params
 from lab.engines.audit import PATIENCE, Auditor, Tie
 from lab.engines.vllm import NAME, VllmServer, serving
 from lab.testbed.secured import secured_deployment
 from schemas.messages import NOISE_VERSION, Identity, Sampling
 
 DRAFTING = ("--policy", "fixed", "--draft-length", "4", "--ahead", "0")
-GREEDY, SAMPLED = Dice(0.0, 0, 1.0, 0), Dice(0.7, 20, 1.0, 0)
+GREEDY, SAMPLED = Params(0.0, 0, 1.0, 0), Params(0.7, 20, 1.0, 0)
 _PATIENCE = 600
 """Seconds that a text waits for a server that starts anew."""
 _AT_ONCE = 4
@@ -106,13 +106,13 @@ class Asker:
         target = self.audit.target
         return encode_turns(target.tokenizer, [Turn("user", question)], max_context=target.max_context)
 
-    def body(self, question: str, dice: Dice) -> dict[str, Any]:
+    def body(self, question: str, sampling: Params) -> dict[str, Any]:
         """Body of a request."""
         message = {"role": "user", "content": question}
-        asked = {"model": "base", "max_tokens": self.limit, "wait": _PATIENCE, **asdict(dice)}
+        asked = {"model": "base", "max_tokens": self.limit, "wait": _PATIENCE, **asdict(sampling)}
         return {"messages": [message], **asked}
 
-    async def judged(self, question: str, dice: Dice, answer: StreamedAnswer, into: Written) -> None:
+    async def judged(self, question: str, sampling: Params, answer: StreamedAnswer, into: Written) -> None:
         """Compare an answer.
 
         Raises:
@@ -121,18 +121,18 @@ class Asker:
         if answer.error:
             raise FlexSpecError(f"{into.name}: {answer.error}")
         tokens = answer.usage["completion_tokens"]
-        ties = await self.audit.ties(self.prompt(question), answer.text, tokens, dice)
+        ties = await self.audit.ties(self.prompt(question), answer.text, tokens, sampling)
         into.add(answer.usage, ties)
         for tie in ties:
             say(f"{into.name}: {tie}")
 
-    async def texts(self, edge: str, name: str, questions: Sequence[str], dice: Dice) -> Written:
+    async def texts(self, edge: str, name: str, questions: Sequence[str], sampling: Params) -> Written:
         """Have a node write all texts, some at a time."""
         found, asked = Written(name), iter(enumerate(questions))
 
         async def write() -> None:
             for number, question in asked:
-                own = replace(dice, seed=number)
+                own = replace(sampling, seed=number)
                 await self.judged(question, own, await ask(self.http, edge, self.body(question, own)), found)
 
         await asyncio.gather(*(write() for _ in range(_AT_ONCE)))
@@ -226,8 +226,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         for how, flags in (("as planned", ()), ("K=4", DRAFTING)) if questions else ():
             async with secured_deployment(["d1"], worker_flags=worker, edge_flags=flags) as made:
                 edge = made.edges[0].url
-                for name, dice in (("greedy", GREEDY), ("T=0.7, top-k 20", SAMPLED)):
-                    written.append(await asker.texts(edge, f"{name}, {how}", questions, dice))
+                for name, sampling in (("greedy", GREEDY), ("T=0.7, top-k 20", SAMPLED)):
+                    written.append(await asker.texts(edge, f"{name}, {how}", questions, sampling))
                 if own is not None and flags:
                     killed, away = await asker.through_a_kill(edge, questions[0], own)
                     written.append(killed)

@@ -14,7 +14,7 @@ import numpy as np
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import decode
-from lab.benchmarks.exact.dice import Dice, choose, gumbel
+from lab.benchmarks.exact.sampling import Params, choose, gumbel
 
 MOST = 20
 """Likeliest tokens of a place, the server's ``--max-logprobs``."""
@@ -64,14 +64,14 @@ class Auditor:
     target: LoadedText
     _calls: int = field(default=0, init=False)
 
-    async def ties(self, prompt: Sequence[int], text: str, tokens: int, dice: Dice) -> list[Tie]:
+    async def ties(self, prompt: Sequence[int], text: str, tokens: int, sampling: Params) -> list[Tie]:
         """Follow an answer; where it left the server's way, go on along the answer.
 
         Args:
             prompt: token ids before it.
             text: the answer.
             tokens: how many it has, an end included.
-            dice: how they were chosen.
+            sampling: how they were chosen.
 
         Raises:
             Otherwise: none of the server's likeliest tokens goes on like the answer.
@@ -80,7 +80,7 @@ class Auditor:
         found: list[Tie] = []
         while len(ids) < tokens:
             context = [*prompt, *ids]
-            written = await self.written(context, dice, tokens - len(ids))
+            written = await self.written(context, sampling, tokens - len(ids))
             fitting = next(
                 (
                     count
@@ -92,19 +92,19 @@ class Auditor:
             ids += written[:fitting]
             if fitting < len(written):
                 row = await self.row([*prompt, *ids])
-                found.append(self._tie(row, ids, written[fitting], text, len(prompt) + len(ids), dice))
+                found.append(self._tie(row, ids, written[fitting], text, len(prompt) + len(ids), sampling))
                 ids.append(self._goes_on(row, ids, text))
         if self._told(ids) != text:
             raise Otherwise(f"the server's {tokens} tokens are {self._told(ids)!r}, not {text!r}")
         return found
 
-    async def written(self, context: list[int], dice: Dice, most: int) -> list[int]:
+    async def written(self, context: list[int], sampling: Params, most: int) -> list[int]:
         """Tokens behind a context by the server alone: greedy ones at once, others one by one by our rule."""
-        if dice.temperature == 0.0:
+        if sampling.temperature == 0.0:
             answer = await self._ask(context, most, 0)
             return [_id(name) for name in answer["tokens"]]
         row = await self.row(context)
-        return [_chosen(row, len(context), dice, self.target.vocab_size)]
+        return [_chosen(row, len(context), sampling, self.target.vocab_size)]
 
     async def row(self, context: list[int]) -> dict[int, float]:
         """The likeliest tokens behind a context, with their log-probabilities."""
@@ -142,10 +142,10 @@ class Auditor:
         return max(fitting, key=lambda token: (len(self._told([*ids, token])), row[token]))
 
     def _tie(
-        self, row: dict[int, float], ids: list[int], theirs: int, text: str, position: int, dice: Dice
+        self, row: dict[int, float], ids: list[int], theirs: int, text: str, position: int, sampling: Params
     ) -> Tie:
         ours = self._goes_on(row, ids, text)
-        scores = _scores(row, position, dice, self.target.vocab_size)
+        scores = _scores(row, position, sampling, self.target.vocab_size)
         names = [decode(self.target.tokenizer, [token]) for token in (ours, theirs)]
         least = min(row.values())
         logprobs = (row[ours], row.get(theirs, least))
@@ -162,13 +162,13 @@ def _whole(row: dict[int, float], vocabulary: int) -> np.ndarray[tuple[int], np.
     return logits
 
 
-def _chosen(row: dict[int, float], position: int, dice: Dice, vocabulary: int) -> int:
-    return choose(_whole(row, vocabulary), dice, position)
+def _chosen(row: dict[int, float], position: int, sampling: Params, vocabulary: int) -> int:
+    return choose(_whole(row, vocabulary), sampling, position)
 
 
-def _scores(row: dict[int, float], position: int, dice: Dice, vocabulary: int) -> dict[int, float]:
+def _scores(row: dict[int, float], position: int, sampling: Params, vocabulary: int) -> dict[int, float]:
     """Log-probabilities, with noise above temperature 0, in nats."""
-    if dice.temperature == 0.0:
+    if sampling.temperature == 0.0:
         return row
-    noise = gumbel(dice.seed, position, vocabulary)
-    return {token: logprob + dice.temperature * float(noise[token]) for token, logprob in row.items()}
+    noise = gumbel(sampling.seed, position, vocabulary)
+    return {token: logprob + sampling.temperature * float(noise[token]) for token, logprob in row.items()}

@@ -2,7 +2,7 @@
 
     python -m lab.fuzz.grammars --count 10000 --seed 1
 
-A text of each that compiles is written by dice, and read again, in the tokenizer's own tokens, by masks of a fresh
+A text of each that compiles is written at random, and read again, in the tokenizer's own tokens, by masks of a fresh
 matcher.
 """
 
@@ -203,20 +203,20 @@ _KEYS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def mutant(dice: random.Random) -> tuple[str, Any]:
+def mutant(rng: random.Random) -> tuple[str, Any]:
     """A kind of grammar, and one of it with one to four changes."""
-    kind = dice.choice(("schema", "schema", "schema", "schema", "lark", "regex"))
-    changes = range(dice.choice((1, 1, 2, 4)))
+    kind = rng.choice(("schema", "schema", "schema", "schema", "lark", "regex"))
+    changes = range(rng.choice((1, 1, 2, 4)))
     if kind != "schema":
-        text = dice.choice(list(LARK.values()) if kind == "lark" else REGEXES)
+        text = rng.choice(list(LARK.values()) if kind == "lark" else REGEXES)
         for _ in changes:
-            text = _changed_text(dice, text)
+            text = _changed_text(rng, text)
         return kind, text
     hostile = [seed for name, seed in HOSTILE.items() if name != "deeper"]
-    seeds = hostile if dice.random() < _HOSTILE else list(ORDINARY.values())
-    schema = _copy(dice.choice(seeds))
+    seeds = hostile if rng.random() < _HOSTILE else list(ORDINARY.values())
+    schema = _copy(rng.choice(seeds))
     for _ in changes:
-        schema = _changed(dice, schema, seeds)
+        schema = _changed(rng, schema, seeds)
     return kind, schema
 
 
@@ -224,9 +224,9 @@ def _copy(schema: Any) -> Any:
     return json.loads(json.dumps(schema))
 
 
-def _changed_text(dice: random.Random, text: str) -> str:
-    start = dice.randint(0, len(text))
-    stop = dice.choice((start, min(len(text), start + 1), dice.randint(start, len(text))))
+def _changed_text(rng: random.Random, text: str) -> str:
+    start = rng.randint(0, len(text))
+    stop = rng.choice((start, min(len(text), start + 1), rng.randint(start, len(text))))
     words = (
         "",
         "(",
@@ -246,40 +246,38 @@ def _changed_text(dice: random.Random, text: str) -> str:
         ".",
         "<|im_end|>",
     )
-    piece = text[start:stop] * 50 if dice.random() < 0.2 and stop - start < 1000 else dice.choice(words)
+    piece = text[start:stop] * 50 if rng.random() < 0.2 and stop - start < 1000 else rng.choice(words)
     return text[:start] + piece + text[stop:]
 
 
-def _changed(dice: random.Random, schema: Any, seeds: Sequence[Schema]) -> Any:
+def _changed(rng: random.Random, schema: Any, seeds: Sequence[Schema]) -> Any:
     """A schema with another value, key, or part of another schema at some place."""
     holders: list[Any] = [{"root": schema}]
     for holder in holders:  # grows as it goes
         values = holder.values() if isinstance(holder, dict) else holder
         holders += [value for value in values if isinstance(value, dict | list) and len(holders) < 3000]
-    root, holder = holders[0], dice.choice(holders)
+    root, holder = holders[0], rng.choice(holders)
     if isinstance(holder, list):
-        key: Any = dice.randrange(len(holder)) if holder else None
+        key: Any = rng.randrange(len(holder)) if holder else None
         if key is None:
-            holder.append(_copy(dice.choice(_ODD)))
+            holder.append(_copy(rng.choice(_ODD)))
             return root["root"]
     else:
-        key = dice.choice(list(holder)) if holder and dice.random() < 0.6 else dice.choice(_KEYS)
+        key = rng.choice(list(holder)) if holder and rng.random() < 0.6 else rng.choice(_KEYS)
     old = holder.get(key) if isinstance(holder, dict) else holder[key]
-    way = dice.randrange(6)
+    way = rng.randrange(6)
     if way == 0 and not isinstance(holder, list):
         holder.pop(key, None)
     elif way == 1:
-        holder[key] = _copy(dice.choice(seeds))
+        holder[key] = _copy(rng.choice(seeds))
     elif way == 2:
-        holder[key] = [_copy(old) for _ in range(dice.choice((2, 3, 50)))]
+        holder[key] = [_copy(old) for _ in range(rng.choice((2, 3, 50)))]
     elif way == 3:
-        holder[key] = {dice.choice(("anyOf", "allOf", "oneOf")): [old, _copy(dice.choice(seeds))]}
+        holder[key] = {rng.choice(("anyOf", "allOf", "oneOf")): [old, _copy(rng.choice(seeds))]}
     elif way == 4:
-        holder[key] = _nested(
-            dice.choice((1, 5, 40)), dice.choice((listed, lambda inner: shape(a=inner))), old
-        )
+        holder[key] = _nested(rng.choice((1, 5, 40)), rng.choice((listed, lambda inner: shape(a=inner))), old)
     else:
-        holder[key] = _copy(dice.choice(_ODD))
+        holder[key] = _copy(rng.choice(_ODD))
     return root.get("root", {})
 
 
@@ -325,21 +323,21 @@ class GrammarRun:
         self.tally = Tally()
         self._steps = steps
 
-    def try_one(self, kind: str, value: Any, dice: random.Random) -> None:
+    def try_one(self, kind: str, value: Any, rng: random.Random) -> None:
         """Compile a grammar, and write a text of it."""
         tally, began = self.tally, time.monotonic()
         try:
             grammar = grammar_of(kind, value)
             compiled = self.reader.compile(grammar)
         except UsageError as error:
-            self._refused(kind, value, error, placed=dice.random() < _PLACED)
+            self._refused(kind, value, error, placed=rng.random() < _PLACED)
             return
         finally:
             tally.wall_ms = max(tally.wall_ms, 1000 * (time.monotonic() - began))
         tally.compile_ms, tally.size = max(tally.compile_ms, compiled.ms), max(tally.size, compiled.size)
         matcher = compiled.matcher()
         try:
-            text = self._write(matcher, dice)
+            text = self._write(matcher, rng)
         except GrammarError as error:
             tally.outcomes[
                 "too much to follow" if "cannot be followed" in error.message else error.message
@@ -355,15 +353,15 @@ class GrammarRun:
         if placed and kind == "schema" and isinstance(value, dict) and isinstance(error, GrammarError):
             self.tally.placed += bool(place_of(value, error.message, self.reader.error_of))
 
-    def _write(self, matcher: Matcher, dice: random.Random) -> list[int]:
-        """Tokens by dice; the end comes soon where it may."""
+    def _write(self, matcher: Matcher, rng: random.Random) -> list[int]:
+        """Tokens at random; the end comes soon where it may."""
         text: list[int] = []
         while len(text) < self._steps:
             before = matcher.ms
             ids = np.flatnonzero(matcher.masks(text, ())[0])
             self.tally.step_ms = max(self.tally.step_ms, matcher.ms - before)
             ends = [token for token in self.reader.eos if token in ids]
-            text.append(ends[0] if ends and dice.random() < 0.3 else int(dice.choice(ids)))
+            text.append(ends[0] if ends and rng.random() < 0.3 else int(rng.choice(ids)))
             if text[-1] in self.reader.eos:
                 break
         return text
@@ -392,9 +390,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    run, dice = GrammarRun(), random.Random(options.seed)
+    run, rng = GrammarRun(), random.Random(options.seed)
     for number in range(options.count):
-        run.try_one(*mutant(dice), dice)
+        run.try_one(*mutant(rng), rng)
         if number % 1000 == 999:
             mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(number + 1, dict(run.tally.outcomes), f"{mb:.0f} MB", flush=True)

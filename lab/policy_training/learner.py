@@ -39,12 +39,12 @@ def fit(rows: Sequence[Row], seed: int, steps: int) -> Network:
     Returns:
         The network as devices take it: of features as they are.
     """
-    dice = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     numbers, excess = torch.tensor([row.numbers for row in rows]), excess_of(rows).clamp_max(_MOST)
     mean, deviation = numbers.mean(0), numbers.std(0, correction=0) + 1e-2
     inputs = (numbers - mean) / deviation
-    hidden = torch.randn(len(FEATURES), _UNITS, generator=dice) / len(FEATURES) ** 0.5
-    out = torch.randn(_UNITS, len(ACTIONS), generator=dice) / _UNITS**0.5 / 10
+    hidden = torch.randn(len(FEATURES), _UNITS, generator=generator) / len(FEATURES) ** 0.5
+    out = torch.randn(_UNITS, len(ACTIONS), generator=generator) / _UNITS**0.5 / 10
     hidden_bias, bias = torch.zeros(_UNITS), torch.zeros(len(ACTIONS))
     weights = [one.requires_grad_() for one in (hidden, out, hidden_bias, bias)]
     groups = [{"params": weights[:2], "weight_decay": _DECAY}, {"params": weights[2:], "weight_decay": 0.0}]
@@ -56,7 +56,7 @@ def fit(rows: Sequence[Row], seed: int, steps: int) -> Network:
     for _ in range(steps):
         drawn = torch.cat(
             [
-                which[torch.randint(len(which), (size,), generator=dice)]
+                which[torch.randint(len(which), (size,), generator=generator)]
                 for which, size in zip(kinds, sizes, strict=True)
             ]
         )

@@ -27,7 +27,7 @@ class Scheme:
     def says_the_targets_text(self, temperature: float) -> bool:
         """Whether its text is, token for token, the one that the target alone writes with the same seed.
 
-        Rejection sampling draws from the target's distribution with other dice, so it writes another text.
+        Rejection sampling draws from the target's distribution with other noise, so it writes another text.
         """
         return temperature == 0.0 or not self.distributions
 

@@ -35,8 +35,8 @@ from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.text import decode
 from flexspec_mq.models.weights import weights_fingerprint
 from flexspec_mq.sampling.choose import choose
-from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
+from lab.benchmarks.exact.sampling import Params
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import NOISE_VERSION, Identity, Sampling
 from tests.cloud_worker import works
@@ -49,7 +49,7 @@ LIMIT = 32
 EOS = (2,)
 GREEDY, WARM = Sampling(), Sampling(0.7, 20, 1.0, 5)
 COOL = Sampling(0.01, 20, 1.0, 5)
-"""Dice that choose the likeliest token at half of the places, so that a stream is followed and left again."""
+"""Sampling that chooses the likeliest token at half of the places, so that a stream is followed and left again."""
 BOTH, HOT = Sampling(0.7, 10, 0.8, 7), Sampling(1.0, 0, 1.0, 8)
 SHARE = Sampling(0.01, 0, 1.0, 9, min_p=0.2)
 SCHEMA = Grammar.from_json_schema(
@@ -87,9 +87,9 @@ def alone(
     tiny: Path, params: Sampling, prompt: tuple[int, ...] = PROMPT, grammar: str = ""
 ) -> tuple[int, ...]:
     """Reference text, by transformers' own code, llguidance's, and a second writing of sampling."""
-    dice = Dice(*msgspec.structs.astuple(params))
+    sampling = Params(*msgspec.structs.astuple(params))
     eos = () if not grammar else EOS
-    return tuple(Reference(str(tiny), "float32").write(Text(0, prompt, dice, LIMIT, eos, grammar)).tokens)
+    return tuple(Reference(str(tiny), "float32").write(Text(0, prompt, sampling, LIMIT, eos, grammar)).tokens)
 
 
 def write(
@@ -119,7 +119,7 @@ def drafts_of(text: Sequence[int], seed: int = 1) -> Drafter:
 
 
 def late(drafter: Drafter) -> Drafter:
-    """Drafts that come when the server has written on by itself, which need not be what our dice choose."""
+    """Drafts that come when the server has written on by itself, which need not be what our noise chooses."""
 
     def draft(written: Sequence[int]) -> Sequence[int]:
         time.sleep(0.03)
@@ -180,12 +180,12 @@ def test_one_request_goes_on_where_nobody_drafts(engine: ServerEngine, server: E
 def test_a_server_that_has_our_noise_samples_for_us(
     tiny: Path, engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As vLLM does on GPUs: with no bound of top-k, by each draft's own row; at its other dice nothing is taken so."""
-    assert "the server's own dice" in engine.facts.proof
+    """As vLLM does on GPUs: with no bound of top-k, by each draft's own row; at other sampling nothing is taken so."""
+    assert "the server's own noise" in engine.facts.proof
     monkeypatch.setattr(EngineServer, "second_runner", True)
     with EngineServer(tiny, name="tiny") as server:
         engine = connected(server, tiny)
-        assert "the server's own dice" not in engine.facts.proof
+        assert "the server's own noise" not in engine.facts.proof
         for params in (HOT, BOTH, Sampling(1.5, 0, 0.9, 2**64 - 3, 0.5)):
             server.asked.clear()
             wanted = alone(tiny, params)

@@ -24,8 +24,8 @@ def asked(
     **more: Any,
 ) -> DraftRequest:
     """A request; by default greedy, with all of the context committed."""
-    dice = params or Sampling()
-    identity = Identity(2, bytes(16), dice, (), False, 1000)
+    sampling = params or Sampling()
+    identity = Identity(2, bytes(16), sampling, (), False, 1000)
     return DraftRequest(session, context, identity, len(context) if committed is None else committed, **more)
 
 

@@ -33,9 +33,9 @@ from schemas.messages import Identity, Sampling
 draft = load(DraftSettings(draft=sys.argv[1], lookup=False), print)
 prompt = encode_turns(draft.loaded.tokenizer, [Turn("user", "a cat")], max_context=draft.loaded.max_context)
 ids = [*prompt]
-dice = Identity(2, bytes(16), Sampling(seed=1), (), False, 99)
+sampling = Identity(2, bytes(16), Sampling(seed=1), (), False, 99)
 for _ in range(6):
-    (found,) = draft.drafter.draft([DraftRequest(1, ids, dice, len(ids))])
+    (found,) = draft.drafter.draft([DraftRequest(1, ids, sampling, len(ids))])
     ids.append(found[0].token)
 print(json.dumps([draft.engine, ids[:len(prompt)], ids[len(prompt):]]))
 """

@@ -50,13 +50,13 @@ def reader(run: GrammarRun) -> GrammarTokenizer:
 def test_seeds_are_compiled_or_refused_within_bounds_and_ordinary_schemas_are_written(
     run: GrammarRun,
 ) -> None:
-    dice = random.Random(1)
+    rng = random.Random(1)
     for kind, seeds in (("schema", HOSTILE), ("lark", LARK)):
         for seed in seeds.values():
-            run.try_one(kind, seed, dice)
+            run.try_one(kind, seed, rng)
     hostile = run.tally.outcomes.copy()
     for schema in ORDINARY.values():
-        run.try_one("schema", schema, dice)
+        run.try_one("schema", schema, rng)
     tally = run.tally
     assert not tally.faults
     assert hostile["refused"] > 10
@@ -67,9 +67,9 @@ def test_seeds_are_compiled_or_refused_within_bounds_and_ordinary_schemas_are_wr
 
 
 def test_a_hundred_mutants(run: GrammarRun) -> None:
-    dice = random.Random(2)
+    rng = random.Random(2)
     for _ in range(100):
-        run.try_one(*mutant(dice), dice)
+        run.try_one(*mutant(rng), rng)
     assert not run.tally.faults
 
 
@@ -138,13 +138,13 @@ def test_what_drafts_and_others_have_used_up_changes_no_mask_and_fails_no_text(
 ) -> None:
     """Drafts of other words come upon lexer states until there may be no more; then matchers begin anew."""
     monkeypatch.setitem(LIMITS, "max_lexer_states", 2000)
-    dice = random.Random(3)
-    words = Grammar.from_choice(["".join(dice.choices(string.ascii_lowercase, k=30)) for _ in range(300)])
+    rng = random.Random(3)
+    words = Grammar.from_choice(["".join(rng.choices(string.ascii_lowercase, k=30)) for _ in range(300)])
 
     def word(matcher: Matcher) -> list[int]:
         draft: list[int] = []
         while (ids := np.flatnonzero(matcher.masks((), draft)[-1]))[0] != EOS[0]:
-            draft.append(int(dice.choice(ids)))
+            draft.append(int(rng.choice(ids)))
         return draft
 
     compiled = reader.compile(words)

@@ -38,8 +38,8 @@ from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
+from lab.benchmarks.exact.sampling import Params
 from lab.testbed.process import Process
 from schemas.messages import Open, Sampling
 from tests.integration.processes import CODEC, PATIENCE, edge_of, events_of, start_worker, status
@@ -97,8 +97,8 @@ def alone(
     prompt: tuple[int, ...], params: Sampling, limit: int, eos: tuple[int, ...], grammar: str = ""
 ) -> tuple[int, ...]:
     """Reference text: the target alone, by transformers' own code, llguidance's, and a second writing of sampling."""
-    dice = Dice(*msgspec.structs.astuple(params))
-    return tuple(reference().write(Text(0, prompt, dice, limit, eos, grammar)).tokens)
+    sampling = Params(*msgspec.structs.astuple(params))
+    return tuple(reference().write(Text(0, prompt, sampling, limit, eos, grammar)).tokens)
 
 
 async def read(generation: Generation) -> tuple[int, ...]:

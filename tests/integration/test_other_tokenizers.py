@@ -18,8 +18,8 @@ from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.text import decode
-from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
+from lab.benchmarks.exact.sampling import Params
 from tests.integration.processes import start, start_worker
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, edit, save, tiny_llama
 
@@ -64,8 +64,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(target: Path) -> list[int]:
     """Text of the target alone, to the prompt that its own template makes, by transformers' own code."""
     prompt = byte_level_tokenizer(WORDS).encode("<s>user:the cat</s>", add_special_tokens=False)
-    dice = Dice(0.0, 0, 1.0, 0)
-    return Reference(str(target), "bfloat16").write(Text(0, (*prompt, 261), dice, TOKENS, EOS)).tokens
+    sampling = Params(0.0, 0, 1.0, 0)
+    return Reference(str(target), "bfloat16").write(Text(0, (*prompt, 261), sampling, TOKENS, EOS)).tokens
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

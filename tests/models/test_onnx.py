@@ -191,10 +191,10 @@ def test_a_trimmed_head_has_the_columns_of_its_ids(checkpoints: dict[str, Path],
 
 @pytest.mark.parametrize("softcap", [0.0, 30.0])
 def test_a_wide_head_is_precise_in_the_likeliest_ids(softcap: float, tmp_path: Path) -> None:
-    dice = np.random.default_rng(5)
-    weight = dice.standard_normal((WIDE, 96)).astype(np.float32)
-    likeliest = dice.integers(WIDE, size=40)
-    states = weight[likeliest] + 0.5 * dice.standard_normal((40, 96)).astype(np.float32)
+    rng = np.random.default_rng(5)
+    weight = rng.standard_normal((WIDE, 96)).astype(np.float32)
+    likeliest = rng.integers(WIDE, size=40)
+    states = weight[likeliest] + 0.5 * rng.standard_normal((40, 96)).astype(np.float32)
     lm_head(weight, 4, softcap).save(tmp_path / HEAD)
     session = InferenceSession(tmp_path / HEAD, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"state": states})
@@ -350,9 +350,9 @@ def test_strange_manifests_are_refused(change: dict[str, Any], named: str, hint:
 
 @pytest.mark.parametrize("width", [100, 1000])
 def test_products_are_near_with_blocks_that_are_not_full(width: int, tmp_path: Path) -> None:
-    dice = np.random.default_rng(width)
-    weight, x = (dice.standard_normal((rows, width)).astype(np.float32) for rows in (48, 7))
-    bias = dice.standard_normal(48).astype(np.float32)
+    rng = np.random.default_rng(width)
+    weight, x = (rng.standard_normal((rows, width)).astype(np.float32) for rows in (48, 7))
+    bias = rng.standard_normal(48).astype(np.float32)
     for bits, most in ((32, 1e-5), (8, 0.03), (4, 0.13), (2, 0.7)):
         graph = Graph(width)
         graph.input("x", "float", ["rows", width])

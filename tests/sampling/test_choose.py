@@ -18,7 +18,7 @@ from flexspec_mq.sampling.choose import choose, choose_few, choose_with_margin, 
 from flexspec_mq.sampling.noise import gumbel_of, words
 from flexspec_mq.sampling.params import verified
 from schemas.messages import Sampling
-from tests.sampling.vllm_dice import logits_of, recorded
+from tests.sampling.vllm_noise import logits_of, recorded
 
 Logits = npt.NDArray[np.float32]
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.sampling import noise
-from tests.sampling.vllm_dice import recorded
+from tests.sampling.vllm_noise import recorded
 
-DICE = recorded()
+RECORD = recorded()
 SEEDS = st.integers(0, 2**64 - 1)
 POSITIONS = st.integers(1, 2**20)
 
@@ -47,7 +47,7 @@ def test_the_slow_hash_gives_published_answers(data: bytes, seed: int, answer: i
     assert murmur(data, seed) == answer
 
 
-@pytest.mark.parametrize("drawn", DICE["rows"])
+@pytest.mark.parametrize("drawn", RECORD["rows"])
 def test_words_and_noise_are_those_of_vllms_kernel(drawn: dict[str, Any]) -> None:
     """Its noise is float32: a part in a million, and more where its logarithm is a series that is cut off."""
     seed, ids = drawn["seed"] % 2**64, np.array(drawn["ids"])

@@ -1,4 +1,4 @@
-"""Target-written text: what is written, by which dice, and that stopping and resuming loses nothing."""
+"""Target-written text: what is written, by which noise, and that stopping and resuming loses nothing."""
 
 import json
 from dataclasses import replace

@@ -111,7 +111,7 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ("--max-prompt", 1024, "TOKENS", "longer prompts are left out"),
         ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
         ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
-        ("--seed", 0, "N", "seed of the dice"),
+        ("--seed", 0, "N", "seed of the noise"),
     )
 
 
@@ -173,9 +173,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "evaluate",
         help="measure a draft's acceptance offline",
         description="Replay text that the target wrote and count what the draft would have had accepted. Prints "
-        "a JSON object: greedy_match and overlap (shares of positions, 0-1); and by temperature, with the same dice on "
-        "both sides: acceptance, the share of positions from which 1, 2, ... tokens are all accepted, and tokens per "
-        "round.",
+        "a JSON object: greedy_match and overlap (shares of positions, 0-1); and by temperature, with the same noise "
+        "on both sides: acceptance, the share of positions from which 1, 2, ... tokens are all accepted, and tokens "
+        "per round.",
     )
     evaluate.set_defaults(func=_evaluate)
     _add_base(evaluate)
@@ -192,7 +192,7 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     calibrate = commands.add_parser(
         "calibrate",
         help="fit a draft's confidence, by which a device stops drafting early",
-        description="Replay held-out rows with the same dice on both sides, at temperatures 0, 0.7 and 1, and "
+        description="Replay held-out rows with the same noise on both sides, at temperatures 0, 0.7 and 1, and "
         "fit how likely the target takes a drafted token. The delta is written with it. Prints how reliable it is on "
         "rows that it was not fitted to.",
     )

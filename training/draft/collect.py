@@ -1,7 +1,7 @@
 """Text for training: the target answers prompts itself, many at a time, at the temperatures it will serve.
 
 White-box distillation on the target's own text beats any other text of the same size, because that is what
-the draft will be asked to continue. Tokens are chosen by the product's own dice, so a row is what a worker
+the draft will be asked to continue. Tokens are chosen by the product's own noise, so a row is what a worker
 would write.
 """
 
@@ -30,7 +30,7 @@ class TextOrder:
         temperature: temperature of the sampling; 0 takes the likeliest token.
         top_p: nucleus of the sampling, as a share of the probability.
         limit: tokens to write at most.
-        seed: seed of the dice, which are made from it, prompt and temperature: the text is a function of the
+        seed: seed of the noise, which is made from it, prompt and temperature: the text is a function of the
             order.
 
     Raises:

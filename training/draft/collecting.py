@@ -66,7 +66,7 @@ class CollectConfig:
         at_once: Texts that share the forwards.
         limit: Texts at most, those of earlier runs included; None for all.
         invent: Prompts that the target writes itself first, above those of the files.
-        seed: seed of the dice.
+        seed: seed of the noise.
         device: torch device of the target.
     """
 

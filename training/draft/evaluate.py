@@ -1,4 +1,4 @@
-"""Acceptance of a draft, offline: the target's own text is replayed, with the product's dice on both sides.
+"""Acceptance of a draft, offline: the target's own text is replayed, with the product's noise on both sides.
 
 At each position of an answer both models choose from their logits after the same prefix, as `flexspec_mq.sampling`
 does in the product, and a draft token is accepted if both chose the same. The tokens behind a rejected one in the same
@@ -150,7 +150,7 @@ def coupled(
     Args:
         draft: From ``build_draft`` or a materialised folder.
         n: Number of its backbone layers.
-        rows: Rows to replay; each throws dice of its own.
+        rows: Rows to replay; each draws noise of its own.
         temperatures: At which both models choose, whatever the text was written at.
         first_row: Number of the first row.
     """
@@ -185,7 +185,7 @@ def samples(
     Args:
         draft: logits, float32 of shape [positions, vocabulary].
         target: the same, each row after the same prefix.
-        params: which dice both throw.
+        params: sampling of both, its seed included.
         first: position of the first row's token in prompt + text.
         accepted_run: before the first row.
 

@@ -32,10 +32,10 @@ class LowRank:
 
     def __init__(self, live: Mapping[str, torch.Tensor], rank: int, seed: int) -> None:
         self.rank, self._live = rank, live
-        dice = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         self.pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for name, weight in live.items():
-            down = torch.empty(rank, weight.shape[1]).uniform_(-1, 1, generator=dice)
+            down = torch.empty(rank, weight.shape[1]).uniform_(-1, 1, generator=generator)
             down *= weight.shape[1] ** -0.5
             up = torch.zeros(weight.shape[0], rank)
             self.pairs[name] = (down.to(weight.device), up.to(weight.device))

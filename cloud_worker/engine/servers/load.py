@@ -41,7 +41,7 @@ _PROBE = "<|im_end|>\nThe fox says: »Grüße, 世界!« 0123456789\n"
 """A text that different tokenizers read differently."""
 _TIMED_TOKENS, _TIMED_ROWS, _TIMES = 16, 4, 5
 _FEWEST_TO_TELL = 10
-"""Likeliest tokens of a row by which a server's dice can be told from others."""
+"""Likeliest tokens of a row by which a server's noise can be told from others."""
 _TRIED_SEED = 2**64 - 5
 """Seed whose signed form is negative."""
 
@@ -115,8 +115,8 @@ async def _connect(
     tell("timing the server")
     timings = await _timed(server, model, ours * 3)
     server.our_noise = await _has_our_noise(server, model, ours, most)
-    dice = "by our rule" + (
-        "" if server.our_noise else f" where {most} tokens tell it, else by the server's own dice"
+    way = "by our rule" + (
+        "" if server.our_noise else f" where {most} tokens tell it, else by the server's own noise"
     )
     grammars = loaded.grammars()
     facts = Facts(
@@ -134,7 +134,7 @@ async def _connect(
         timings=timings,
         target=model,
         proof=f"{model} at {server.url}: exact up to ties; {timings.forward:.0f} ms a token of a stream, "
-        f"{timings.forwards[1][2]:.0f} ms to verify {_TIMED_ROWS}; above temperature 0 {dice}",
+        f"{timings.forwards[1][2]:.0f} ms to verify {_TIMED_ROWS}; above temperature 0 {way}",
         grammar="" if grammars is None else engine_name(),
     )
     heads = ServerHeads(server, model, loaded, loop)

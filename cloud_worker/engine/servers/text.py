@@ -120,21 +120,21 @@ class ServedText:
         if sampled or by_rule(params, self._most):
             draft = draft if len(context) - self.read <= _UNREAD else ()
             rows = _along(self._ahead(context) or [], draft)
-            most, dice = (0, params) if sampled else (_wanted(params, masks, self._most), GREEDY)
+            most, sampling = (0, params) if sampled else (_wanted(params, masks, self._most), GREEDY)
             if not rows and draft:
                 await self.close()
-                rows = await self._server.rows(model, context, draft, most, dice)
+                rows = await self._server.rows(model, context, draft, most, sampling)
             elif not rows:
-                rows = await self._streamed(item, model, context, most, dice)
+                rows = await self._streamed(item, model, context, most, sampling)
             choices = (row.token for row in rows)
             tokens = decide(choices if sampled else _choices(rows, params, len(context), masks), draft, eos)
         elif masks is None:
             rows = await self._streamed(item, model, context, 0, params)
             tokens = decide((row.token for row in rows), draft, eos)
-        if not tokens:  # the likeliest do not tell, so the server's dice decide
+        if not tokens:  # the likeliest do not tell, so the server's own noise decides
             allowed = None if masks is None else [int(token) for token in masks[0].nonzero()[0]]
-            dice = self._dice(params, item.start)
-            tokens = ((await self._server.rows(model, context, (), 0, dice, allowed))[0].token,)
+            sampling = self._sampling(params, item.start)
+            tokens = ((await self._server.rows(model, context, (), 0, sampling, allowed))[0].token,)
             if masks is not None and not masks[0][tokens[0]]:
                 raise ServerRefused(f"{self._server.url} chose token {tokens[0]}, which the grammar forbids")
         self.read = len(context)
@@ -152,8 +152,8 @@ class ServedText:
         while not (rows := self._ahead(context)):
             if self._stream is None or rows is None:
                 await self.close()
-                dice, length = self._dice(params, item.start), item.identity.limit - item.start
-                written = self._server.stream(model, context, most, dice, length, eos)
+                sampling, length = self._sampling(params, item.start), item.identity.limit - item.start
+                written = self._server.stream(model, context, most, sampling, length, eos)
                 self._stream = _Stream(written, len(context))
             try:
                 await self._stream.more()
@@ -162,10 +162,10 @@ class ServedText:
                 raise
         return rows
 
-    def _dice(self, params: Sampling, start: int) -> Sampling:
+    def _sampling(self, params: Sampling, start: int) -> Sampling:
         """Parameters for the server's own sampling.
 
-        Dice that go by requests have the seed for a text from its beginning, and others where it is taken up again.
+        Noise that goes by requests has the seed for a text from its beginning, and another where it is taken up again.
         """
         if self._server.samples(params):
             return params

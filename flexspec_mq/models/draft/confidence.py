@@ -3,7 +3,7 @@
 Draft and target draw the same noise, so the draft's token survives unless the target's logits differ from the
 draft's by more than the *margin* of the choice: the distance, in logits, between the best and the second best
 perturbed score, the first feature. How far the two models' logits lie apart depends on how sure the draft
-is, which the log-probability of the token and that of the likeliest one tell (they differ where the dice chose
+is, which the log-probability of the token and that of the likeliest one tell (they differ where the noise chose
 another), and the temperature says how much the other tokens' noise counts. And a draft that has been right for some
 tokens is likelier to be right again than one that just failed, whatever its logits say: the *accepted run*.
 
@@ -126,7 +126,7 @@ USUAL = ConfidenceCalibration(
     (0.784, 0.221, 0.691, 0.306, 0.662, -0.917, 0.604, -0.151, -0.4, 0.038, 0.046, 0.146, 0.018)
 )
 """For a draft without a calibration of its own: that of the draft that ships (82,269 choices), rounded. Above
-temperature 0 the draft's own probability of a token that the dice chose says little: the target throws the same."""
+temperature 0 the draft's own probability of a token that the noise chose says little: the target's is the same."""
 
 
 def basis_of(features: Floats) -> Floats:

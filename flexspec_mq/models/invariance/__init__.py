@@ -1,1 +1,1 @@
-"""Shape-invariant verification: attention and products in steady shapes, and the proof of them."""
+"""Batch-invariant verification: attention and products in steady shapes, and the proof of them."""

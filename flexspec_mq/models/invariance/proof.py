@@ -1,4 +1,4 @@
-"""The proof, on the model, device, dtype and thread count at hand, that verification is shape-invariant.
+"""The proof, on the model, device, dtype and thread count at hand, that verification is batch-invariant.
 
 A sequence is read token by token. Then it is read in other shapes: in one piece, in odd pieces, as verification
 of several tokens, and packed with other sessions. Every row of logits must have the same bits. Long contexts are

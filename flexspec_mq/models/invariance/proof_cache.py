@@ -1,4 +1,4 @@
-"""Proofs of shape-invariance that were made before, kept under everything that they depend on.
+"""Proofs of batch-invariance that were made before, kept under everything that they depend on.
 
 A proof costs some hundred forwards. It is decided by the bytes of the weights as they are loaded, the code that runs
 them, the libraries, the processor and the settings of threads and kernels. A digest of all that names an entry and

@@ -97,12 +97,12 @@ class Way:
 
     def __init__(self, target: Target, seed: int = 0) -> None:
         self.target = target
-        self.dice = random.Random(f"{self.name} {seed}")
+        self.rng = random.Random(f"{self.name} {seed}")
         self.opens = topics.open_topic(target.version, target.edge)
         self.drafts = topics.draft_topic(target.worker, target.edge)
         self._begun: list[int] = []
         self._held: dict[int, Verdict] = {}
-        words = [self.dice.randrange(target.vocabulary) for _ in range(_WORDS)]
+        words = [self.rng.randrange(target.vocabulary) for _ in range(_WORDS)]
         self._words = words * 2
         """Words of all prompts, each of which begins somewhere else: an attacker's own time is not measured."""
 
@@ -145,12 +145,12 @@ class Way:
 
     def opening(self, prompt: int, limit: int, ahead: int = 0) -> Open:
         """A message that opens a session of random words."""
-        at = self.dice.randrange(_WORDS)
+        at = self.rng.randrange(_WORDS)
         words = tuple(self._words[at : at + prompt])
         identity = Identity(
             NOISE_VERSION, self.target.fingerprint, Sampling(seed=1), (), ignore_eos=True, limit=limit
         )
-        message = Open(self.dice.randrange(1, 2**32), 1, identity, words, (), ahead, 1, ())
+        message = Open(self.rng.randrange(1, 2**32), 1, identity, words, (), ahead, 1, ())
         if self.target.keys is not None:
             self.target.keys.begin(message.session, self.target.version)
             self._begun.append(message.session)
@@ -204,7 +204,7 @@ class Malformed(Way):
 
     def packet(self) -> bytes:
         """Other noise each time."""
-        return publish(self.drafts, self.dice.randbytes(8))
+        return publish(self.drafts, self.rng.randbytes(8))
 
 
 class Acknowledged(Way):
@@ -218,7 +218,7 @@ class Acknowledged(Way):
 
     def packet(self) -> bytes:
         """Other noise each time."""
-        return publish(self.drafts, self.dice.randbytes(8), number=1 + next(self._numbers) % 65_535)
+        return publish(self.drafts, self.rng.randbytes(8), number=1 + next(self._numbers) % 65_535)
 
 
 class Properties(Way):
@@ -228,7 +228,7 @@ class Properties(Way):
 
     def packet(self) -> bytes:
         """Other noise each time."""
-        return publish(self.drafts, self.dice.randbytes(8), properties=b"\x26\x00\x01a\x00\x01b" * 200)
+        return publish(self.drafts, self.rng.randbytes(8), properties=b"\x26\x00\x01a\x00\x01b" * 200)
 
 
 class Unknown(Way):
@@ -238,8 +238,8 @@ class Unknown(Way):
 
     def packet(self) -> bytes:
         """Another session each time."""
-        session = self.dice.randbytes(4)
-        return publish(self.drafts, b"\x1f\x10" + session + b"\x01" + self.dice.randbytes(40))
+        session = self.rng.randbytes(4)
+        return publish(self.drafts, b"\x1f\x10" + session + b"\x01" + self.rng.randbytes(40))
 
 
 class Introduced(Way):
@@ -266,7 +266,7 @@ class Large(Way):
 
     def __init__(self, target: Target, seed: int = 0) -> None:
         super().__init__(target, seed)
-        self._packet = publish(self.drafts, self.dice.randbytes(250_000))
+        self._packet = publish(self.drafts, self.rng.randbytes(250_000))
 
     def packet(self) -> bytes:
         """The same noise each time."""
@@ -353,7 +353,7 @@ class Drafts(Sessions):
         yield from super().packets(now)
         answers, self._answers = self._answers, []
         for verdict in answers:
-            at = self.dice.randrange(_WORDS)
+            at = self.rng.randrange(_WORDS)
             words = tuple(self._words[at : at + MAX_DRAFT_TOKENS])
             have = verdict.start + len(verdict.tokens)
             draft = Draft(verdict.session, 1, next(self._seq), have, 0, verdict.digest, words, 0)
@@ -404,8 +404,8 @@ class Grammars(Opens):
 
     def grammar(self) -> Grammar:
         """Another one each time."""
-        number = self.dice.randrange(10**6)
-        return self.dice.choice((
+        number = self.rng.randrange(10**6)
+        return self.rng.choice((
             Grammar.from_json_schema({"type": "integer", "multipleOf": 1_000_003 + number}),
             Grammar.from_regex(f"((a{{100}}){{100}}){{100}}{number}"),
             Grammar.from_lark("".join(f"r{n}: r{n + 1}\n" for n in range(5000)) + f'r5000: "{number}"\nstart: r0'),
@@ -424,7 +424,7 @@ class Followed(Grammars, Ahead):
 
     def grammar(self) -> Grammar:
         """Texts of a single letter, each of which can be read in more and more ways."""
-        return Grammar.from_lark(f'start: s\ns: s s | s s s | "a" | "{self.dice.randrange(10**6)}"')
+        return Grammar.from_lark(f'start: s\ns: s s | s s s | "a" | "{self.rng.randrange(10**6)}"')
 
 
 class Bare(Opens):
@@ -458,7 +458,7 @@ class Retained(Way):
 
     def __init__(self, target: Target, seed: int = 0) -> None:
         super().__init__(target, seed)
-        self._noise = self.dice.randbytes(250_000)
+        self._noise = self.rng.randbytes(250_000)
         self._kept = self.opens, self.drafts, topics.edge_status_topic(target.edge)
         self._topics = cycle(self._kept)
 
@@ -481,7 +481,7 @@ class Forges(Way):
     def packet(self) -> bytes:
         """The first token of another session each time."""
         session, token, digest = (
-            self.dice.randrange(1, most) for most in (2**32, self.target.vocabulary, 2**32)
+            self.rng.randrange(1, most) for most in (2**32, self.target.vocabulary, 2**32)
         )
         verdict = Verdict(session, 1, 0, 0, (token,), digest, Fin.NONE, 0, 30)
         return publish(topics.verdict_topic(self.target.victim), _CODEC.encode(verdict))
@@ -503,7 +503,7 @@ class Mixture(Way):
         """A packet of each in turn."""
         if now >= self._until:
             self._until = now + self._EVERY
-            self._now = self.dice.sample(self._parts, self._AT_ONCE)
+            self._now = self.rng.sample(self._parts, self._AT_ONCE)
         ways = [part.packets(now) for part in self._now]
         while ways:
             for way in tuple(ways):

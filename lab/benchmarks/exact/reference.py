@@ -1,6 +1,6 @@
 """The target without any of our code: transformers' own model and cache, one new token at a time.
 
-Imports nothing of the project but `dice`, the second writing of how tokens are chosen. It is also a program: JSON
+Imports nothing of the project but `sampling`, the second writing of how tokens are chosen. It is also a program: JSON
 lines with a text to write each on standard input, JSON lines with the answers on standard output::
 
     python -m lab.benchmarks.exact.reference FOLDER DTYPE [HEAD]
@@ -34,7 +34,7 @@ import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface
 
-from lab.benchmarks.exact.dice import Dice, choose
+from lab.benchmarks.exact.sampling import Params, choose
 
 MAX_CONTEXT = 1024
 _GRAIN = 64
@@ -52,7 +52,7 @@ class Text:
     Attributes:
         number: names it.
         prompt: token ids.
-        dice: sampling parameters.
+        sampling: sampling parameters.
         limit: tokens at most.
         eos: ids that end the text; none when it shall go on to the limit.
         grammar: llguidance's JSON of grammars; empty allows all texts.
@@ -60,7 +60,7 @@ class Text:
 
     number: int
     prompt: tuple[int, ...]
-    dice: Dice
+    sampling: Params
     limit: int
     eos: tuple[int, ...]
     grammar: str = ""
@@ -156,7 +156,7 @@ class Reference:
         cache, logits = self.read([text.prompt] * self.copies)
         while True:
             row = logits[0] if mask is None else mask.apply(logits[0], written.tokens[-1:])
-            written.tokens.append(choose(row, text.dice, length + len(written.tokens)))
+            written.tokens.append(choose(row, text.sampling, length + len(written.tokens)))
             written.reason = text.finish(written.tokens) or ""
             if written.reason:
                 return written

@@ -11,9 +11,9 @@ from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.models.tokenizer import Tokenizer
-from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.grammars import Constraint, of_tools
 from lab.benchmarks.exact.reference import ReferenceText, Text
+from lab.benchmarks.exact.sampling import Params
 from lab.testbed.process import running
 
 
@@ -71,7 +71,7 @@ class ReferencePool:
 
 
 _MOST_PROMPT = 160
-_DICE = ((0.0, 1.0), (0.7, 1.0), (1.0, 0.95))
+_SAMPLINGS = ((0.0, 1.0), (0.7, 1.0), (1.0, 0.95))
 """Temperature and top-p, in turn."""
 
 
@@ -114,13 +114,13 @@ class Tokens:
         self.eos = loaded.eos
 
     def questions(self, questions: Sequence[str], limit: int) -> list[Asked]:
-        """A request for each question, with other dice for each; every second has a tool's schema.
+        """A request for each question, with other sampling for each; every second has a tool's schema.
 
         Only the end is kept of long prompts.
         """
         found, constraints = [], of_tools()
         for number, question in enumerate(questions):
-            temperature, top_p = _DICE[number % len(_DICE)]
+            temperature, top_p = _SAMPLINGS[number % len(_SAMPLINGS)]
             prompt = self.prompt(question)[-_MOST_PROMPT:]
             constraint = constraints[number // 2 % len(constraints)] if number % 2 else None
             found.append(Asked(prompt, limit, temperature, top_p, 1000 + number, constraint))
@@ -159,6 +159,6 @@ async def references(
 
 
 def _text(number: int, asked: Asked, tokens: Tokens) -> Text:
-    dice = Dice(asked.temperature, 0, asked.top_p, asked.seed)
+    sampling = Params(asked.temperature, 0, asked.top_p, asked.seed)
     grammar = "" if asked.constraint is None else asked.constraint.source
-    return Text(number, asked.prompt, dice, asked.limit, tokens.eos, grammar)
+    return Text(number, asked.prompt, sampling, asked.limit, tokens.eos, grammar)

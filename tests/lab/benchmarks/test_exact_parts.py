@@ -1,4 +1,4 @@
-"""The reference of exactness: its second writing of the dice must be right by itself."""
+"""The reference of exactness: its second writing of the sampling must be right by itself."""
 
 import json
 import os
@@ -15,14 +15,14 @@ import torch
 from flexspec_mq.heads.manifest import Canary, read_head
 from flexspec_mq.models.default import default_model_path
 from lab.bench.questions import read_tools
-from lab.benchmarks.exact.dice import Dice, gumbel, kept, murmur
 from lab.benchmarks.exact.grammars import Constraint, by_choice, by_lark, by_regex, by_schema
 from lab.benchmarks.exact.reference import Reference, Text, fixed_order_attention
+from lab.benchmarks.exact.sampling import Params, gumbel, kept, murmur
 from lab.chaos.pairs import tiny_pair
 from lab.testbed.family import EXAMPLES, HEADS
 
-DICE = Dice(1.0, 0, 1.0, 3)
-TEXT = Text(0, (5, 6), DICE, 4, (2,))
+SAMPLING = Params(1.0, 0, 1.0, 3)
+TEXT = Text(0, (5, 6), SAMPLING, 4, (2,))
 
 
 def test_murmur_gives_the_published_answer() -> None:
@@ -39,8 +39,8 @@ def test_noise_depends_on_seed_position_and_token() -> None:
 
 def test_kept_ids() -> None:
     logits = np.log(np.array([0.1, 0.4, 0.2, 0.2, 0.1], dtype=np.float32))
-    assert kept(logits, Dice(1.0, 2, 1.0, 0)).tolist() == [False, True, True, False, False]
-    assert kept(logits, Dice(1.0, 0, 0.5, 0)).tolist() == [False, True, True, False, False]
+    assert kept(logits, Params(1.0, 2, 1.0, 0)).tolist() == [False, True, True, False, False]
+    assert kept(logits, Params(1.0, 0, 0.5, 0)).tolist() == [False, True, True, False, False]
 
 
 @pytest.mark.parametrize(("tokens", "reason"), [([1, 2], "eos"), ([1, 1, 1], None), ([1] * 4, "length")])
@@ -95,8 +95,8 @@ def test_a_reference_with_a_grammar_writes_what_it_allows_and_nothing_else_chang
     everything = by_lark(r"start: /(.|\n)*/")
     constraints = (by_regex("( [a-e][a-z]{2}){3,9}"), by_choice(["aba", " ebi ogu ono"]), by_schema(SCHEMA))
     for temperature, top_k in ((0.0, 0), (1.0, 0), (1.0, 20)):
-        dice = Dice(temperature, top_k, 1.0, 5)
-        free = Text(0, (9, 40, 77), dice, 40, (2,))
+        sampling = Params(temperature, top_k, 1.0, 5)
+        free = Text(0, (9, 40, 77), sampling, 40, (2,))
         assert reference.write(replace(free, grammar=everything.source)) == reference.write(free)
         for constraint in constraints:
             written = reference.write(replace(free, grammar=constraint.source))

@@ -26,7 +26,7 @@ def test_a_schedule_is_its_seeds_alone() -> None:
     assert made == schedule(7, SIZES, PROMPTS, OF_WORDS)
     assert made != schedule(8, SIZES, PROMPTS, OF_WORDS)
     assert (len(made.asks), len(made.faults)) == (80, 150)
-    assert len({ask.dice.seed for ask in made.asks}) == 80
+    assert len({ask.sampling.seed for ask in made.asks}) == 80
     assert all(ask.after is None or ask.after < ask.number for ask in made.asks)
     assert 25 < sum(ask.constraint is not None for ask in made.asks) < 55
     assert all(

@@ -8,13 +8,13 @@ import pytest
 import pytest_asyncio
 
 from flexspec_mq.models.text import decode
-from lab.benchmarks.exact.dice import Dice
+from lab.benchmarks.exact.sampling import Params
 from lab.engines.audit import MOST, Auditor, Otherwise
 from tests.engine_server import EngineServer
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 PROMPT = (700, 701, 702)
-DICE = (Dice(0.0, 0, 1.0, 0), Dice(0.7, MOST, 1.0, 5))
+SAMPLING = (Params(0.0, 0, 1.0, 0), Params(0.7, MOST, 1.0, 5))
 TOKENS = 12
 
 
@@ -33,23 +33,23 @@ async def audit(words: Path) -> AsyncIterator[Auditor]:
             yield Auditor(http, "tiny", server.text)
 
 
-@pytest.mark.parametrize("dice", DICE)
-async def test_a_text_is_followed_token_by_token(audit: Auditor, dice: Dice) -> None:
+@pytest.mark.parametrize("sampling", SAMPLING)
+async def test_a_text_is_followed_token_by_token(audit: Auditor, sampling: Params) -> None:
     ids: list[int] = []
     while len(ids) < TOKENS:
-        ids += await audit.written([*PROMPT, *ids], dice, TOKENS - len(ids))
+        ids += await audit.written([*PROMPT, *ids], sampling, TOKENS - len(ids))
     text = decode(audit.target.tokenizer, ids)
-    assert await audit.ties(PROMPT, text, TOKENS, dice) == []
+    assert await audit.ties(PROMPT, text, TOKENS, sampling) == []
 
     place = 4
     row = await audit.row([*PROMPT, *ids[:place]])
     other = next(token for token in row if token > 300 and token != ids[place])
     changed = [*ids[:place], other]
     while len(changed) < TOKENS:
-        changed += await audit.written([*PROMPT, *changed], dice, TOKENS - len(changed))
-    (tie,) = await audit.ties(PROMPT, decode(audit.target.tokenizer, changed), TOKENS, dice)
+        changed += await audit.written([*PROMPT, *changed], sampling, TOKENS - len(changed))
+    (tie,) = await audit.ties(PROMPT, decode(audit.target.tokenizer, changed), TOKENS, sampling)
     assert (tie.place, tie.logprobs) == (place, (row[other], row[ids[place]]))
     assert tie.margin > 0
     with pytest.raises(Otherwise):
-        await audit.ties(PROMPT, f"日{text}", TOKENS, dice)
-    assert len(await audit.ties(PROMPT, text, TOKENS, Dice(0.7, MOST, 1.0, 6))) > TOKENS // 2
+        await audit.ties(PROMPT, f"日{text}", TOKENS, sampling)
+    assert len(await audit.ties(PROMPT, text, TOKENS, Params(0.7, MOST, 1.0, 6))) > TOKENS // 2

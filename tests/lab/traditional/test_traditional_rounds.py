@@ -90,7 +90,7 @@ def order(scheme: str, **changes: object) -> WriteOrder:
 
 
 def alone(target: PackedModel, loaded: LoadedText, params: Sampling, count: int) -> list[int]:
-    """Reference text: tokens that the target alone writes with the session's dice."""
+    """Reference text: tokens that the target alone writes with the session's noise."""
     prompt = encode_turns(loaded.tokenizer, [Turn("user", "Why is it so?")], max_context=400)
     context = [*prompt]
     while len(context) < len(prompt) + count and (
@@ -102,7 +102,7 @@ def alone(target: PackedModel, loaded: LoadedText, params: Sampling, count: int)
 
 
 @pytest.mark.parametrize(
-    ("scheme", "dice"),
+    ("scheme", "sampling"),
     [
         ("traditional", Sampling(seed=5)),
         ("traditional-ids", Sampling(seed=5)),
@@ -110,12 +110,12 @@ def alone(target: PackedModel, loaded: LoadedText, params: Sampling, count: int)
     ],
 )
 async def test_a_text_is_the_targets_without_sampling_and_by_ids_with_it_too(
-    scheme: str, dice: Sampling, target: PackedModel, draft: PackedModel, loaded: LoadedText
+    scheme: str, sampling: Sampling, target: PackedModel, draft: PackedModel, loaded: LoadedText
 ) -> None:
-    wanted = order(scheme, sampling=dice)
+    wanted = order(scheme, sampling=sampling)
     async with bench(target, draft, loaded) as (writer, channel):
         usage = (await writer.write(wanted))["usage"]
-    assert channel.tokens == alone(target, loaded, dice, 24)
+    assert channel.tokens == alone(target, loaded, sampling, 24)
     own = usage["flexspec"]
     assert usage["completion_tokens"] == len(channel.tokens) <= wanted.tokens
     # A round's verdict is what was accepted and one token more, unless an end of text was.

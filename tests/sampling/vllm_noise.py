@@ -1,6 +1,6 @@
-"""Record of what vLLM's own kernels draw and choose: `vllm_dice.json`.
+"""Record of what vLLM's own kernels draw and choose: `vllm_noise.json`.
 
-``python -m tests.sampling.vllm_dice WHEEL`` records it anew from an unpacked wheel of vLLM (0.33 so far), by Triton's
+``python -m tests.sampling.vllm_noise WHEEL`` records it anew from an unpacked wheel of vLLM (0.33 so far), by Triton's
 interpreter on a processor: ``pip install triton numpy==2.2.6``, since it does not run with numpy 2.4. It runs the
 files of the second model runner as they are, but for one conversion of a loop's index that the interpreter lacks.
 """

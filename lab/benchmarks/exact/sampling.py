@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Dice:
+class Params:
     """Sampling parameters: temperature (0 is greedy), top-k and min-p (0 is off), top-p (1 is off), 64-bit seed."""
 
     temperature: float
@@ -59,26 +59,26 @@ def gumbel(seed: int, position: int, vocabulary: int) -> Floats:
     return noise
 
 
-def kept(logits: npt.NDArray[np.float32], dice: Dice) -> npt.NDArray[np.bool_]:
+def kept(logits: npt.NDArray[np.float32], sampling: Params) -> npt.NDArray[np.bool_]:
     """Which ids min-p, then top-k and then top-p leave; all take likelier ids first, of equal ones the lower first."""
-    scores = logits.astype(np.float64) / dice.temperature
+    scores = logits.astype(np.float64) / sampling.temperature
     order = np.lexsort((np.arange(len(scores)), -scores))
-    if dice.min_p > 0.0:
-        order = order[scores[order] >= scores.max() + np.log(dice.min_p)]
-    order = order[: dice.top_k or None]
-    if dice.top_p < 1.0:
+    if sampling.min_p > 0.0:
+        order = order[scores[order] >= scores.max() + np.log(sampling.min_p)]
+    order = order[: sampling.top_k or None]
+    if sampling.top_p < 1.0:
         mass = np.exp(scores[order] - scores.max())
         before = np.concatenate(([0.0], np.cumsum(mass)[:-1]))
-        order = order[before < dice.top_p * mass.sum()]
+        order = order[before < sampling.top_p * mass.sum()]
     keep = np.zeros(len(scores), dtype=bool)
     keep[order] = True
     return keep
 
 
-def choose(logits: npt.NDArray[np.float32], dice: Dice, position: int) -> int:
+def choose(logits: npt.NDArray[np.float32], sampling: Params, position: int) -> int:
     """The token at `position` of prompt + text."""
-    if dice.temperature == 0.0:
+    if sampling.temperature == 0.0:
         return int(np.flatnonzero(logits == logits.max())[0])
-    scores = logits.astype(np.float64) / dice.temperature + gumbel(dice.seed, position, len(logits))
-    scores[~kept(logits, dice)] = -np.inf
+    scores = logits.astype(np.float64) / sampling.temperature + gumbel(sampling.seed, position, len(logits))
+    scores[~kept(logits, sampling)] = -np.inf
     return int(np.flatnonzero(scores == scores.max())[0])
