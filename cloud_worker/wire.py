@@ -40,7 +40,7 @@ class WorkerWire:
     def __init__(self, settings: WorkerSettings, most_tokens: int) -> None:
         self._name = settings.worker
         self.refusals = KeyRefusals()
-        self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
+        self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, ttl=_TOLD_EVERY)
         self.keys = keys_of(settings)
         self._codec = Codec(most_tokens, compresses=self.keys is None)
 

@@ -130,7 +130,7 @@ class CloudWorker:
         self._spans = None if telemetry is None else SessionSpans(telemetry, settings.worker)
         self._compiler = GrammarCompiler(engine.grammars, self.admission)
         self._epoch = round(1000 * entropy.wall())
-        self._life = entropy.bits(32)
+        self._incarnation = entropy.bits(32)
         self._told_at = 0.0
         self._linked: float | None = None
         self._dates = ExpiryLog()
@@ -609,7 +609,7 @@ class CloudWorker:
             recommended=facts.recommended,
             draft=facts.draft,
             versions=() if self.family is None else self.family.statuses(),
-            life=self._life,
+            life=self._incarnation,
             tokenizer=facts.tokenizer,
             forward_ms=None if timings is None else _bounded(timings.forward),
             row_ms=None if timings is None else _bounded(timings.row),

@@ -31,36 +31,36 @@ Shown = Commit | Provisional | Finish
 
 
 class OtherText(FlexSpecError):
-    """Another text would be written now than the one that an earlier life of the node has begun."""
+    """Another text would be written now than the one that an earlier incarnation of the node has begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """A text that an earlier life of the node has begun, with what fixes it beside the request.
+    """A text that an earlier incarnation of the node has begun, with what fixes it beside the request.
 
     Attributes:
         session: number of its session.
-        life: lives that have gone before, at least one; no number that one of them has used comes again.
+        restarts: incarnations that have gone before, at least one; no number that one of them has used comes again.
         root: digest of its chain before the first token.
         private: private key of its session; empty without keys.
         committed: tokens that are decided.
     """
 
     session: int
-    life: int
+    restarts: int
     root: int
     private: bytes = b""
     committed: tuple[int, ...] = ()
 
     @property
     def attempts(self) -> int:
-        """Number of the newest attempt that an earlier life may have published."""
-        return self.life << 16
+        """Number of the newest attempt that an earlier incarnation may have published."""
+        return self.restarts << 16
 
     @property
     def sent(self) -> int:
-        """Messages that earlier lives may have sealed."""
-        return self.life << 22
+        """Messages that earlier incarnations may have sealed."""
+        return self.restarts << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +87,8 @@ class GenerationRequest:
         engine: name and version of the reader of grammars at the version's workers.
         compiled: the grammar, where this device can read it too.
         deliver: seconds for which the answer shall be kept at the broker, should the node be away when it is written.
-        kept: whether another life of the node goes on with it: when this one ends, no worker is told.
-        resume: remains of an earlier life of it; None for a new one.
+        kept: whether another incarnation of the node goes on with it: when this one ends, no worker is told.
+        resume: remains of an earlier incarnation of it; None for a new one.
         span: span of the text; None where nobody wants it.
         provisional: whether the draft may write on alone while nobody answers.
     """

@@ -79,7 +79,7 @@ class StatusPublisher:
         self._topic = topics.edge_status_topic(settings.edge)
         self._codec = Codec()
         self._epoch = round(1000 * entropy.wall())
-        self._life = entropy.bits(32)
+        self._incarnation = entropy.bits(32)
         self._news = asyncio.Event()
 
     @property
@@ -157,7 +157,7 @@ class StatusPublisher:
                 sessions=len(self._sessions),
                 catalogue=None if family is None else family.status(),
                 versions=() if family is None else self.tally.figures(),
-                life=self._life,
+                life=self._incarnation,
                 waiting=self._waiting,
                 outage=self._link.outage,
             )

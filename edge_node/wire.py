@@ -18,7 +18,7 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkRefused, RemoteProtocolError, UsageError, WorkerError
 from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
 from flexspec_mq.protocol.effects import Send
-from flexspec_mq.protocol.lives import Life, life_of
+from flexspec_mq.protocol.incarnations import Incarnation, incarnation_of
 from flexspec_mq.transport.base import Outbound, Subscription
 from schemas.messages import MAX_DELIVERED_TOKENS, Delivery, Error, Verdict
 from schemas.status import WorkerStatus
@@ -61,7 +61,7 @@ class Wire:
     ) -> None:
         self._edge = edge
         self._clock = clock
-        self._statuses = ExpiringMap[str, tuple[Life, float]](most=_MOST_WORKERS)
+        self._statuses = ExpiringMap[str, tuple[Incarnation, float]](most=_MOST_WORKERS)
         self._keys = keys
         self._reply = publish
         self._codec = Codec(MAX_DELIVERED_TOKENS, compresses=keys is None)
@@ -98,7 +98,7 @@ class Wire:
             await asyncio.sleep(waiting.STATUS)
 
     def begin(self, session: int, version: str, resume: Resume | None = None) -> None:
-        """Begin a session, or go on with one of an earlier life.
+        """Begin a session, or go on with one of an earlier incarnation.
 
         Raises:
             UsageError: the deployment has no opening key for the version.
@@ -199,12 +199,12 @@ class Wire:
         if (age := self._clock() - status.at) > _STATUS_OLD:
             why = f"the status of worker {worker} is {age:.0f} s old, by the clocks of the two machines"
             raise KeysRefused(KeyReason.REPLAYED, why)
-        life, newest = self._statuses.get(worker, 0.0) or (life_of(status), -inf)
-        if life == life_of(status) and status.at <= newest:
+        incarnation, newest = self._statuses.get(worker, 0.0) or (incarnation_of(status), -inf)
+        if incarnation == incarnation_of(status) and status.at <= newest:
             if status.at == newest:
                 return None
             raise KeysRefused(KeyReason.REPLAYED, f"worker {worker} has told a newer status before")
-        self._statuses.put(worker, (life_of(status), status.at), 0.0)
+        self._statuses.put(worker, (incarnation_of(status), status.at), 0.0)
         ready = {version.name for version in status.ready} | {status.version}
         foreign = sorted(version for version in ready if version and not serves(version))
         if foreign:

@@ -12,7 +12,7 @@ from schemas.statement import MAX_CREDENTIAL
 Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
-Life = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+IncarnationNumber = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
 Total = Epoch
 """A count that may grow for years."""
@@ -146,8 +146,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         draft: name of the draft that it runs for sessions that ask for it, for all versions alike; empty without.
         versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only,
             which is ready.
-        life: drawn at random by this process, and in its will too: tells it from others of its name, whatever their
-            clocks say.
+        life: number of its incarnation, drawn at random, also in its will: tells it from others of its
+            name, whatever their clocks say.
         credential: signed by the deployment, of a worker with keys: the versions that it may serve, and the key that
             signs its statuses. A device with keys takes from a status only those versions.
         tokenizer: the target's, in short; `fingerprint` covers all of it.
@@ -180,7 +180,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     recommended: PartialSampling = LEFT_OPEN
     draft: Text = ""
     versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_HELD)] = ()
-    life: Life = 0
+    life: IncarnationNumber = 0
     credential: Annotated[bytes, Meta(max_length=MAX_CREDENTIAL)] = b""
     tokenizer: TokenizerStatus | None = None
     forward_ms: Milliseconds | None = None
@@ -295,6 +295,6 @@ class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     sessions: Count = 0
     catalogue: CatalogueStatus | None = None
     versions: Annotated[tuple[VersionFigures, ...], Meta(max_length=MAX_VERSIONS)] = ()
-    life: Life = 0
+    life: IncarnationNumber = 0
     waiting: Count = 0
     outage: Outage | None = None

@@ -24,8 +24,8 @@ KEY = "server.key"
 REVOKED = "revoked.pem"
 _ROOM = 4096
 """Empty lines behind the list of revoked certificates: what a full disk leaves it to grow by."""
-_LIFE = timedelta(days=825)
-_LIST_LIFE = timedelta(days=3650)
+_VALIDITY = timedelta(days=825)
+_LIST_VALIDITY = timedelta(days=3650)
 _SKEW = timedelta(minutes=5)
 """How far another machine's clock may be behind ours when a certificate is new."""
 _PEM = serialization.Encoding.PEM
@@ -68,7 +68,7 @@ def write_revoked(directory: Path, serials: Iterable[int]) -> None:
     ca, ca_key = _authority(directory)
     now = datetime.now(UTC)
     builder = x509.CertificateRevocationListBuilder(
-        issuer_name=ca.subject, last_update=now - _SKEW, next_update=now + _LIST_LIFE
+        issuer_name=ca.subject, last_update=now - _SKEW, next_update=now + _LIST_VALIDITY
     )
     for serial in serials:
         revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _SKEW)
@@ -146,7 +146,7 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
-        .not_valid_after(now + _LIFE)
+        .not_valid_after(now + _VALIDITY)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=0 if is_ca else None), critical=True)
         .add_extension(usage, critical=True)

@@ -46,7 +46,7 @@ class ResponseStore:
     def __init__(self, settings: ApiSettings) -> None:
         self._kept = ExpiringMap[tuple[bytes, str], KeptResponse](
             most=settings.keep_responses,
-            life=settings.keep_responses_for,
+            ttl=settings.keep_responses_for,
             most_weight=settings.keep_response_bytes,
             weigh=lambda kept: kept.size,
         )

@@ -173,7 +173,7 @@ class Asks:
                     outbox.later(outbox.journal.park, name, error.message)
 
     def _take_again(self, link: Link, entry: Entry) -> None:
-        """Answer an ask of the outbox, of an old one that it is; where an earlier life has said so, forget it."""
+        """Answer an ask of the outbox, of an old one that it is; where an earlier incarnation said so, forget it."""
         asked, outbox = unpack(entry.body, AskRequest), self._api.texts.outbox
         refusal, age = None, self._api.settings.outbox_age
         if entry.state == "stale":

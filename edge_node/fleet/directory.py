@@ -19,7 +19,7 @@ from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.fingerprint import Difference
-from flexspec_mq.protocol.lives import Lives, life_of
+from flexspec_mq.protocol.incarnations import Incarnations, incarnation_of
 from schemas.catalogue import MAX_VERSIONS
 from schemas.messages import AS_THE_TARGET, Sampling
 from schemas.status import VersionStatus, WorkerStatus
@@ -93,8 +93,8 @@ class WorkerDirectory:
         self._allowed = allowed
         self.compare = compare
         self._codec = Codec()
-        self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=waiting.STALE)
-        self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
+        self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, ttl=waiting.STALE)
+        self._incarnations: ExpiringMap[str, Incarnations] = ExpiringMap(most=MAX_WORKERS)
         self._told: ExpiringMap[str, Sampling] = ExpiringMap(most=MAX_VERSIONS)
         self._throttle = LogThrottle()
         self._linked: ExpiringMap[str, None] = ExpiringMap(most=MAX_WORKERS)
@@ -260,7 +260,7 @@ class WorkerDirectory:
             if self._allowed is not None:
                 return None
             self._known.pop(worker)
-            self._lives.pop(worker)
+            self._incarnations.pop(worker)
             return None
         try:
             status = self._codec.decode_status(payload, WorkerStatus)
@@ -275,15 +275,15 @@ class WorkerDirectory:
             if (allowed := self._allowed(status, payload, now)) is None:
                 return None
             status = allowed
-        lives = self._lives.get(worker, now) or Lives()
-        life, before = life_of(status), lives.current
+        incarnations = self._incarnations.get(worker, now) or Incarnations()
+        incarnation, before = incarnation_of(status), incarnations.current
         known = self._known.get(worker, now)
-        if not lives.take(status, silent=known is None):
+        if not incarnations.take(status, silent=known is None):
             return None
         self._known.put(worker, status, now)
-        self._lives.put(worker, lives, now)
+        self._incarnations.put(worker, incarnations, now)
         self._news.set()
-        ended = status.state == "gone" or before not in (None, life)
+        ended = status.state == "gone" or before not in (None, incarnation)
         back = not retained and worker not in self._linked
         if not retained:
             self._linked.put(worker, None, now)

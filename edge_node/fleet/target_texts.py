@@ -54,7 +54,7 @@ class TargetTexts:
         self._codec = Codec()
         self._known: ExpiringMap[str, LoadedText | str] = ExpiringMap(most=_MOST)
         self._maps: ExpiringMap[bytes, TokenMap] = ExpiringMap(most=_MOST)
-        self._asked: ExpiringMap[str, float] = ExpiringMap(most=_MOST, life=waiting.CONNECT)
+        self._asked: ExpiringMap[str, float] = ExpiringMap(most=_MOST, ttl=waiting.CONNECT)
         self._stated: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=_MOST)
         self._work: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue()
         self._denied = False

@@ -15,9 +15,9 @@ from schemas.openai import Offline
 
 State = Literal["queued", "writing", "stale", "done", "failed"]
 """Queued before its first token; stale: queued for so long that its user is asked; failed: by an error."""
-LIVES = 1024
-"""Starts of a node that one text outlives at most: attempts and counters of messages go on from 2^16 and 2^22 a life,
-and have 32 bits."""
+STARTS = 1024
+"""Starts of a node that one text outlives at most: attempts and counters of messages go on by 2^16 and 2^22 with
+each, and have 32 bits."""
 
 ORIGINS: tuple[Origin | Literal["worker", "cloud"] | None, ...] = (
     None, "model", "lookup", "grammar", "worker", "cloud",
@@ -83,7 +83,7 @@ class Entry:
         mode: offline mode.
         accepted: when it was, in seconds since the Unix epoch.
         state: how far it is.
-        life: starts of the node since it was accepted.
+        restarts: starts of the node since it was accepted.
         opened: values of its session; None before it is open.
         error: reason of its failure, or of its waiting for its user; empty otherwise.
         finished: when it was done or failed, in seconds since the Unix epoch.
@@ -101,7 +101,7 @@ class Entry:
     mode: Offline = "hold"
     accepted: float
     state: State = "queued"
-    life: int = 0
+    restarts: int = 0
     opened: Opened | None = None
     error: str = ""
     finished: float | None = None

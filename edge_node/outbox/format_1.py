@@ -46,6 +46,7 @@ def _text(
         at += len(codes)
     session = None if opened is None else Opened.read(opened)
     fields = dict(zip(_ENTRY, known, strict=True))
+    fields["restarts"] = fields.pop("life")
     if fields["state"] == "writing":
         fields["state"] = "queued"  # which its tokens make it again
     return Entry(**fields, read=bool(read), opened=session), commits, answer or b""  # type: ignore[arg-type]

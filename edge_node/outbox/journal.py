@@ -21,7 +21,7 @@ import msgspec
 from edge_node.outbox import file as files
 from edge_node.outbox import format_1
 from edge_node.outbox.clock import Clock
-from edge_node.outbox.entries import LIVES, Entry, NoRoom, Opened, OutboxError, OutboxFull, packed, unpacked
+from edge_node.outbox.entries import STARTS, Entry, NoRoom, Opened, OutboxError, OutboxFull, packed, unpacked
 from edge_node.outbox.file import Damaged, told
 from edge_node.outbox.records import Kind, Part, Piece, cut, found, joined
 from edge_node.outbox.texts import REQUEST_FIELDS, STATUS_FIELDS, KeptText, fields_of
@@ -136,15 +136,15 @@ class Journal:
     # What happens
 
     def begin(self) -> list[Entry]:
-        """Begin another life of all unfinished texts, before anything of them is sent; returns them in order."""
+        """Begin another incarnation of all unfinished texts, before anything of them is sent; returns them in order."""
         self._tidy()
         with suppress(NoRoom), told(self.path):
             files.compact(self._connection())
-        error = f"the node was started {LIVES} times while this text was unfinished"
+        error = f"the node was started {STARTS} times while this text was unfinished"
         with self._transaction():
             for text in filter(_is_unfinished, self._texts.values()):
-                self._live(text)
-                if text.entry.life >= LIVES:
+                self._restart(text)
+                if text.entry.restarts >= STARTS:
                     self._end(text, error=error)
         self._empty_log()
         return [entry for entry in self.entries() if entry.unfinished]
@@ -221,11 +221,11 @@ class Journal:
                 self._set_status(text, state="stale", error=why)
 
     def unpark(self, name: str) -> Entry:
-        """Queue a text that has waited for its user, in another life and as if it was accepted now."""
+        """Queue a text that has waited for its user, in another incarnation and as if it was accepted now."""
         text = self._texts[name]
         if text.entry.unfinished:
             with self._transaction():
-                self._live(text, state="queued", error="", accepted=self.now())
+                self._restart(text, state="queued", error="", accepted=self.now())
             self._empty_log()
         return self._entry(text)
 
@@ -301,9 +301,9 @@ class Journal:
     def _set_status(self, text: KeptText, **known: object) -> None:
         self._put(text, Kind.STATUS, fields_of(replace(text.entry, **known), STATUS_FIELDS))  # type: ignore[arg-type]
 
-    def _live(self, text: KeptText, **known: object) -> None:
-        """Have a text be in another life; its session says so too, as no counter may begin again if a row is lost."""
-        self._set_status(text, **known, life=text.entry.life + 1)
+    def _restart(self, text: KeptText, **known: object) -> None:
+        """Begin a text's next incarnation; its session says so too, as no counter may begin again if a row is lost."""
+        self._set_status(text, **known, restarts=text.entry.restarts + 1)
         if text.entry.opened is not None:
             self._set_session(text, text.entry.opened)
 
@@ -312,7 +312,7 @@ class Journal:
         if before is None or before.session != opened.session:
             since = self._number + 1
             self._drop_tokens(text, 0)
-        self._put(text, Kind.SESSION, msgspec.msgpack.encode((since, text.entry.life, opened)))
+        self._put(text, Kind.SESSION, msgspec.msgpack.encode((since, text.entry.restarts, opened)))
 
     def _drop_tokens(self, text: KeptText, start: int) -> None:
         for place in text.places:

@@ -28,14 +28,14 @@ class Outbox:
     """Calls of a journal, in the order in which they were made.
 
     Args:
-        journal: begins another life of its unfinished texts here, or by `begin` where its disk is full.
+        journal: begins another incarnation of its unfinished texts here, or by `begin` where its disk is full.
         convert: given a request of version 0.2.0, that as it is kept today.
 
     Attributes:
         journal: names the calls for `run`.
         left: ids of requests that are to be written on by themselves, in order; see `go_on`.
         asked: the same of asks by MQTT, with those whose answer nobody has read.
-        fresh: ids of unfinished requests that nothing of their present life was sent for.
+        fresh: ids of unfinished requests that nothing of their present incarnation was sent for.
         counts: number of requests in each state; see `Journal.counts`.
     """
 
@@ -143,17 +143,17 @@ class Record:
     Args:
         outbox: the outbox.
         entry: the request.
-        commits: tokens of earlier lives.
+        commits: tokens of earlier incarnations.
 
     Attributes:
-        opened: session of an earlier life; None without one.
+        opened: session of an earlier incarnation; None without one.
     """
 
     def __init__(self, outbox: Outbox, entry: Entry, commits: list[Commit]) -> None:
         self._outbox = outbox
         self._name = entry.id
         self._delivers = entry.mode == "deliver"
-        self.life = entry.life
+        self.restarts = entry.restarts
         self.path = entry.path
         self.opened = entry.opened
         self.commits = commits
@@ -161,7 +161,7 @@ class Record:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """All tokens of earlier lives."""
+        """All tokens of earlier incarnations."""
         return tuple(token for commit in self.commits for token in commit.tokens)
 
     def open(self, opened: Opened) -> None:

@@ -11,7 +11,7 @@ from edge_node.outbox.entries import Entry, Opened, State, unpacked
 from edge_node.outbox.records import Kind, Part
 
 REQUEST_FIELDS = "id", "key", "digest", "path", "client", "choice", "mode", "accepted"
-STATUS_FIELDS = "accepted", "state", "life", "error", "finished", "read"
+STATUS_FIELDS = "accepted", "state", "restarts", "error", "finished", "read"
 """Fields of an entry in the rows of these kinds: append only."""
 _UNKNOWN = Entry(id="", key="", digest=b"", path="", body=b"", accepted=0.0)
 
@@ -49,14 +49,12 @@ class KeptText:
                 self.entry, **dict(zip(REQUEST_FIELDS, msgspec.msgpack.decode(data), strict=False))
             )
         elif key == Kind.STATUS:
-            life, known = (
-                self.entry.life,
-                dict(zip(STATUS_FIELDS, msgspec.msgpack.decode(data), strict=False)),
-            )
-            self.entry = replace(self.entry, **known | {"life": max(life, known["life"])})
+            restarts = self.entry.restarts
+            known = dict(zip(STATUS_FIELDS, msgspec.msgpack.decode(data), strict=False))
+            self.entry = replace(self.entry, **known | {"restarts": max(restarts, known["restarts"])})
         elif key == Kind.SESSION:
-            self.since, life, opened = msgspec.msgpack.decode(data, type=tuple[int, int, Opened])
-            self.entry = replace(self.entry, opened=opened, life=max(life, self.entry.life))
+            self.since, restarts, opened = msgspec.msgpack.decode(data, type=tuple[int, int, Opened])
+            self.entry = replace(self.entry, opened=opened, restarts=max(restarts, self.entry.restarts))
         elif key == Kind.TOKENS:
             commit = unpacked(data)
             key, self.sizes[commit.start] = commit.start, len(commit.tokens)

@@ -351,7 +351,7 @@ class Writing:
             recommended, limit = opened.sampling, opened.limit
             resume = Resume(
                 session=opened.session,
-                life=record.life,
+                restarts=record.restarts,
                 root=opened.root,
                 private=opened.private,
                 committed=record.tokens,
@@ -396,11 +396,11 @@ class Writing:
             record.open(self._opened(engine))
 
     def _begin_anew(self) -> None:
-        """Forget the session of an earlier life: nothing of its text was shown."""
+        """Forget the session of an earlier incarnation: nothing of its text was shown."""
         self._resumed, self._service.model = None, self._spec.version
 
     def _opened(self, engine: str) -> Opened:
-        """Facts by which another life of the node goes on with the session."""
+        """Facts by which another incarnation of the node goes on with the session."""
         session, request = self.generation.session, self.generation.request
         return Opened(
             session=session,

@@ -125,8 +125,8 @@ class Text:
         created: seconds since the Unix epoch.
         now: time.
         age: seconds after which a text that nobody reads, and nobody has begun to write, waits for its user.
-        new: whether its readers are told where nobody could be reached, and may ask again; a text of an earlier life of
-            the node was promised.
+        new: whether its readers are told where nobody could be reached, and may ask again; the text of an earlier
+            incarnation was promised.
 
     Attributes:
         state: how far it is.
@@ -318,7 +318,7 @@ class Text:
         return self._event(TextEvent.DROPPED)
 
     def node_stops(self) -> list[TextEffect]:
-        """The node ends: what has a key goes on in its next life."""
+        """The node ends: what has a key goes on in its next incarnation."""
         return self._event(TextEvent.NODE_STOPS)
 
     # How it is done

@@ -326,7 +326,7 @@ class Texts:
                 entry = await outbox.run(journal.unpark, entry.id)
             outbox.fresh.discard(entry.id)
             record = Record(outbox, entry, await outbox.run(journal.committed, entry.id))
-            promised = entry.life > 0 and entry.path != ASKED
+            promised = entry.restarts > 0 and entry.path != ASKED
             text = Text(wanted.spec, key, age=self._limits.outbox_age, new=not promised, **about)
             self._write(text, record)
         else:

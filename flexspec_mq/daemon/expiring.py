@@ -16,12 +16,12 @@ _MOST_THROTTLED = 1024
 class ExpiringMap(Generic[K, V]):
     """Entries in the order in which they were put; the oldest goes first when there are too many.
 
-    Entries that were put with one life expire in that order. Where lives differ, one may stay a while longer behind
+    Entries that were put with one TTL expire in that order. Where TTLs differ, one may stay a while longer behind
     an older one that lives longer; `get` never returns it.
 
     Args:
         most: largest number of entries.
-        life: seconds that an entry lives unless `put` says otherwise; `inf` is for ever.
+        ttl: seconds that an entry lives unless `put` says otherwise; `inf` is for ever.
         most_weight: largest weight of all entries together.
         weigh: gives the weight of a value; 1 each by default.
     """
@@ -30,12 +30,12 @@ class ExpiringMap(Generic[K, V]):
         self,
         *,
         most: int,
-        life: float = inf,
+        ttl: float = inf,
         most_weight: float = inf,
         weigh: Callable[[V], float] | None = None,
     ) -> None:
         self._most = most
-        self._life = life
+        self._ttl = ttl
         self._most_weight = most_weight
         self._weigh = weigh
         self._entries: OrderedDict[K, tuple[V, float, float]] = OrderedDict()  # value, weight, expiry
@@ -71,21 +71,21 @@ class ExpiringMap(Generic[K, V]):
         _, _, expires = next(iter(self._entries.values()), (None, 0.0, inf))
         return None if expires == inf else expires
 
-    def put(self, key: K, value: V, now: float, life: float | None = None) -> list[tuple[K, V]]:
+    def put(self, key: K, value: V, now: float, ttl: float | None = None) -> list[tuple[K, V]]:
         """Set an entry, as the newest.
 
         Args:
             key: key of the entry; if it is there, its old value goes and is not returned.
             value: value of the entry.
             now: seconds.
-            life: seconds that this entry lives; None is the map's.
+            ttl: seconds that this entry lives; None is the map's.
 
         Returns:
             Entries that had to go, the oldest first; the new one too, if it alone is too heavy.
         """
         self.pop(key)
         weight = 1.0 if self._weigh is None else self._weigh(value)
-        self._entries[key] = value, weight, now + (self._life if life is None else life)
+        self._entries[key] = value, weight, now + (self._ttl if ttl is None else ttl)
         self._weight += weight
         gone = []
         while len(self._entries) > self._most or self._weight > self._most_weight:

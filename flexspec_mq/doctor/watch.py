@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.protocol.lives import life_of
+from flexspec_mq.protocol.incarnations import incarnation_of
 from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _took_over(before: Seen | None, after: Seen) -> bool:
     another process says nothing. So an online process after another that was not gone has thrown it out, or lives
     beside it. Where the will speaks at a takeover too, the new process is online at once.
     """
-    if before is None or life_of(after.status) == life_of(before.status):
+    if before is None or incarnation_of(after.status) == incarnation_of(before.status):
         return False
     if after.status.state == "gone" or after.ahead is None:
         return False

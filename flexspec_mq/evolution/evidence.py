@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.evolution.analysis import Sample
-from flexspec_mq.protocol.lives import Lives, life_of
+from flexspec_mq.protocol.incarnations import Incarnations, incarnation_of
 from schemas.status import DIGEST, EdgeStatus, VersionFigures
 
 _MOST_EDGES = 10_000
@@ -26,7 +26,7 @@ class Evidence:
 
     def __init__(self, family: str) -> None:
         self._family = family
-        self._edges: ExpiringMap[str, tuple[Lives, dict[str, VersionFigures]]] = ExpiringMap(most=_MOST_EDGES)
+        self._edges = ExpiringMap[str, tuple[Incarnations, dict[str, VersionFigures]]](most=_MOST_EDGES)
         self._samples: ExpiringMap[str, deque[tuple[int, Sample]]] = ExpiringMap(most=_MOST_VERSIONS)
         self.taken = 0
 
@@ -43,13 +43,13 @@ class Evidence:
         """Add what a status tells that was not told before."""
         if status.catalogue is None or status.catalogue.family != self._family:
             return
-        lives, before = self._edges.get(status.edge, 0.0) or (Lives(), {})
-        life = lives.current
-        if life_of(status) in lives.over or not lives.take(status) or lives.gone:
+        edge, before = self._edges.get(status.edge, 0.0) or (Incarnations(), {})
+        known = edge.current
+        if incarnation_of(status) in edge.over or not edge.take(status) or edge.gone:
             return  # a will tells the figures of its process's beginning
-        if life != lives.current:
+        if known != edge.current:
             before = {}
-        self._edges.put(status.edge, (lives, {figures.digest: figures for figures in status.versions}), 0.0)
+        self._edges.put(status.edge, (edge, {figures.digest: figures for figures in status.versions}), 0.0)
         for figures in status.versions:
             sample = _between(before.get(figures.digest, VersionFigures(name=figures.name)), figures)
             if sample is not None:

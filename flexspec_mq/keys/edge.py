@@ -32,15 +32,15 @@ _AFTER_THE_END: Final = 60.0
 _MOST_ENDED: Final = 256
 _BATCHES: Final = (Draft, Poll)
 
-_MOST_WORKERS, _MOST_LIVES = 8, 2
-"""Workers of a session whose keys are kept, and lives of each; the oldest goes first."""
+_MOST_WORKERS, _MOST_INCARNATIONS = 8, 2
+"""Workers of a session whose keys are kept, and incarnations of each; the oldest goes first."""
 _MOST_OVER: Final = 256
-"""Earlier lives that are remembered as such."""
+"""Earlier incarnations that are remembered as such."""
 
 
 @dataclass(slots=True)
 class Peer:
-    """A worker of a session, in one of its lives.
+    """A worker of a session, in one of its incarnations.
 
     Attributes:
         introduces: whether its newest message introduced it: it may not know the key any more.
@@ -63,7 +63,7 @@ class Keyring:
         newest: draft or poll, and the worker that it went to; None once that worker was polled for want of the key.
         asked_at: when a worker may be polled so again.
         revoked: workers that were.
-        over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
+        over: ephemeral keys of workers' earlier incarnations, whose copies must not take the newest one's place.
     """
 
     session: SessionContext
@@ -77,19 +77,19 @@ class Keyring:
     over: ExpiringMap[bytes, bool] = field(default_factory=lambda: ExpiringMap(most=_MOST_OVER))
 
     def with_worker(self, name: str) -> Peer | None:
-        """A worker in its newest life; None if it has no key here."""
+        """A worker in its newest incarnation; None if it has no key here."""
         for peer in reversed(self.peers.values()):
             if peer.name == name:
                 return peer
         return None
 
     def add(self, ephemeral: bytes, peer: Peer) -> None:
-        """Keep one more, and no more of a worker than its newest lives: others' keys are not its to push out."""
-        lives = [key for key, known in self.peers.items() if known.name == peer.name]
-        for key in lives[: 1 - _MOST_LIVES]:
+        """Keep one more, and no more of a worker than its newest incarnations: others' keys are not its to push out."""
+        incarnations = [key for key, known in self.peers.items() if known.name == peer.name]
+        for key in incarnations[: 1 - _MOST_INCARNATIONS]:
             del self.peers[key]
             self.over.put(key, True, 0.0)
-        if not lives and len({known.name for known in self.peers.values()}) >= _MOST_WORKERS:
+        if not incarnations and len({known.name for known in self.peers.values()}) >= _MOST_WORKERS:
             oldest = next(iter(self.peers.values())).name
             self.peers = OrderedDict((key, peer) for key, peer in self.peers.items() if peer.name != oldest)
         self.peers[ephemeral] = peer
@@ -125,7 +125,7 @@ class EdgeKeys:
         self._name = identity.credential.name
         self._private = X25519PrivateKey.from_private_bytes(identity.private)
         self._rings: dict[int, Keyring] = {}
-        self._ended = ExpiringMap[int, Keyring](most=_MOST_ENDED, life=_AFTER_THE_END)
+        self._ended = ExpiringMap[int, Keyring](most=_MOST_ENDED, ttl=_AFTER_THE_END)
         self.trust = Trust(identity)
         self.trust.on_change = self._take_up
 
@@ -135,7 +135,7 @@ class EdgeKeys:
         Args:
             session: number of the session.
             version: target version.
-            private: private key of the session, as `private` gave it in an earlier life; None draws one.
+            private: private key of the session, as `private` gave it in an earlier incarnation; None draws one.
             sent: messages that it has sent then at most: a number under which two were sealed would give both away.
 
         Raises:
@@ -306,7 +306,7 @@ class EdgeKeys:
             return known, envelope.opened(known.down)
         if introduction.key in ring.over:
             raise KeysRefused(
-                KeyReason.REPLAYED, f"session {envelope.session}: from an earlier life of its worker"
+                KeyReason.REPLAYED, f"session {envelope.session}: from an earlier incarnation of its worker"
             )
         credential = self.trust.believed(introduction.credential, KeyRole.WORKER)
         if not credential.serves(ring.session.version):

@@ -77,12 +77,12 @@ class WorkerKeys:
         self.credential = identity.signed_credential
         self.status_credential = identity.status_credential
         self._private = X25519PrivateKey.from_private_bytes(identity.private)
-        self._life = lease + _AFTER_THE_LEASE
+        self._ttl = lease + _AFTER_THE_LEASE
         self._most = max(_LEAST_SESSIONS, 2 * capacity)
-        self._devices = ExpiringMap[str, ExpiringMap[int, _Keyring]](most=_MOST_DEVICES, life=self._life)
+        self._devices = ExpiringMap[str, ExpiringMap[int, _Keyring]](most=_MOST_DEVICES, ttl=self._ttl)
         self._kept: dict[tuple[str, int], _Keyring] = {}  # for as long as their sessions are here
         self._openings = ExpiringMap[str, tuple[tuple[X25519PrivateKey, bytes], ...]](most=_MOST_VERSIONS)
-        self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=waiting.RETRY[0])
+        self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, ttl=waiting.RETRY[0])
         self.trust = Trust(identity)
         self.trust.on_change = self._forget_revoked
 
@@ -182,13 +182,13 @@ class WorkerKeys:
         return None if sessions is None else sessions.get(session, now)
 
     def _keep(self, edge: str, ring: _Keyring, now: float) -> None:
-        if now + self._life - ring.kept_until < _KEPT_EVERY:
+        if now + self._ttl - ring.kept_until < _KEPT_EVERY:
             return
-        ring.kept_until = now + self._life
+        ring.kept_until = now + self._ttl
         sessions = self._devices.get(edge, now)
         if sessions is None:
             self._devices.expire(now)
-            sessions = ExpiringMap[int, _Keyring](most=self._most, life=self._life)
+            sessions = ExpiringMap[int, _Keyring](most=self._most, ttl=self._ttl)
         sessions.put(ring.session.number, ring, now)
         sessions.expire(now)
         self._devices.put(edge, sessions, now)

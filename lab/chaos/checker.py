@@ -281,8 +281,8 @@ def check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found: 
     for record in history:
         if not isinstance(record, Session | Opened | Judged | Committed | Finished):
             continue
-        key = record.edge, record.life, record.session
-        name = f"session {record.session} of {record.edge} ({record.life})"
+        key = record.edge, record.restarts, record.session
+        name = f"session {record.session} of {record.edge} ({record.restarts})"
         if isinstance(record, Session):
             text = texts.get(record.seed)
             if key in sessions and not sessions[key].left:

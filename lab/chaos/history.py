@@ -97,10 +97,10 @@ class Healed(_Record, frozen=True):
 
 
 class Session(_Record, frozen=True):
-    """A device begins a text in a session. `life` tells its processes apart."""
+    """A device begins a text in a session. `restarts` tells its processes apart."""
 
     edge: str
-    life: int
+    restarts: int
     session: int
     seed: int
 
@@ -109,7 +109,7 @@ class Opened(_Record, frozen=True):
     """A device opens a session; `worker` where it is one that it knows already."""
 
     edge: str
-    life: int
+    restarts: int
     session: int
     worker: str = ""
 
@@ -118,7 +118,7 @@ class Judged(_Record, frozen=True):
     """A verdict came to a device, and was believed."""
 
     edge: str
-    life: int
+    restarts: int
     session: int
     worker: str
     start: int
@@ -129,7 +129,7 @@ class Committed(_Record, frozen=True):
     """A device commits tokens."""
 
     edge: str
-    life: int
+    restarts: int
     session: int
     start: int
     tokens: tuple[int, ...]
@@ -139,7 +139,7 @@ class Finished(_Record, frozen=True):
     """A session of a device is over."""
 
     edge: str
-    life: int
+    restarts: int
     session: int
     reason: str
 

@@ -109,7 +109,7 @@ class Restarts:
         ready: seconds of each start until the daemon was ready.
         back: seconds from ready to the next piece of a text that a client was reading.
         unread: answers that are told as unread in the end.
-        committed: tokens that sessions committed, those of a life that nobody knows any more included.
+        committed: tokens that sessions committed, those of an incarnation that nobody knows any more included.
         broken: rules that are broken, in words.
     """
 
@@ -166,7 +166,7 @@ class Restarts:
             clients = [group.create_task(self._client(http, device, each)) for each in self.asked]
             cuts = group.create_task(_cut_off(device, random.Random(f"cuts {self.seed}")))
             for _ in range(self.kills):
-                await self._life(device, rng)
+                await self._incarnation(device, rng)
                 self.killed += 1
                 self.struck += sum(
                     each.begun and each.way != "leave" and not each.reason for each in self.asked
@@ -178,7 +178,7 @@ class Restarts:
                 task.cancel()
             await self._check_outbox(http, made, device)
 
-    async def _life(self, device: Daemon, rng: random.Random) -> None:
+    async def _incarnation(self, device: Daemon, rng: random.Random) -> None:
         """Start the daemon, unless it runs, and kill it at a random moment."""
         if device.down:
             began = time.monotonic()

@@ -58,14 +58,14 @@ class Daemon:
 
     Attributes:
         name: on topics.
-        command: makes the command of a life, by its number.
+        command: makes the command of an incarnation, by its number.
         port: port of its figures; 0 is none.
         link: between it and the broker.
         control: file that `lab.chaos.traced` obeys; None where it is not traced.
         down: true while it is meant to be.
-        ready: line that the newest life said when it was ready.
+        ready: line that the newest incarnation said when it was ready.
         idle: figures when it had just begun.
-        ended: exit codes and last words of lives that ended by themselves.
+        ended: exit codes and last words of incarnations that ended by themselves.
         lock: held while it is taken down and comes up again.
     """
 
@@ -77,7 +77,7 @@ class Daemon:
     control: Path | None = None
     env: dict[str, str] = field(default_factory=dict)
     down: bool = True
-    life: int = 0
+    restarts: int = 0
     ready: dict[str, object] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
@@ -97,10 +97,10 @@ class Daemon:
             FlexSpecError: it does not come up.
         """
         for tried in range(_TRIES):
-            self.life += 1
+            self.restarts += 1
             self.order(0.0, 0.0)
             self._process = await Process.start(
-                self.name, self.command(self.life), log=self.log, env=self.env
+                self.name, self.command(self.restarts), log=self.log, env=self.env
             )
             try:
                 self.ready = await self.process.event(lambda event: "ready" in event or "pid" in event)
@@ -350,7 +350,7 @@ async def site(
             if (version := WAYS[way].worker) is not None:
                 await operator("add-worker", folder, evil(way), "--version", version)
         made.daemons["broker"] = Daemon(
-            "broker", lambda _life: python("broker", "run", folder, "--ready-json"), disk / "broker.log"
+            "broker", lambda _: python("broker", "run", folder, "--ready-json"), disk / "broker.log"
         )
         stack.push_async_callback(_end, made)
         await made.daemons["broker"].start()
@@ -376,8 +376,8 @@ def _traced(made: Site, name: str, link: ProxyLink, flags: Sequence[str], plans:
     at = ("--config", str(config), "--broker", f"127.0.0.1:{link.port}", "--ready-json", "--verbose")
     own = ("serve", *at, "--api-port", str(port)) if edge else (*at, "--metrics-port", str(port))
 
-    def command(life: int) -> list[str]:
-        trace = made.scratch / f"{name}-{life}.jsonl"
+    def command(restarts: int) -> list[str]:
+        trace = made.scratch / f"{name}-{restarts}.jsonl"
         traced = ("lab.chaos.traced", kind, str(trace), str(control), str(plans), *own, *flags)
         return python("lab.without", "llguidance", *traced) if blind else python(*traced)
 
@@ -389,7 +389,7 @@ def _traced(made: Site, name: str, link: ProxyLink, flags: Sequence[str], plans:
 async def _end(made: Site) -> None:
     for daemon in reversed(list(made.daemons.values())):
         daemon.down = True
-        if daemon.life:
+        if daemon.restarts:
             daemon.process.resume()
             await daemon.process.kill()
             shutil.copy(daemon.log, made.scratch)  # the disk goes with the run

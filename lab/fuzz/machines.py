@@ -72,7 +72,7 @@ class HostileWorld(World):
             capacity=4,
             lease=10,
             prefixes=4,
-            prefix_life=15.0,
+            prefix_ttl=15.0,
             deliver_for=60,
         )
         link = Link(rng, jitter=0.05, loss=0.05, duplicate=0.05)

@@ -88,7 +88,7 @@ def build(rng: random.Random, *, flips: float) -> World:
         capacity=rng.choice((1, 2, 8)),
         room=rng.choice((None, 128, 256)),
         prefixes=rng.choice((0, 1, 4)),
-        prefix_life=rng.choice((2.0, 30.0)),
+        prefix_ttl=rng.choice((2.0, 30.0)),
         lease=rng.choice((3, 30)),
     )
     target = FakeTarget(flips=flips, rng=random.Random(rng.random()), forced=rng.choice((0.0, 0.0, 0.5)))

@@ -209,7 +209,7 @@ class Cell:
     finishes: list[Finish] = field(default_factory=list)
     finished_at: float | None = None
     drafting: bool = False
-    life: int = 0
+    restarts: int = 0
     away: bool = False
 
 
@@ -223,7 +223,7 @@ class Host:
     hung: bool = False
     subscribed: bool = True
     busy: bool = False
-    life: int = 0
+    restarts: int = 0
     cached: dict[tuple[str, int], int] = field(default_factory=dict)
     pending: dict[tuple[str, int], WorkItem] = field(default_factory=dict)
 
@@ -261,7 +261,7 @@ class World:
         self.cells: list[Cell] = []
         self.hosts = [Host(f"w{i}", self._machine(f"w{i}")) for i in range(workers)]
         self.turn = 0
-        self.prefixes = PrefixIndex(least=1, life=1000.0)
+        self.prefixes = PrefixIndex(least=1, ttl=1000.0)
         self.finished: Callable[[Cell], None] | None = None
         self.early_stops = 0.02
         self.worker_accuracy = 0.7
@@ -271,7 +271,7 @@ class World:
         self.most_held = 0
         self._clock = SimulatedClock()
         self.retired: list[WorkerMachine] = []
-        self.past: list[EdgeCounters] = []  # of earlier lives of devices
+        self.past: list[EdgeCounters] = []  # of earlier incarnations of devices
         self.kept: dict[int, tuple[Delivery, float]] = {}  # answers at the broker, and when it drops them
         self.asked, self.answered = Counter[tuple[str, int]](), Counter[tuple[str, int]]()  # at each worker
         self.closes: list[Callable[[], None]] = []  # of texts that ended while there was no link
@@ -359,16 +359,16 @@ class World:
         if not cell.away or cell.finishes:
             cell.away = False
             return
-        cell.life += 1
+        cell.restarts += 1
         self.past.append(cell.machine.counters)
         cell.shown = cell.shown[: max(have, len(cell.request.committed))]
         cell.unverified = []
-        request = replace(cell.request, committed=tuple(cell.shown), attempts=cell.life << 16, reuse=None)
+        request = replace(cell.request, committed=tuple(cell.shown), attempts=cell.restarts << 16, reuse=None)
         jitter = random.Random(self.rng.random())
         cell.machine = EdgeSession(request, cell.policy, jitter, others=lambda _: len(self.hosts) > 1)
         cell.patience = Patience(cell.machine, fallback=cell.fallback)
         cell.away = cell.drafting = False
-        if cell.life % 2 and self.online:
+        if cell.restarts % 2 and self.online:
             self._fetch(cell, lambda deliver: deliver())  # it has it before its text goes on
         self._begin(cell)
         self._fetch(cell, self._carry)
@@ -424,11 +424,11 @@ class World:
         wanted = cell.machine.draft_request()
         if cell.drafting or wanted is None:
             return
-        cell.drafting, life = True, cell.life
+        cell.drafting, restarts = True, cell.restarts
         start, digest, context = wanted.start, wanted.digest, tuple(wanted.context)
 
         def done() -> None:
-            if cell.away or cell.life != life:
+            if cell.away or cell.restarts != restarts:
                 return
             cell.drafting = False
             if self.rng.random() < self.early_stops:
@@ -462,8 +462,8 @@ class World:
 
     def _tell(self, cell: Cell, delay: float, news: Callable[[], Sequence[Effect]]) -> None:
         """The broker tells a session something, if its device is still there then."""
-        life = cell.life
-        self.at(delay, lambda: None if cell.away or cell.life != life else self.edge(cell, news()))
+        restarts = cell.restarts
+        self.at(delay, lambda: None if cell.away or cell.restarts != restarts else self.edge(cell, news()))
 
     def set_link(self, *, up: bool) -> None:
         """Connect all edges, or cut them off."""
@@ -540,10 +540,10 @@ class World:
         drafts = [self._verified(item) for item in items]
         rows = sum(1 + len(draft) for draft in drafts)
         took = base + each * (read + rows)
-        life, began = host.life, self.now
+        restarts, began = host.restarts, self.now
 
         def done() -> None:
-            if host.life != life:
+            if host.restarts != restarts:
                 return
             host.busy = False
             for item in items:
@@ -591,7 +591,7 @@ class World:
         self.crashes += 1
         self.retired.append(host.machine)
         host.machine = self._machine(host.name)
-        host.life += 1
+        host.restarts += 1
         host.busy = host.hung = False
         host.alive = True
         host.cached.clear()
@@ -614,15 +614,15 @@ class World:
     def stick(self, host: Host) -> None:
         """A forward does not come back: its loop answers, and nothing is decided any more."""
         host.busy = True
-        host.life += 1
+        host.restarts += 1
 
     def hang(self, host: Host, seconds: float) -> None:
         """Nothing goes in or out for a while; what is computed comes late."""
         host.hung = True
-        life = host.life
+        restarts = host.restarts
 
         def wake() -> None:
-            if host.life == life:
+            if host.restarts == restarts:
                 host.hung = False
                 self._compute(host)
 

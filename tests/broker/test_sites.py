@@ -164,7 +164,7 @@ async def test_an_answer_waits_at_the_site_of_its_device_and_is_cleared_everywhe
                 text = device.generate(request)
                 await until(lambda: text.machine.committed)
                 private, root = device.wire.private(text.session), text.machine.root
-                resume = Resume(session=text.session, life=1, root=root, private=private)
+                resume = Resume(session=text.session, restarts=1, root=root, private=private)
             async with asyncio.timeout(PATIENCE):
                 while not (kept := await retained(near, answers)):
                     assert not w2.worker.machine.counters.closed

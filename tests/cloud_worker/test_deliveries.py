@@ -82,7 +82,7 @@ def rest(node: EdgeNode, generation: Generation) -> Resume:
     session, machine = generation.session, generation.machine
     return Resume(
         session=session,
-        life=1,
+        restarts=1,
         root=machine.root,
         private=node.wire.private(session),
         committed=machine.committed,
@@ -98,7 +98,7 @@ def goes_on(node: EdgeNode, request: GenerationRequest, resume: Resume) -> Gener
 
 
 async def text(generation: Generation) -> tuple[int, ...]:
-    """Tokens that are committed in this life of the node."""
+    """Tokens that are committed in this incarnation of the node."""
     tokens: list[int] = []
     async with asyncio.timeout(PATIENCE):
         async for event in generation:
@@ -284,7 +284,7 @@ async def test_a_revoked_device_is_left_nothing_and_can_read_nothing(
         await link.wait_up(PATIENCE)
         await link.publish(topics.delivery_topic("edge", before.session), kept, qos=1, retain=True)
         async with site.device() as node:
-            foreign = Resume(session=before.session, life=1, root=before.root, private=before.private)
+            foreign = Resume(session=before.session, restarts=1, root=before.root, private=before.private)
             generation = goes_on(node, asking(1), foreign)
             await until(lambda: node.refused[KeyReason.FORGED])
             assert not generation.machine.counters.deliveries

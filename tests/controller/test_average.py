@@ -96,7 +96,7 @@ def test_a_lone_spike_is_no_step_and_counts_as_one_sample(times: float, seed: in
 
 @given(st.floats(0.0, 1000.0))
 def test_what_is_known_fades_in_silence(silence: float) -> None:
-    average = Average(life=30.0)
+    average = Average(fade=30.0)
     for _ in range(50):
         average.update(1.0, 0.0)
     average.update(3.0, silence)

@@ -29,7 +29,7 @@ def test_a_throttle_stays_small() -> None:
     assert throttle.due("d0", "busy", 0.0) == 1  # forgotten meanwhile
 
 
-MOST, HEAVIEST, LIFE = 4, 20.0, 10.0
+MOST, HEAVIEST, TTL = 4, 20.0, 10.0
 KEYS = st.integers(0, 6)
 
 
@@ -39,19 +39,19 @@ class ExpiringMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.map: ExpiringMap[int, int] = ExpiringMap(
-            most=MOST, life=LIFE, most_weight=HEAVIEST, weigh=lambda value: value
+            most=MOST, ttl=TTL, most_weight=HEAVIEST, weigh=lambda value: value
         )
         self.model: list[tuple[int, int, float]] = []
         self.now = 0.0
 
-    @rule(key=KEYS, value=st.integers(0, 25), life=st.none() | st.sampled_from((1.0, 30.0, inf)))
-    def put(self, key: int, value: int, life: float | None) -> None:
+    @rule(key=KEYS, value=st.integers(0, 25), ttl=st.none() | st.sampled_from((1.0, 30.0, inf)))
+    def put(self, key: int, value: int, ttl: float | None) -> None:
         self.model = [entry for entry in self.model if entry[0] != key]
-        self.model.append((key, value, self.now + (LIFE if life is None else life)))
+        self.model.append((key, value, self.now + (TTL if ttl is None else ttl)))
         gone = []
         while len(self.model) > MOST or sum(entry[1] for entry in self.model) > HEAVIEST:
             gone.append(self.model.pop(0)[:2])
-        assert self.map.put(key, value, self.now, life) == gone
+        assert self.map.put(key, value, self.now, ttl) == gone
 
     @rule(key=KEYS)
     def get(self, key: int) -> None:

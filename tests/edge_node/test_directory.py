@@ -53,7 +53,7 @@ def test_workers_come_and_go() -> None:
     assert workers.versions() == {"base": 3}
     assert workers.described("base")[0] == "exact up to ties"
     assert workers.described("other")[0] == "unknown"
-    assert workers.take("w", status("gone", epoch=4)) is None  # the will of an older life
+    assert workers.take("w", status("gone", epoch=4)) is None  # the will of an older incarnation
     assert len(workers.online()) == 2
     workers.take("w", status("draining"))
     workers.take("w2", b"")

@@ -32,7 +32,7 @@ BODY: dict[str, Any] = {
 async def test_a_device_that_was_killed_finds_the_answer_that_was_written_meanwhile(
     own_mosquitto: PrivateBroker, tiny: Path, tmp_path: Path
 ) -> None:
-    """A node of one name, port and folder in each of its lives, whose way to its broker can be cut."""
+    """A node of one name, port and folder in each of its incarnations, whose way to its broker can be cut."""
     broker, port = own_mosquitto, free_port()
     async with (
         proxy_to(broker.host, broker.port) as link,

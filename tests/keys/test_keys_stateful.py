@@ -61,7 +61,7 @@ class Carrier(RuleBasedStateMachine):
         self.number = 0
         self.made: list[Made] = []
         self.live: dict[int, bytes] = {}  # with the private keys, as a device has them on its disk
-        self.life = 0
+        self.incarnation = 0
         self.met: set[tuple[int, str]] = set()
         self.taken: dict[tuple[str, bytes], float] = {}
         USES.clear()
@@ -194,11 +194,11 @@ class Carrier(RuleBasedStateMachine):
     @rule(session=SESSIONS, worker=WORKERS)
     def device_restarts(self, session: int, worker: str) -> None:
         """The device goes on with its texts, by what is on its disk; what it had taken it may be shown again."""
-        self.life += 1
+        self.incarnation += 1
         self.edge, self.met = EdgeKeys(self.device), set()
         self.taken = {what: at for what, at in self.taken.items() if what[0] != "kitchen"}
         for live, private in self.live.items():
-            self.edge.begin(live, "base", private, self.life << 22)
+            self.edge.begin(live, "base", private, self.incarnation << 22)
         before = SEEN["believed"]
         if session in self.live:
             self.goes_well(session, worker, "is lost")

@@ -22,7 +22,7 @@ from tests.protocol.builders import CONFIG, answer, decide, digest, item, sent, 
 from tests.protocol.builders import PROMPT as EDGE_PROMPT
 
 PROMPT = (3, 1, 4, 1, 5)
-KEEPING = replace(CONFIG, prefixes=2, prefix_life=10.0)
+KEEPING = replace(CONFIG, prefixes=2, prefix_ttl=10.0)
 ONE = ("e", 1)
 
 
@@ -315,7 +315,7 @@ def test_the_newest_of_equals_is_offered() -> None:
 
 
 def test_a_text_is_forgotten_after_a_while() -> None:
-    index = PrefixIndex(least=1, life=10.0)
+    index = PrefixIndex(least=1, ttl=10.0)
     index.remember("v", Written("a", (1, 2)), 0.0)
     index.remember("v", Written("b", (1, 2)), 5.0)
     assert index.offer("v", (1, 2, 3), 10.0) == Reuse("b", 2)

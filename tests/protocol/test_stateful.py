@@ -71,7 +71,7 @@ class Schedule(RuleBasedStateMachine):
             capacity=capacity,
             lease=10,
             prefixes=capacity,
-            prefix_life=15.0,
+            prefix_ttl=15.0,
             deliver_for=60,
             device_deliveries=1 + seed % 3,
             deliver_bytes=4 * 1200,

@@ -11,7 +11,7 @@ _POOLED = 8.0
 """Tries of its own at which a place counts as much as all places together."""
 _FADES = 0.98
 """Weight of earlier batches when one more is judged: about 50 count."""
-_LIFE = 600.0
+_FADE = 600.0
 """Seconds in which what is known fades to 1/e: another text is another matter."""
 
 
@@ -43,7 +43,7 @@ class Acceptance:
             wrong: 1 if the last one of all was, or how likely that is of one that nobody compared.
         """
         passed, self._at = now - self._at, now
-        fades = exp(-passed / _LIFE) if passed > 0.0 else 1.0
+        fades = exp(-passed / _FADE) if passed > 0.0 else 1.0
         known, right, tried, rights, count, last = self._known, self._right, 0.0, 0.0, 0, 0
         for place in range(PLACES):
             known[place] *= _FADES * fades

@@ -25,7 +25,7 @@ class Average:
 
     Args:
         memory: samples that count.
-        life: seconds in which what is known fades to 1/e.
+        fade: seconds in which what is known fades to 1/e.
 
     Attributes:
         mean: None before a sample.
@@ -36,13 +36,13 @@ class Average:
     """
 
     __slots__ = (
-        "_at", "_calm", "_last", "_life", "_most", "_score",
+        "_at", "_calm", "_fade", "_last", "_most", "_score",
         "deviation", "error", "known", "mean", "steps",
     )  # fmt: skip
 
-    def __init__(self, memory: float = 8.0, life: float = 30.0) -> None:
+    def __init__(self, memory: float = 8.0, fade: float = 30.0) -> None:
         self._most = memory - 1.0
-        self._life = life
+        self._fade = fade
         self._at = 0.0
         self._score = (
             0.0  # of the test: positive where the mean may have risen, negative where it may have fallen
@@ -80,7 +80,7 @@ class Average:
             return
         known = min(self.known, self._most)
         if passed > 0.0:
-            known *= exp(-passed / self._life)
+            known *= exp(-passed / self._fade)
         if known < 1.0:  # hardly anything is left that could have changed
             self._score = 0.0
         off, score = sample - mean, self._score

@@ -12,7 +12,7 @@ LARGE = 4096
 """Bytes of a message that takes its time mostly for being carried."""
 _WINDOW = 1.0
 """Seconds in which arriving bytes are counted."""
-_LIFE = 60.0
+_TTL = 60.0
 """Seconds after which a newer transfer counts whatever it says."""
 
 
@@ -80,7 +80,7 @@ class Bandwidth:
         if seconds <= 0.0:
             return
         best, per_second = self.per_second, size / seconds
-        if best is None or per_second >= best or size >= self._size or now - self._at > _LIFE:
+        if best is None or per_second >= best or size >= self._size or now - self._at > _TTL:
             self.per_second, self._size, self._at = per_second, size, now
 
     def received(self, size: int, now: float) -> None:

@@ -69,14 +69,14 @@ class NodeEstimates:
     """
 
     def __init__(self) -> None:
-        self.draft_time = Average(life=120.0)
+        self.draft_time = Average(fade=120.0)
         self.read_time = 0.0
         self.writing = 0
         self.drafting = 1
         self.disconnects = Disconnects()
         self.up, self.down = Bandwidth(), Bandwidth()
-        self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, life=REMEMBERED)
-        self._stated: ExpiringMap[str, StatedTimes] = ExpiringMap(most=_WORKERS, life=REMEMBERED)
+        self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, ttl=REMEMBERED)
+        self._stated: ExpiringMap[str, StatedTimes] = ExpiringMap(most=_WORKERS, ttl=REMEMBERED)
         self._versions: ExpiringMap[str, VersionEstimates] = ExpiringMap(most=_VERSIONS)
 
     def stated(self, worker: str, times: StatedTimes, now: float) -> None:

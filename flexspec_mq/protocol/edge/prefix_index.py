@@ -18,17 +18,17 @@ class PrefixIndex:
     Args:
         most: texts remembered.
         most_tokens: bound over all of them together.
-        life: seconds that one is remembered; workers keep theirs for 600.
+        ttl: seconds that one is remembered; workers keep theirs for 600.
         least: tokens in common from which naming them pays; a name takes about as many bytes as 13 tokens.
     """
 
     def __init__(
-        self, *, most: int = 16, most_tokens: int = 262_144, life: float = 600.0, least: int = 32
+        self, *, most: int = 16, most_tokens: int = 262_144, ttl: float = 600.0, least: int = 32
     ) -> None:
         self._least = least
         self._next = count()
         self._texts: ExpiringMap[int, tuple[str, Written]] = ExpiringMap(
-            most=most, life=life, most_weight=most_tokens, weigh=lambda text: len(text[1].tokens)
+            most=most, ttl=ttl, most_weight=most_tokens, weigh=lambda text: len(text[1].tokens)
         )
 
     def __len__(self) -> int:

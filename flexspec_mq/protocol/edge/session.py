@@ -297,7 +297,7 @@ class EdgeSession:
         return self._event(EdgeEvent.LINK_DOWN, now)
 
     def worker_gone(self, worker: str, now: float) -> list[Effect]:
-        """A worker's will says gone, of the life that we knew."""
+        """A worker's will says gone, of the incarnation that we knew."""
         return self._event(EdgeEvent.GONE, now) if worker == self._peers.worker else []
 
     def worker_online(self, now: float) -> list[Effect]:

@@ -50,7 +50,7 @@ class SessionRequest:
         identity: all that determines the text beside the prompt.
         prompt: token ids, at least one.
         committed: tokens already decided, when an interrupted text is resumed. No `Commit` is given for them.
-        attempts: number of the newest attempt of an earlier life of the process, at most; this one goes on from there.
+        attempts: number of the newest attempt of earlier incarnations, at most; this one goes on from there.
         deliver: seconds that the answer shall be kept at the broker, should this edge be away when it is written; 0
             asks for no delivery.
         finish_at: stop strings. Called with the committed tokens after each new one; anything but None ends the

@@ -24,7 +24,7 @@ _GRAIN = 64
 """Tokens; memory of the KV cache comes in multiples of this many."""
 _MOST_REFUSED = 1024
 _WEIGHT = 0.125
-"""Weight of the newest session in the mean life."""
+"""Weight of the newest session in their mean duration."""
 _MOST_REFUSED_OF_DEVICE = 64
 _TAKES_EVERY = 1.0
 """Seconds from one time that a device takes a place of another to the next."""
@@ -39,15 +39,15 @@ class Admission:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
-        self._life: float | None = None
+        self._mean: float | None = None
         self._refused = ExpiringMap[SessionKey, bool](most=_MOST_REFUSED)
         self._waiting = Counter[str]()  # of those, by device
-        self._took = ExpiringMap[str, bool](most=_MOST_REFUSED, life=_TAKES_EVERY)
+        self._took = ExpiringMap[str, bool](most=_MOST_REFUSED, ttl=_TAKES_EVERY)
 
     def ended(self, session: WorkerSession, now: float) -> None:
         """The text of a live session is over here."""
         lived = now - session.opened_at
-        self._life = lived if self._life is None else self._life + _WEIGHT * (lived - self._life)
+        self._mean = lived if self._mean is None else self._mean + _WEIGHT * (lived - self._mean)
 
     def opened(self, key: SessionKey) -> None:
         """An edge got its place."""
@@ -69,13 +69,13 @@ class Admission:
             self._forget(edge)
         before = self._before(key)
         ages = [now - session.opened_at for session in live]
-        life = max(self._life or 0.0, sum(ages) / len(ages)) if ages else 0.0
-        hint = (places + before) * life / len(ages) if life else waiting.ANSWER / 2
+        duration = max(self._mean or 0.0, sum(ages) / len(ages)) if ages else 0.0
+        hint = (places + before) * duration / len(ages) if duration else waiting.ANSWER / 2
         least, most = waiting.BUSY
         hint = max(least, min(most, hint))
         if key in self._refused or self._waiting[key[0]] < _MOST_REFUSED_OF_DEVICE:
             self._waiting[key[0]] += key not in self._refused
-            for (edge, _), _ in self._refused.put(key, True, now, life=hint):
+            for (edge, _), _ in self._refused.put(key, True, now, ttl=hint):
                 self._forget(edge)
         return hint
 

@@ -32,7 +32,7 @@ from flexspec_mq.protocol.worker.types import (
 from flexspec_mq.protocol.worker.validation import IllegalMessage, check, check_open
 from schemas.messages import MAX_MILLIS, Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll
 
-_CLOSED, _CLOSED_LIFE = 256, 60.0
+_CLOSED, _CLOSED_TTL = 256, 60.0
 """Closed sessions that are remembered, the oldest forgotten first, and for how many seconds."""
 
 _SHARED = 0.005
@@ -67,7 +67,7 @@ class WorkerMachine:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._sessions: dict[SessionKey, WorkerSession] = {}
-        self._closed_at = ExpiringMap[SessionKey, int](most=_CLOSED, life=_CLOSED_LIFE)
+        self._closed_at = ExpiringMap[SessionKey, int](most=_CLOSED, ttl=_CLOSED_TTL)
         self._admission = Admission(config)
         self._prefixes = PrefixStore(config)
         self.deliveries = DeliveryPlaces(config)

@@ -46,7 +46,7 @@ class PrefixStore:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
-        self._texts = ExpiringMap[SessionKey, _Text](most=config.prefixes + 1, life=config.prefix_life)
+        self._texts = ExpiringMap[SessionKey, _Text](most=config.prefixes + 1, ttl=config.prefix_ttl)
         self._looked = ExpiringMap[str, tuple[float, float]](most=_MOST_LOOKING)  # tokens, and when
 
     def __len__(self) -> int:

@@ -49,7 +49,7 @@ class WorkerConfig:
         deliver_for: seconds for which an answer is kept for its edge at most; 0 keeps none.
         device_deliveries: answers of one device that are promised or kept.
         deliver_bytes: bytes of all answers that are promised or kept, as far as they may come to.
-        prefixes, prefix_life: texts of sessions that are over, kept so that their edge can go on from them, the
+        prefixes, prefix_ttl: texts of sessions that are over, kept so that their edge can go on from them, the
             oldest dropped first, and for how many seconds. 0 keeps none, and no prefix is ever known.
     """
 
@@ -65,7 +65,7 @@ class WorkerConfig:
     device_deliveries: int = 64
     deliver_bytes: int = 64_000_000
     prefixes: int = 0
-    prefix_life: float = 600.0
+    prefix_ttl: float = 600.0
 
 
 class WorkerState(StrEnum):

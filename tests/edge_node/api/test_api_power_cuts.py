@@ -60,7 +60,7 @@ def _check(recording: Recording, cut: int, journal: Journal) -> None:
         assert told != "read" or entries[prompt].state == "done"
     for entry in entries.values():
         _check_text(journal, entry)
-    assert [entry.life for entry in journal.begin()] == [1] * sum(
+    assert [entry.restarts for entry in journal.begin()] == [1] * sum(
         entry.unfinished for entry in entries.values()
     )
 

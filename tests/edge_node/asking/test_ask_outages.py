@@ -177,7 +177,7 @@ async def test_an_ask_waits_for_a_worker_that_a_node_started_again_has_not_seen(
                 assert (await asker.message())[1]["text"] == alone("hello", 7, 40)
 
 
-async def test_an_answer_that_its_broker_never_had_is_told_by_the_node_s_next_life(
+async def test_an_answer_that_its_broker_never_had_is_told_by_the_node_s_next_incarnation(
     mosquitto: PrivateBroker, own_mosquitto: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restarted: dict[str, Any] = {"edge": {"edge": "unheard"}, "version": "unheard"}

@@ -194,7 +194,7 @@ def write_format_1(path: Path, *, clock: bool) -> Texts:
         for number in range(40):
             finished, tokens = bool(number % 2), number % 4 == 2
             known = entry(
-                number, client=b"c", choice=number % 3, mode="deliver", accepted=900.0 + number, life=number,
+                number, client=b"c", choice=number % 3, mode="deliver", accepted=900.0 + number, restarts=number,
                 body=b"x" * number * 100, state="writing" if tokens else ("done" if finished else "queued"),
                 finished=1000.0 if finished else None, read=number % 4 == 1,
                 opened=replace_opened(number) if tokens else None, tokens=43 if tokens else 0,

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
 from edge_node.outbox.clock import Clock
-from edge_node.outbox.entries import LIVES, ORIGINS, Entry, Opened, OutboxError, OutboxFull
+from edge_node.outbox.entries import ORIGINS, STARTS, Entry, Opened, OutboxError, OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox
 from flexspec_mq.errors import Cancelled
@@ -186,7 +186,7 @@ class Model(RuleBasedStateMachine):
     def unpark(self, number: int) -> None:
         if (each := self._one(number, "stale")) is not None:
             each.entry = replace(
-                each.entry, state="queued", error="", life=each.entry.life + 1, accepted=self.now
+                each.entry, state="queued", error="", restarts=each.entry.restarts + 1, accepted=self.now
             )
             assert self.journal.unpark(each.entry.id) == each.shown
 
@@ -215,7 +215,7 @@ class Model(RuleBasedStateMachine):
         self._drop_old()
         for each in self.known:
             if each.entry.unfinished:
-                each.entry = replace(each.entry, life=each.entry.life + 1)
+                each.entry = replace(each.entry, restarts=each.entry.restarts + 1)
         assert [each.id for each in self.journal.begin()] == [
             each.entry.id for each in self.known if each.entry.unfinished
         ]
@@ -326,8 +326,8 @@ def test_two_processes_do_not_share_a_file(tmp_path: Path) -> None:
 def test_a_text_does_not_outlive_its_counters() -> None:
     journal = Journal(None)
     journal.accept(entry(1))
-    for life in range(1, LIVES):
-        assert [each.life for each in journal.begin()] == [life]
+    for restarts in range(1, STARTS):
+        assert [each.restarts for each in journal.begin()] == [restarts]
     assert journal.begin() == []
     (failed,) = journal.entries()
     assert failed.state == "failed"

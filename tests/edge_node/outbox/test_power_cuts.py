@@ -114,16 +114,16 @@ class _Node:
 def _after_cut(
     recording: Recording, cut: int, folder: Path, rng: random.Random
 ) -> Iterator[tuple[Texts, int]]:
-    """Texts of an outbox after the cut, and how far the next start raises a life, for each way a disk may be left."""
+    """Texts of an outbox after the cut, and how far the next start raises its count, by how a disk may be left."""
     for keeps in (nothing_more, everything, some(rng)):
         for old in folder.iterdir():
             old.unlink()
         recording.rebuild(cut, folder, keeps)
         with closing(Journal(folder / "outbox", BOUNDS, clock(lambda: 0.0))) as journal:
             texts = _texts(journal)
-            lives = [entry.life - texts[entry.id][0].life for entry in journal.begin()]
+            incarnations = [entry.restarts - texts[entry.id][0].restarts for entry in journal.begin()]
         assert sorted(file.name for file in folder.iterdir()) == ["outbox"]  # nothing was put aside
-        yield texts, min(lives, default=1)
+        yield texts, min(incarnations, default=1)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ TEXT = alone("hello", 5, 200, ignore_eos=True)
 
 @asynccontextmanager
 async def node(broker: PrivateBroker, path: Path, edge: str = "phone", **more: Any) -> AsyncIterator[Served]:
-    """A life of a node, whose outbox is this file."""
+    """An incarnation of a node, whose outbox is this file."""
     settings: dict[str, Any] = {"workers": 0, "version": VERSION, "grace": 0.2, **more}
     async with served(broker, edge={"edge": edge}, journal=Journal(path), **settings) as api:
         yield api
@@ -103,7 +103,7 @@ async def test_a_text_goes_on_in_the_next_life_of_its_node(mosquitto: PrivateBro
         assert daemon.kept == 1  # no worker was told that the node ended
         async with node(mosquitto, path) as api:
             (again,) = await known(api)
-            assert (again.id, again.life, again.opened.session) == (entry.id, 1, entry.opened.session)
+            assert (again.id, again.restarts, again.opened.session) == (entry.id, 1, entry.opened.session)
             assert again.tokens
             await until(lambda: api.node.sessions == 1)
             assert list(api.node._sessions) == [entry.opened.session]
@@ -206,7 +206,7 @@ async def test_requests_made_while_offline_go_out_in_their_order(mosquitto: Priv
 
 
 async def queued(mosquitto: PrivateBroker, path: Path) -> Any:
-    """A request that an earlier life of the node has taken, and could send to nobody."""
+    """A request that an earlier incarnation of the node has taken, and could send to nobody."""
     async with node(mosquitto, path, wait=300.0) as api:
         asking = asyncio.create_task(api.chat(headers=KEY, **ASK))
         await holds(api, 1)
@@ -226,7 +226,7 @@ async def test_an_old_request_waits_until_its_user_wants_it_still(
         assert daemon.worker.machine.counters.opened == 0
         assert content(await api.chat(headers=KEY, **ASK)) == TEXT
         (again,) = await known(api)
-        assert (again.id, again.state, again.life) == (entry.id, "done", 2)
+        assert (again.id, again.state, again.restarts) == (entry.id, "done", 2)
 
 
 async def test_a_request_is_not_lost_when_it_is_asked_for_again_in_vain(

@@ -49,7 +49,7 @@ class Script:
         self.failure: FlexSpecError | None = None
         self.node = self
         self.written: list[str] = []
-        self.lives: list[int] = []  # of the texts that have a key
+        self.restarts: list[int] = []  # of the texts that have a key
         self._ends: dict[str, asyncio.Future[FinishReason | FlexSpecError]] = {}
 
     def end(self, prompt: str, how: FinishReason | FlexSpecError) -> None:
@@ -66,7 +66,7 @@ class Script:
         self, spec: TextSpec, told: Callable[..., None], record: Record | None
     ) -> AsyncIterator[Any]:
         del told
-        self.lives += [] if record is None else [record.life]
+        self.restarts += [] if record is None else [record.restarts]
         assert isinstance(spec.prompt, str)
         self.written.append(spec.prompt)
         try:
@@ -193,7 +193,7 @@ async def test_a_text_waits_on_where_the_node_is_full_when_its_reader_s_patience
         script.end("other", FinishReason.STOP)
         assert (await other).whole == "answer to other"
         await until(lambda: script.written == ["q", "other", "q"])
-        assert script.lives == [0, 1]  # no attempt and no sealed message has a number that went out before
+        assert script.restarts == [0, 1]  # no attempt and no sealed message has a number that went out before
         script.end("q", FinishReason.STOP)
         await until(lambda: texts.outbox.counts == {"unread": 1})
     await texts.close()

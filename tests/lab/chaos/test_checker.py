@@ -45,9 +45,9 @@ class Drawn:
         self.records.append(kind(self.at, *fields))
 
     def session(
-        self, edge: str, session: int, seed: int, tokens: tuple[int, ...], life: int = 0, start: int = 0
+        self, edge: str, session: int, seed: int, tokens: tuple[int, ...], restarts: int = 0, start: int = 0
     ) -> None:
-        whose = edge, life, session
+        whose = edge, restarts, session
         self.add(Session, *whose, seed)
         self.add(Opened, *whose)
         while start < len(tokens):
@@ -69,22 +69,22 @@ def drawn(seed: int) -> list[Record]:
         words = [f"{token} " for token in tokens]
         made.add(Wanted, text, 77 + text, edge, tokens, "".join(words), "length")
         made.add(Asked, text, 1, PATIENCE, True, PROVISIONAL)
-        session, life, start, attempt = 10 * text, rng.randrange(2), 0, 1
+        session, restarts, start, attempt = 10 * text, rng.randrange(2), 0, 1
         if rng.random() < 0.5:  # its device is killed in the middle, and goes on with it, or begins anew
             had = rng.randrange(many)
-            made.session(edge, session, 77 + text, tokens[:had], life)
+            made.session(edge, session, 77 + text, tokens[:had], restarts)
             made.add(Piece, text, 1, words[0])
             made.add(Unverified, text, 1, 0, rng.choice((words[1], "nonsense")))
             made.add(Struck, 100 + text, "kill", edge)
             made.add(Ended, text, 1, "", 0, "connection", "refused")
             made.add(Healed, 100 + text, after=9.0)
-            attempt, life = 2, life + 2
+            attempt, restarts = 2, restarts + 2
             session, start = rng.choice(((session, rng.randint(0, had)), (session + 1, 0)))
-            if start and rng.random() < 0.5:  # a life that is over before it has a token
-                made.session(edge, session, 77 + text, (), life - 1)
+            if start and rng.random() < 0.5:  # an incarnation that is over before it has a token
+                made.session(edge, session, 77 + text, (), restarts - 1)
             made.add(Asked, text, 2, PATIENCE, True, PROVISIONAL)
         made.add(Struck, text, rng.choice(("stop", "storm", "clock")), rng.choice((*WORKERS, "broker")))
-        made.session(edge, session, 77 + text, tokens, life, start)
+        made.session(edge, session, 77 + text, tokens, restarts, start)
         for number, word in enumerate(words):
             guess = "".join(words[number : rng.randint(number, many)])
             made.add(Unverified, text, attempt, 0, guess, after=0.0)
@@ -157,7 +157,7 @@ def behind_nothing(history: list[Record]) -> None:
     """A new process goes on with the last session behind a token more than this one committed."""
     done = history[last(history, Committed)]
     assert isinstance(done, Committed)
-    new = {"life": done.life + 9}
+    new = {"restarts": done.restarts + 9}
     of = next(
         one
         for one in history

@@ -3,7 +3,7 @@
 Processes of one name follow each other, and their clocks may differ by days. They are told apart by `life`, which
 each draws at random, and ordered by the broker: it hands on what is published on a topic in that order, and
 publishes the will of a lost connection before it takes the next one of the same client. Only where a process comes
-back under another client id, as after a new password, may the will of an earlier one come late. It names its life.
+back under another client id, as after a new password, may the will of an earlier one come late. It names its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REMEMBERED = 8
 """Earlier processes of a name."""
 
 
-class Life(NamedTuple):
+class Incarnation(NamedTuple):
     """Number that tells a process from others of its name.
 
     Attributes:
@@ -30,26 +30,26 @@ class Life(NamedTuple):
     epoch: int
 
 
-def life_of(status: WorkerStatus | EdgeStatus) -> Life:
+def incarnation_of(status: WorkerStatus | EdgeStatus) -> Incarnation:
     """The process that a status is of."""
-    return Life(status.life, status.epoch)
+    return Incarnation(status.life, status.epoch)
 
 
-class Lives:
+class Incarnations:
     """The processes of one name, as their statuses come.
 
     Attributes:
         current: the one that speaks now; None before the first status.
         gone: true if it is over, or its connection is.
-        over: lives that another took over from, the last one at the end.
+        over: incarnations that another took over from, the last one at the end.
     """
 
     __slots__ = ("current", "gone", "over")
 
     def __init__(self) -> None:
-        self.current: Life | None = None
+        self.current: Incarnation | None = None
         self.gone = False
-        self.over: deque[Life] = deque(maxlen=_REMEMBERED)
+        self.over: deque[Incarnation] = deque(maxlen=_REMEMBERED)
 
     def take(self, status: WorkerStatus | EdgeStatus, *, silent: bool = False) -> bool:
         """Take a status; tell whether it is news of the process that speaks now.
@@ -62,10 +62,10 @@ class Lives:
             status: a status of this name.
             silent: nothing was heard of the current process for so long that it counts as gone.
         """
-        life, gone = life_of(status), status.state == "gone"
-        if self.current is not None and life != self.current:
-            if gone or (life in self.over and not (self.gone or silent)):
+        incarnation, gone = incarnation_of(status), status.state == "gone"
+        if self.current is not None and incarnation != self.current:
+            if gone or (incarnation in self.over and not (self.gone or silent)):
                 return False
             self.over.append(self.current)
-        self.current, self.gone = life, gone
+        self.current, self.gone = incarnation, gone
         return True

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flexspec_mq.protocol.lives import Life, Lives, life_of
+from flexspec_mq.protocol.incarnations import Incarnation, Incarnations, incarnation_of
 from schemas.status import WorkerStatus
 
 State = Literal["online", "draining", "gone"]
 
 
-def status(state: State, life: int, epoch: int = 5) -> WorkerStatus:
-    return WorkerStatus(state=state, epoch=epoch, at=0.0, worker="w", life=life)
+def status(state: State, incarnation: int, epoch: int = 5) -> WorkerStatus:
+    return WorkerStatus(state=state, epoch=epoch, at=0.0, worker="w", life=incarnation)
 
 
 @pytest.mark.parametrize(
@@ -35,36 +35,36 @@ def status(state: State, life: int, epoch: int = 5) -> WorkerStatus:
     ],
 )
 def test_what_is_news(seen: list[tuple[State, int]], word: tuple[State, int], news: bool) -> None:
-    lives = Lives()
+    incarnations = Incarnations()
     for one in seen:
-        lives.take(status(*one))
-    before = lives.current, lives.gone
-    assert lives.take(status(*word)) is news
-    after = lives.current, lives.gone
-    assert after == ((Life(word[1], 5), word[0] == "gone") if news else before)
+        incarnations.take(status(*one))
+    before = incarnations.current, incarnations.gone
+    assert incarnations.take(status(*word)) is news
+    after = incarnations.current, incarnations.gone
+    assert after == ((Incarnation(word[1], 5), word[0] == "gone") if news else before)
 
 
 def test_one_that_was_taken_over_from_is_heard_again_when_the_other_is_silent() -> None:
-    lives = Lives()
+    incarnations = Incarnations()
     for number in (1, 2):
-        lives.take(status("online", number))
-    assert not lives.take(status("online", 1))
-    assert lives.take(status("online", 1), silent=True)
-    assert lives.current == Life(1, 5)
+        incarnations.take(status("online", number))
+    assert not incarnations.take(status("online", 1))
+    assert incarnations.take(status("online", 1), silent=True)
+    assert incarnations.current == Incarnation(1, 5)
 
 
 def test_releases_without_a_number_are_told_apart_by_their_start() -> None:
-    lives = Lives()
-    assert lives.take(status("online", 0, epoch=9))
-    assert not lives.take(status("gone", 0, epoch=3))
-    assert lives.take(status("online", 0, epoch=3))
-    assert life_of(status("online", 0, epoch=3)) == Life(0, 3)
+    incarnations = Incarnations()
+    assert incarnations.take(status("online", 0, epoch=9))
+    assert not incarnations.take(status("gone", 0, epoch=3))
+    assert incarnations.take(status("online", 0, epoch=3))
+    assert incarnation_of(status("online", 0, epoch=3)) == Incarnation(0, 3)
 
 
 class Restarts(RuleBasedStateMachine):
     """A worker that is started again and again under any clock, and edges that listen from some moment on.
 
-    The broker hands on what it is given in order. The will of a life comes when it ends, or any time later.
+    The broker hands on what it is given in order. The will of an incarnation comes when it ends, or any time later.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Restarts(RuleBasedStateMachine):
         self.epoch = 0
         self.living = False
         self.wills: list[WorkerStatus] = []
-        self.edges: list[Lives] = []
+        self.edges: list[Incarnations] = []
 
     def publish(self, word: WorkerStatus) -> None:
         for edge in self.edges:
@@ -110,7 +110,7 @@ class Restarts(RuleBasedStateMachine):
     @rule()
     def listen(self) -> None:
         """The retained status of the moment comes first; a worker that lives renews it soon."""
-        edge = Lives()
+        edge = Incarnations()
         self.edges.append(edge)
         if self.wills:
             edge.take(self.wills[-1])
@@ -123,7 +123,7 @@ class Restarts(RuleBasedStateMachine):
         late = {will.life for will in self.wills}
         for edge in self.edges:
             if self.living:
-                assert edge.current == Life(self.number, self.epoch)
+                assert edge.current == Incarnation(self.number, self.epoch)
                 assert not edge.gone
             elif edge.current is not None and self.number not in late and edge.current.number == self.number:
                 assert edge.gone
