@@ -134,7 +134,7 @@ class Generation:
         asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
         seconds: time of these.
-        misled: true if it was cancelled because its worker recommends another sampling; begin it again.
+        stale_defaults: true if it was cancelled because its worker recommends another sampling; begin it again.
     """
 
     session: int
@@ -148,7 +148,7 @@ class Generation:
     asked: float = field(default_factory=entropy.now)
     paced: int = 0
     seconds: float = 0.0
-    misled: bool = False
+    stale_defaults: bool = False
     _began: float | None = None
     _spent: Spent | None = None
     _events: asyncio.Queue[Shown] = field(default_factory=asyncio.Queue)

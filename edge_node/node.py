@@ -489,7 +489,7 @@ class EdgeNode:
         if message is None:
             return
         generation = self._sessions.get(message.session)
-        if generation is not None and self._misled(generation, message):
+        if generation is not None and self._stale_defaults(generation, message):
             generation = None  # its worker is told to close it, as one that is none of ours
         if generation is not None:
             generation.received(len(payload))
@@ -522,7 +522,7 @@ class EdgeNode:
             self.unclaimed += 1
             self._receive(Inbound(self._verdicts, payload), entropy.now())
 
-    def _misled(self, generation: Generation, message: Verdict | Delivery | Error) -> bool:
+    def _stale_defaults(self, generation: Generation, message: Verdict | Delivery | Error) -> bool:
         """Take what a session's worker says of sampling; whether that ended the session, to be begun again."""
         request, version = generation.request, generation.machine.version
         if not isinstance(message, Verdict) or message.recommended is None or message.worker is None:
@@ -533,7 +533,7 @@ class EdgeNode:
         if request.recommended(message.recommended) == request.sampling:
             return False
         _log.info("session %d: worker %s recommends another sampling", generation.session, message.worker)
-        generation.misled = True
+        generation.stale_defaults = True
         self.cancel(generation)
         return True
 

@@ -288,7 +288,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
         queue: ms that the batch waited before its forward; in an answer without a forward, ms for which the session's
             work has waited for its turn until now, and 0 if nothing waits or the worker makes no headway.
         compute: ms of the forward; 0 without one.
-        worker: only until the edge is known to have it (hello).
+        worker: only until the edge is known to have it (accept).
         lease: seconds; 0 when `worker` is empty.
         drafted: tokens that the worker drafted itself, accepted or not, since the last verdict with tokens.
         granted: how many of the edge's drafted tokens the newest forward verified, if others had to wait for their

@@ -183,7 +183,7 @@ class Writing:
         self._drawn = entropy.bits(SEED_BITS)
         self._service = service
         self._exactness, self._weights = "unknown", ""
-        self._misled = False  # it was begun again with what its worker recommends
+        self._again = False  # it was begun again with what its worker recommends
 
     async def begin(self) -> None:
         """Open a session."""
@@ -312,8 +312,8 @@ class Writing:
                 self._service.tell(self.generation)
             if event is None:
                 continue
-            if not begun and self.generation.misled:
-                self._misled = True
+            if not begun and self.generation.stale_defaults:
+                self._again = True
                 self._begin_anew()
                 yield Provisional(0, ())
                 await self._open()
@@ -369,7 +369,7 @@ class Writing:
             digest=self._service.target.digest,
             prediction=encoded.prediction,
             user=spec.user,
-            recommended=sampling if spec.leaves_to_target and not (self._misled or self.tokens) else None,
+            recommended=sampling if spec.leaves_to_target and not (self._again or self.tokens) else None,
             text=text,
             grammar=encoded.grammar,
             engine=engine,

@@ -114,7 +114,7 @@ class SessionController:
         trip = self._round_trip
         queue = verdict.queue if _of_a_forward(verdict) else 0
         sample = trip.answered(verdict.echo, queue, verdict.compute, now)
-        # A hello may be of another worker than the one that is known so far.
+        # An accept may be of another worker than the one that is known so far.
         worker = self.worker if verdict.worker is None else self.node.worker(verdict.worker, now)
         if sample is not None:
             (worker.round_trip.stepped if trip.jumped else worker.round_trip.update)(sample, now)

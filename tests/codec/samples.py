@@ -51,7 +51,7 @@ SAMPLES: dict[str, Message] = {
     "poll-worker-draft": Poll(1, 1, 9, 64, 0, 5, (), 256, 1),
     "close": Close(0xDEADBEEF, 2, 77, CloseReason.ELSEWHERE),
     "verdict": Verdict(0xDEADBEEF, 1, 2, 130, (198, 30, 5646, 253), 0x12345678, Fin.NONE, 3, 61),
-    "verdict-hello": Verdict(0xDEADBEEF, 1, 0, 0, (), 0x12345678, Fin.NONE, 0, 0, "w-1.a_Z", 30),
+    "verdict-accept": Verdict(0xDEADBEEF, 1, 0, 0, (), 0x12345678, Fin.NONE, 0, 0, "w-1.a_Z", 30),
     "verdict-finish": Verdict(3, 1, 40, 511, (2,), 1, Fin.EOS, 10_000_000, 300, None, 1),
     "verdict-drafted": Verdict(3, 1, 40, 12, (7, 8), 1, Fin.NONE, 4, 61, drafted=5),
     "verdict-granted": Verdict(3, 1, 40, 12, (7, 8), 1, Fin.NONE, 4, 61, drafted=0, granted=2),

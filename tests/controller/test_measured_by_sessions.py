@@ -98,7 +98,7 @@ def read(estimates: NodeEstimates, plan: Plan, **how: object) -> Script:
     return script
 
 
-def test_after_a_hello_nothing_but_the_round_trip_is_told() -> None:
+def test_after_an_accept_nothing_but_the_round_trip_is_told() -> None:
     seen = Script(NodeEstimates(), Plan(4)).seen
     assert seen.rtt == pytest.approx(0.05)
     assert seen == but(

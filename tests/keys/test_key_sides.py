@@ -98,7 +98,7 @@ def ends(tmp_path: Path) -> Ends:
 
 @pytest.fixture
 def met(ends: Ends) -> Ends:
-    """A device that has read the hello of `w1`."""
+    """A device that has read the accept of `w1`."""
     ends.edge.unwrap(ends.opened(), 0.0)
     return ends
 
@@ -114,8 +114,8 @@ def test_a_session_is_written_under_keys(tmp_path: Path) -> None:
     ends = Ends(tmp_path)
     opening = ends.send(an_open())
     assert ends.arrives("w1", opening, "base") == CODEC.encode(an_open())
-    hello = ends.edge.unwrap(ends.answer("w1"), 0.0)
-    assert (hello.plain, hello.session, hello.worker) == (a_verdict(), 7, "w1")
+    accept = ends.edge.unwrap(ends.answer("w1"), 0.0)
+    assert (accept.plain, accept.session, accept.worker) == (a_verdict(), 7, "w1")
     poll = ends.send(a_poll(), "w1")
     assert ends.arrives("w1", poll) == CODEC.encode(a_poll())
     later = ends.answer("w1", start=2)
@@ -138,7 +138,7 @@ def test_a_worker_is_introduced_until_its_device_has_the_key(ends: Ends) -> None
 
 
 def test_a_worker_that_sends_more_than_its_session_asked_for_is_named(met: Ends) -> None:
-    for _ in range(MAX_ANSWERS - 1):  # beside the hello
+    for _ in range(MAX_ANSWERS - 1):  # beside the accept
         assert met.edge.unwrap(met.answer("w1"), 0.0).worker == "w1"
     with pytest.raises(KeysRefused, match="worker w1 in session 7, which was asked 1 times") as refused:
         met.edge.unwrap(met.answer("w1"), 0.0)
@@ -188,15 +188,15 @@ def test_the_key_of_a_promised_answer_is_kept_however_long_that_takes(met: Ends)
 def test_nobody_else_makes_a_verdict(tmp_path: Path) -> None:
     """Neither a worker of another deployment, nor who turns a device's own messages round, nor who has no key."""
     ends = Ends(tmp_path)
-    hello = ends.opened("w1")
-    ends.edge.unwrap(hello, 0.0)
+    accept = ends.opened("w1")
+    ends.edge.unwrap(accept, 0.0)
     other = KeyedDeployment(tmp_path)
     stranger = EdgeKeys(other.edge("kitchen"))
     stranger.begin(7, "base")
     forger = WorkerKeys(other.worker("w1"), lease=60, capacity=4)
     forger.unwrap("kitchen", "base", stranger.wrap(an_open(), None, CODEC.encode(an_open()), 0.0), 0.0)
     assert ends.refused(forger.wrap("kitchen", 7, a_verdict(), 0.0)) is KeyReason.CREDENTIAL
-    mine = read_envelope(hello).introduction
+    mine = read_envelope(accept).introduction
     assert mine is not None
     for key in (bytes(32), mine.key):
         for introduction in (None, mine):

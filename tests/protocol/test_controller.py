@@ -26,11 +26,11 @@ def first_wait(estimates: NodeEstimates, now: float = 0.0) -> float:
 
 
 def answered(estimates: NodeEstimates, seconds: float, *, worker: str = "w", now: float = 0.0) -> None:
-    """A session whose open is answered by a worker's hello after so long."""
-    hello = verdict((), (), worker=worker)
+    """A session whose open is answered by a worker's accept after so long."""
+    accept = verdict((), (), worker=worker)
     machine = begun(estimates, now=now)
-    machine.receive(hello, now + seconds)
-    machine.receive(replace(hello, echo=1), now + seconds)
+    machine.receive(accept, now + seconds)
+    machine.receive(replace(accept, echo=1), now + seconds)
     known = estimates.worker(worker, now + seconds).trip
     assert known is not None
     assert known.smoothed == pytest.approx(seconds)

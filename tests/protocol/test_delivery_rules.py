@@ -50,7 +50,7 @@ def written(machine: WorkerMachine, count: int, now: float = 2.0) -> list[Worker
     return effects
 
 
-def test_a_hello_says_what_is_granted_and_later_verdicts_do_not() -> None:
+def test_an_accept_says_what_is_granted_and_later_verdicts_do_not() -> None:
     machine = opened(None, KEEPS)
     for message, granted in ((asking(session=2), 100), (asking(deliver=7, session=3), 7)):
         assert verdicts(machine.receive("e", message, 0.0))[0].delivers == granted
@@ -161,8 +161,8 @@ def test_a_device_that_opens_again_has_its_answer_left_again() -> None:
     machine = away()
     written(machine, LIMIT, 3.0)
     assert len(left(machine.tick(4.0))) == 1
-    hello = verdicts(machine.receive("e", asking(attempt=2), 5.0))[0]
-    assert (hello.delivers, hello.tokens) == (100, (0, 1, 2, 3))
+    accept = verdicts(machine.receive("e", asking(attempt=2), 5.0))[0]
+    assert (accept.delivers, accept.tokens) == (100, (0, 1, 2, 3))
     assert len(left(machine.tick(5.0 + waiting.ANSWER))) == 1
     decided = machine.counters.decided
     assert left(machine.receive("e", Close(1, 2, 4, CloseReason.DONE), 7.0)) == [None]

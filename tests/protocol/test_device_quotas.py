@@ -147,11 +147,11 @@ def test_a_newcomer_takes_the_newest_place_of_who_holds_most_and_that_one_is_tol
     machine = full()
     effects = machine.receive("good", opening(1), 10.0)
     assert places(machine) == {"evil": 7, "good": 1}
-    gone, hello = [effect for effect in effects if isinstance(effect, Reply)]
+    gone, accept = [effect for effect in effects if isinstance(effect, Reply)]
     assert gone.edge == "evil"
     assert isinstance(gone.message, Error)
     assert (gone.message.session, gone.message.code) == (8, ErrorCode.UNKNOWN)
-    assert isinstance(hello.message, Verdict)
+    assert isinstance(accept.message, Verdict)
     assert Free(("evil", 8)) in effects
     assert machine.counters.yielded == 1
     # It cannot take the place back: it holds more than the other one.
@@ -276,16 +276,16 @@ def test_memory_is_shared_as_places_are() -> None:
 
 def test_polls_on_each_others_heels_share_an_answer() -> None:
     machine = worker(2)
-    hello = asked(machine, 1)
-    assert isinstance(hello, Verdict)
+    accept = asked(machine, 1)
+    assert isinstance(accept, Verdict)
     answers = 0
     for seq in range(1000):
         now = 1.0 + seq / 2800
         answers += len(machine.tick(now))
-        answers += len(machine.receive("e", Poll(1, 1, 2 + seq, 0, 0, hello.digest, (), 0), now))
+        answers += len(machine.receive("e", Poll(1, 1, 2 + seq, 0, 0, accept.digest, (), 0), now))
     answers += len(machine.tick(2.0))
     assert 60 <= answers <= 75  # one each 5 ms of 357, where 1,000 were asked for
-    assert len(machine.receive("e", Poll(1, 1, 2000, 0, 0, hello.digest, (), 0), 3.0)) == 1
+    assert len(machine.receive("e", Poll(1, 1, 2000, 0, 0, accept.digest, (), 0), 3.0)) == 1
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), unique=True))

@@ -48,7 +48,7 @@ def test_a_verdict_beyond_our_chain_asks_once_until_there_is_progress() -> None:
 
 @pytest.mark.parametrize("attempt", [2, 3])
 def test_after_silence_who_speaks_first_is_adopted_and_any_attempt_may_commit(attempt: int) -> None:
-    """The worker that was silent by a word of its attempt; another by its hello, also a late one."""
+    """The worker that was silent by a word of its attempt; another by its accept, also a late one."""
     for returns in (True, False):
         machine = started(Plan(0, 2))
         opened = [send for at in (1.2, 2.3) for send in sent(machine.tick(at), Open)]
@@ -123,7 +123,7 @@ def test_lasting_divergence_is_an_error_and_no_loop() -> None:
     assert now > 2, "opens must be spaced out"
 
 
-def test_the_first_hello_is_adopted_and_others_are_closed() -> None:
+def test_the_first_accept_is_adopted_and_others_are_closed() -> None:
     machine = started()
     effects = machine.receive(verdict((), (), worker="other"), 0.2)
     (close,) = sent(effects, Close)
@@ -275,7 +275,7 @@ def test_cancel_closes_the_worker() -> None:
     assert (machine.finished, machine.next_tick()) == (FinishReason.CANCELLED, None)
 
 
-def test_a_hello_after_the_end_is_closed() -> None:
+def test_an_accept_after_the_end_is_closed() -> None:
     machine = started()
     machine.cancel(0.3)
     assert len(sent(machine.receive(verdict((), (), worker="late"), 0.4), Close)) == 1

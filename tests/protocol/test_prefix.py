@@ -91,9 +91,9 @@ def test_any_part_of_an_earlier_text_can_be_named_and_is_put_before_the_rest_of_
     assert close(machine) == [ReleaseToCache(ONE)]
     text = (*PROMPT, 7, 8, 9)[:count]
     effects = machine.receive("e", named(text, (2, 2)), 2.0)
-    hello = answer(effects)
-    assert isinstance(hello, Verdict)
-    assert (hello.worker, hello.digest) == ("w", digest((), identity(seed=2), (*text, 2, 2)))
+    accept = answer(effects)
+    assert isinstance(accept, Verdict)
+    assert (accept.worker, accept.digest) == ("w", digest((), identity(seed=2), (*text, 2, 2)))
     branch = count < len(PROMPT)
     assert Transfer(ONE, ("e", 2), count if branch else None) in effects
     assert tuple(item(machine).context) == (*text, 2, 2)
@@ -192,9 +192,9 @@ def test_copies_and_later_attempts_of_a_named_open_find_the_session_itself() -> 
     assert isinstance(answer(again), Verdict)
     assert not any(isinstance(effect, Transfer) for effect in again)
     full = Open(2, 2, identity(seed=2), (*PROMPT, 2), (), 0, 1, ())
-    hello = answer(machine.receive("e", full, 2.2))
-    assert isinstance(hello, Verdict)
-    assert hello.attempt == 2
+    accept = answer(machine.receive("e", full, 2.2))
+    assert isinstance(accept, Verdict)
+    assert accept.attempt == 2
     assert len(machine) == 1
 
 
@@ -256,7 +256,7 @@ def test_silence_or_a_worker_without_a_subscription_makes_us_open_in_full() -> N
     assert machine.prefix_lost(0.2) == []
 
 
-def test_a_hello_of_the_named_worker_is_adopted_like_any_other() -> None:
+def test_an_accept_of_the_named_worker_is_adopted_like_any_other() -> None:
     machine = reusing()
     machine.start(0.0)
     machine.receive(verdict((), (), worker="w7", prompt=(1, 2, 3, 4, 5)), 0.1)

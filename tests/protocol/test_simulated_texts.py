@@ -63,7 +63,7 @@ def test_no_poll_no_reopen_no_gap(
             assert cell.machine.finished == "length"
             counters = cell.machine.counters
             assert (counters.polls, counters.reopens, counters.early, counters.closes) == (0, 0, 0, 1), plan
-        # A verdict per forward and a hello per session: none is sent twice.
+        # A verdict per forward and an accept per session: none is sent twice.
         assert worker.verdicts <= worker.items + sessions
         assert world.drained()
 

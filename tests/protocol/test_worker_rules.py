@@ -40,9 +40,9 @@ def errors(effects: Sequence[WorkerEffect]) -> list[tuple[str, ErrorCode]]:
 
 def test_an_open_is_answered_before_any_forward() -> None:
     machine = WorkerMachine(CONFIG)
-    (hello,) = verdicts(machine.receive("e", opening(committed=(7, 8)), 0.0, qos=1))
-    assert (hello.worker, hello.lease, hello.start, hello.tokens, hello.echo) == ("w", 30, 2, (), 1)
-    assert hello.digest == digest((7, 8))
+    (accept,) = verdicts(machine.receive("e", opening(committed=(7, 8)), 0.0, qos=1))
+    assert (accept.worker, accept.lease, accept.start, accept.tokens, accept.echo) == ("w", 30, 2, (), 1)
+    assert accept.digest == digest((7, 8))
     work = item(machine)
     assert (work.start, tuple(work.context), work.draft) == (2, (*PROMPT, 7, 8), ())
 
@@ -54,14 +54,14 @@ def test_the_name_is_repeated_until_a_draft_shows_that_it_is_known() -> None:
     assert verdicts(decide(machine, 8, 9, now=0.4))[0].worker is None
 
 
-def test_a_hello_tells_what_the_makers_recommend_where_the_session_samples_otherwise() -> None:
+def test_an_accept_tells_what_the_makers_recommend_where_the_session_samples_otherwise() -> None:
     sampled = replace_field(identity().sampling, seed=0)
     for recommended, told in ((None, None), (sampled, None), (Sampling(0.25), Sampling(0.25))):
         facts = replace(CONFIG.facts, recommended=recommended)
         worker = WorkerMachine(replace(CONFIG, facts=facts))
         for attempt in (1, 2):
-            (hello,) = verdicts(worker.receive("e", opening(attempt=attempt), 0.0))
-            assert hello.recommended == told
+            (accept,) = verdicts(worker.receive("e", opening(attempt=attempt), 0.0))
+            assert accept.recommended == told
         (later,) = verdicts(worker.receive("e", batch((), (), attempt=2, kind=Poll), 1.0))
         assert later.worker is None
         assert later.recommended is None
@@ -87,8 +87,8 @@ def test_a_result_survives_a_reopen_that_agrees() -> None:
 def test_a_reopen_keeps_what_agrees_and_sends_the_rest() -> None:
     machine = opened(opening(draft=(7, 8)))
     decide(machine, 7, 8, 9)
-    (hello,) = verdicts(machine.receive("e", opening(attempt=2, committed=(7,)), 0.3))
-    assert (hello.start, hello.tokens, hello.digest) == (1, (8, 9), digest((7, 8, 9)))
+    (accept,) = verdicts(machine.receive("e", opening(attempt=2, committed=(7,)), 0.3))
+    assert (accept.start, accept.tokens, accept.digest) == (1, (8, 9), digest((7, 8, 9)))
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ def machine() -> WorkerMachine:
 @pytest.mark.parametrize("version", ["small", "large"])
 def test_chain_and_work_are_of_the_version_that_the_topic_names(version: str) -> None:
     worker = machine()
-    hello = answer(worker.receive("e", opening(), 0.0, 1, version))
-    assert isinstance(hello, Verdict)
-    assert hello.digest == digest(version=version)
+    accept = answer(worker.receive("e", opening(), 0.0, 1, version))
+    assert isinstance(accept, Verdict)
+    assert accept.digest == digest(version=version)
     (item,) = worker.take_work(0.1, 9)
     assert item.version == version
     assert worker.live == {version: 1}

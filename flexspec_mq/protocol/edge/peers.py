@@ -16,7 +16,7 @@ class Peers:
 
     Attributes:
         attempt: newest published open; `attempts` before the first.
-        floor: hellos of lower attempts are not adopted: their chain is known to be another than ours.
+        floor: accepts of lower attempts are not adopted: their chain is known to be another than ours.
         worker: adopted worker, if any.
         current: the attempt that it holds.
         former: worker that was left because it was silent, or stuck: it holds that attempt still, as far as we know.

@@ -484,7 +484,7 @@ class EdgeSession:
         self._control.echoed(verdict, now)
         speaker = self._peers.speaker(verdict)
         if speaker is not None:
-            self._hello(speaker, verdict, now)
+            self._accept(speaker, verdict, now)
         mine = self._peers.spoke(verdict)
         agreement = self._text.judge(verdict)
         added = self._text.commit(verdict) if agreement is Agreement.AGREED else None
@@ -508,7 +508,7 @@ class EdgeSession:
         batches = self._sender.batches(added.start, added.start + len(added.met))
         return Added(len(added.tokens), added.rolled_back and added.met[-1].origin != "grammar", batches)
 
-    def _hello(self, worker: str, verdict: Verdict, now: float) -> None:
+    def _accept(self, worker: str, verdict: Verdict, now: float) -> None:
         peers = self._peers
         peers.met(worker, verdict.attempt)
         news = verdict.start + len(verdict.tokens) > self._text.have
@@ -732,10 +732,10 @@ class EdgeSession:
         ((_NEW,), (EdgeEvent.START,), _start, (_OPENING, _DONE),
          "linked", "open, with the draft if there is any; a resumed text that has ended finishes"),
         ((_OPENING,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
-         "hello at or above the floor, or a word of the worker that was left for its silence; new tokens; diverged",
+         "accept at or above the floor, or a word of the worker that was left for its silence; new tokens; diverged",
          "adopt the worker, close all others; commit, finish where the text ends; ignore"),
         ((_ACTIVE,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
-         "new tokens; a gap, or a start beyond `have`; diverged, or stuck; hello of another worker",
+         "new tokens; a gap, or a start beyond `have`; diverged, or stuck; accept of another worker",
          "commit, send what is ready, finish where the text ends; poll; open again; close that one"),
         ((_NEW,), (EdgeEvent.DELIVERY,), _delivery, (_NEW, _DONE), "", "as below, before there is an open"),
         (_LIVE, (EdgeEvent.DELIVERY,), _delivery, _BEGUN,

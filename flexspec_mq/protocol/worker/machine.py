@@ -43,9 +43,9 @@ _MOST_VERDICTS = 8
 _E, _S = WorkerEvent, WorkerState
 _GONE, _HERE = (_S.ABSENT, _S.TOMB), (_S.LIVE, _S.FINISHED)
 # Conditions and what is done, case by case.
-_CREATE = ("room; full, draining or version not held; prefix not here", "create, hello; busy; need_prefix")
+_CREATE = ("room; full, draining or version not held; prefix not here", "create, accept; busy; need_prefix")
 _REVIVE = ("at or below the closed attempt; above", "ignore; as if absent")
-_REOPEN = ("lower attempt; the same; higher; another text", "ignore; hello; merge, hello; refuse")
+_REOPEN = ("lower attempt; the same; higher; another text", "ignore; accept; merge, accept; refuse")
 _DRAFT = ("usable or early; stale or duplicate; after a gap", "hold; drop; report the gap")
 _CLOSE = ("at or above the attempt; below", "free, or keep the text, no delivery; ignore")
 _RESULT = ("of this chain; of another", "extend, verdict; drop")
@@ -344,7 +344,7 @@ class WorkerMachine:
         session.opened_at = now
         self._merge(session, message, now)
         self._sessions[key] = session
-        self._hello(session, now)
+        self._accept(session, now)
 
     def _places_missing(self, edge: str, live: list[WorkerSession], tokens: int, now: float) -> int:
         """How many sessions must end before a device's new one can be taken; sees to it that others make room."""
@@ -375,7 +375,7 @@ class WorkerMachine:
         if message.attempt > session.attempt:
             self.counters.reopened += 1
             self._merge(session, message, now)
-        self._hello(session, now)
+        self._accept(session, now)
 
     def _merge(self, session: WorkerSession, message: Open, now: float) -> None:
         session.merge(message, now)
@@ -383,7 +383,7 @@ class WorkerMachine:
         session.deliver = self.deliveries.grant(session.key, message)
         self.counters.undeliverable += session.asked and not session.deliver
 
-    def _hello(self, session: WorkerSession, now: float) -> None:
+    def _accept(self, session: WorkerSession, now: float) -> None:
         """Answer an open at once, before any forward."""
         self._renew(session, now)
         session.ask_again()

@@ -50,7 +50,7 @@ class WorkerSession:
 
     Attributes:
         version: target version that decides its tokens.
-        recommended: sampling that the edge is told with each hello; None where it samples so, or nothing is known.
+        recommended: sampling that the edge is told with each accept; None where it samples so, or nothing is known.
         attempt: newest open.
         have: generated length that the edge is known to have, within this attempt.
         sent: end of the last verdict.
