@@ -80,7 +80,7 @@ def test_a_session_that_can_never_fit_is_told_so_and_not_to_come_back() -> None:
     error = asked(worker(room=64), 1, prompt=45)
     assert isinstance(error, Error)
     assert error.code is ErrorCode.CONTEXT
-    assert "memory" in error.detail
+    assert "KV cache" in error.detail
 
 
 def test_the_hint_follows_how_long_sessions_live() -> None:

@@ -237,7 +237,7 @@ class Schedule(RuleBasedStateMachine):
         for cell in self.world.cells:
             self.world.check(cell)
             text, count = cell.machine._text, len(cell.unverified)
-            stands = text.chain.tokens(text.have, text.have + count)
+            stands = text.chain.tokens(text.committed, text.committed + count)
             assert cell.finishes or stands == tuple(cell.unverified), "what is shown is what will be verified"
 
     @invariant()
@@ -250,7 +250,7 @@ class Schedule(RuleBasedStateMachine):
             assert len(host.machine.deliveries) <= world.config.device_deliveries
             assert host.machine.deliveries.nbytes <= world.config.deliver_bytes
         for cell in world.cells:
-            assert len(cell.machine._text.chain) <= cell.machine._text.have + 5 * 64
+            assert len(cell.machine._text.chain) <= cell.machine._text.committed + 5 * 64
             assert len(cell.machine._sender.in_flight) <= 8
 
     def teardown(self) -> None:

@@ -133,7 +133,7 @@ class Patience:
             return []
         self.shown += len(pending) - len(self._stands)
         self._stands = pending
-        return [Provisional(self._session.have + known, pending[known:])]
+        return [Provisional(self._session.committed_length + known, pending[known:])]
 
     def _judged(self, commit: Commit) -> list[Effect]:
         """Count provisional tokens that the target has decided; a wrong one takes all after it."""

@@ -16,7 +16,7 @@ class Peers:
 
     Attributes:
         attempt: newest published open; `attempts` before the first.
-        floor: accepts of lower attempts are not adopted: their chain is known to be another than ours.
+        fence: fencing token; accepts of lower attempts are not adopted: their chain is known to be another than ours.
         worker: adopted worker, if any.
         current: the attempt that it holds.
         former: worker that was left because it was silent, or stuck: it holds that attempt still, as far as we know.
@@ -26,7 +26,7 @@ class Peers:
     def __init__(self, attempts: int) -> None:
         self._known: OrderedDict[str, int] = OrderedDict()
         self.attempt = attempts
-        self.floor = attempts + 1
+        self.fence = attempts + 1
         self.worker: str | None = None
         self.current = 0
         self.former: str | None = None
@@ -54,14 +54,14 @@ class Peers:
         return self.former if verdict.worker is None and returns else verdict.worker
 
     def adopts(self, worker: str, verdict: Verdict, *, news: bool) -> bool:
-        """Whether a worker that speaks is to be adopted: the first at or above the floor, or the same one's next.
+        """Whether a worker that speaks is to be adopted: the first at or above the fence, or the same one's next.
 
         Args:
             worker: the worker.
             verdict: verdict of it.
             news: whether that ends beyond what is committed.
         """
-        if verdict.attempt < self.floor:
+        if verdict.attempt < self.fence:
             return False
         if self.worker is None:
             return news or not self.stuck or worker != self.former
@@ -79,12 +79,12 @@ class Peers:
         named = verdict.worker is None or verdict.worker == self.worker
         return self.worker is not None and verdict.attempt == self.current and named
 
-    def leave(self, *, raise_floor: bool, stuck: bool) -> None:
-        """Look for another worker than the adopted one; with `raise_floor`, only an open to come can be adopted."""
-        self.former, self.stuck = None if raise_floor else self.worker, stuck
+    def leave(self, *, raise_fence: bool, stuck: bool) -> None:
+        """Look for another worker than the adopted one; with `raise_fence`, only an open to come can be adopted."""
+        self.former, self.stuck = None if raise_fence else self.worker, stuck
         self.worker = None
-        if raise_floor:
-            self.floor = self.attempt + 1
+        if raise_fence:
+            self.fence = self.attempt + 1
 
     def forget_all(self) -> list[str]:
         """All workers that may hold the session, to be closed for good."""

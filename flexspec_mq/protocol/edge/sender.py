@@ -37,7 +37,7 @@ class Sender:
         text: the session's text, to read.
 
     Attributes:
-        held: length of the chain that the adopted worker is known to hold.
+        acked: length of the chain that the adopted worker is known to hold.
         fallback: tokens that the draft may write alone behind what is committed; None once anybody has answered.
         in_flight: batches not yet fully decided, at most W of the plan plus one that came with an open or poll.
     """
@@ -46,9 +46,9 @@ class Sender:
         self._request = request
         self._rtt = rtt
         self._text = text
-        self.held = 0
+        self.acked = 0
         self.in_flight: list[Span] = []
-        self._sent_to = 0  # position after the last token sent, never below `held`
+        self._sent_to = 0  # position after the last token sent, never below `acked`
         self._qos = 0
         self._seq = 0
         self._with_open: Span | None = None
@@ -96,7 +96,7 @@ class Sender:
     @property
     def drafted(self) -> int:
         """Drafted tokens that wait to be sent; those that the grammar forces do not count."""
-        return self._text.free(max(self._sent_to, self._text.have), self._text.tip)
+        return self._text.free(max(self._sent_to, self._text.committed), self._text.tip)
 
     @property
     def drafting(self) -> bool:
@@ -113,9 +113,9 @@ class Sender:
         if self.fallback and text.loops:
             return 0
         if self.fallback:
-            count = self.fallback - (text.tip - text.have)
+            count = self.fallback - (text.tip - text.committed)
         else:
-            count = 0 if self._fallback_to > text.have else plan.draft_length - self.drafted
+            count = 0 if self._fallback_to > text.committed else plan.draft_length - self.drafted
         return min(count, text.limit - 1 - text.tip)
 
     # What is drafted
@@ -147,7 +147,7 @@ class Sender:
         if rolled_back:
             self._fallback_to = 0
             self.in_flight = []
-            self._sent_to = self.held
+            self._sent_to = self.acked
             self._rtt.rolled_back()
             self._with_open = None
 
@@ -158,14 +158,14 @@ class Sender:
 
     def holds(self, end: int) -> None:
         """The adopted worker is known to hold the first `end` tokens of our chain."""
-        self.held = max(self.held, end)
-        while self.in_flight and self.in_flight[0].end < self.held:
+        self.acked = max(self.acked, end)
+        while self.in_flight and self.in_flight[0].end < self.acked:
             self.in_flight.pop(0)
-        self._sent_to = max(self._sent_to, self.held)
+        self._sent_to = max(self._sent_to, self.acked)
 
     def _restart(self, came_with_open: Span | None) -> None:
         """Begin with a worker of which nothing is known but that it has our newest open, if at all."""
-        self.held = 0
+        self.acked = 0
         self.in_flight = [came_with_open] if came_with_open else []
         self._sent_to = came_with_open.end if came_with_open else 0
 
@@ -196,10 +196,10 @@ class Sender:
         request, text = self._request, self._text
         reuse = request.reuse if named else None
         bare = request.keyed and to is None
-        have = 0 if bare else text.have
-        end = have if bare else min(text.tip, have + MAX_DRAFT_TOKENS)
-        resumes = text.have - have
-        self._with_open = None if resumes else Span(have, end)
+        told = 0 if bare else text.committed
+        end = told if bare else min(text.tip, told + MAX_DRAFT_TOKENS)
+        resumes = text.committed - told
+        self._with_open = None if resumes else Span(told, end)
         self._restart(self._with_open)
         if to is not None:
             self._attempt = attempt
@@ -209,10 +209,10 @@ class Sender:
             attempt,
             request.identity,
             request.prompt[reuse.count :] if reuse else request.prompt,
-            text.chain.tokens(0, have),
+            text.chain.tokens(0, told),
             ahead,
             self._stamp(plan, now, end, question=True),
-            text.chain.tokens(have, end),
+            text.chain.tokens(told, end),
             self._prefix(reuse.count) if reuse else None,
             worker_draft,
             resumes,
@@ -227,7 +227,7 @@ class Sender:
     def batch(self, plan: Plan, now: float) -> Send | None:
         """The batch that is due, if one is. A draft that was written alone has waited for long: it goes out at once."""
         drafting = self.drafting and plan.draft_length > 0
-        if self._fallback_to > self._text.have and not self.fallback:
+        if self._fallback_to > self._text.committed and not self.fallback:
             plan, drafting = replace(plan, draft_length=MAX_DRAFT_TOKENS, in_flight=MAX_IN_FLIGHT), False
         end = self._next_end(plan, drafting=drafting)
         if end is None:
@@ -246,10 +246,12 @@ class Sender:
         """
         if len(self.in_flight) >= plan.in_flight:
             return None
-        have, sent_to = self._text.have, self._sent_to
+        committed, sent_to = self._text.committed, self._sent_to
         drafted = self.drafted
-        if sent_to < have:
-            return min(sent_to + MAX_DRAFT_TOKENS, self._text.reach(have, min(drafted, plan.draft_length)))
+        if sent_to < committed:
+            return min(
+                sent_to + MAX_DRAFT_TOKENS, self._text.reach(committed, min(drafted, plan.draft_length))
+            )
         if drafted and not drafting:
             return self._text.reach(sent_to, min(drafted, plan.draft_length or MAX_DRAFT_TOKENS))
         if drafted >= plan.draft_length > 0:
@@ -260,25 +262,25 @@ class Sender:
 
     def credit(self, plan: Plan, now: float, *, ask: bool) -> Send | None:
         """Run-ahead credit, if the worker may be short of it or the plan grants another; `ask`: must be answered."""
-        ahead, held = plan.ahead, self.held
+        ahead, acked = plan.ahead, self.acked
         if not ask and (
             _grant(plan) == self._granted
-            and not (ahead and self._text.have - self._credited >= max(1, ahead // 2))
+            and not (ahead and self._text.committed - self._credited >= max(1, ahead // 2))
         ):
             return None
-        return self._tokens(Poll if ask else Draft, plan, Span(held, held), now)
+        return self._tokens(Poll if ask else Draft, plan, Span(acked, acked), now)
 
     def poll(self, plan: Plan, now: float) -> Send:
         """Ask for an answer, and send again all that the worker may have missed."""
-        end = min(self.held + MAX_DRAFT_TOKENS, max(self._sent_to, self._text.have))
-        span = Span(self.held, end)
+        end = min(self.acked + MAX_DRAFT_TOKENS, max(self._sent_to, self._text.committed))
+        span = Span(self.acked, end)
         self.in_flight = [span]
         self._sent_to = end
         return self._tokens(Poll, plan, span, now)
 
     def close(self, worker: str, attempt: int, reason: CloseReason) -> Send:
         """End the session at one worker. Never repeated, never acknowledged: the lease cleans up."""
-        close = Close(self._request.session, attempt, self._text.have, reason)
+        close = Close(self._request.session, attempt, self._text.committed, reason)
         return Send(worker, close, self._qos, None)
 
     def _prefix(self, count: int) -> Prefix:
@@ -293,7 +295,7 @@ class Sender:
         A question is answered whatever becomes of its tokens.
         """
         self._qos = plan.qos
-        self._credited, self._granted = self._text.have, _grant(plan)
+        self._credited, self._granted = self._text.committed, _grant(plan)
         self._seq += 1
         self._rtt.sent(self._seq, now, end, question=question)
         return self._seq
@@ -304,8 +306,8 @@ class Sender:
             self._request.session,
             self._attempt,
             self._stamp(plan, now, span.end, question=kind is Poll),
-            text.have,
-            span.start - text.have,
+            text.committed,
+            span.start - text.committed,
             text.chain.digest(span.start),
             text.chain.tokens(span.start, span.end),
             *_grant(plan),

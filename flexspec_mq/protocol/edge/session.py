@@ -172,7 +172,7 @@ class EdgeSession:
     @property
     def committed(self) -> tuple[int, ...]:
         """All decided tokens, resumed ones included. A copy."""
-        return self._text.committed
+        return self._text.chain.tokens(0, self._text.committed)
 
     @property
     def worker(self) -> str | None:
@@ -198,22 +198,22 @@ class EdgeSession:
 
     def _counts(self) -> tuple[int, int, int]:
         """Tokens drafted here and judged, committed, and to come at most."""
-        have = self._text.have
-        return self.counters.judged, have, self._text.limit - have
+        committed = self._text.committed
+        return self.counters.judged, committed, self._text.limit - committed
 
     def draft_request(self) -> DraftRequest | None:
         """Request for the next draft, or None when enough is drafted for now. Ask again after every call."""
         return self._wanted
 
     @property
-    def have(self) -> int:
+    def committed_length(self) -> int:
         """Number of committed tokens."""
-        return self._text.have
+        return self._text.committed
 
     @property
     def pending(self) -> tuple[int, ...]:
         """Drafted tokens behind what is committed. A copy."""
-        return self._text.chain.tokens(self._text.have, self._text.tip)
+        return self._text.chain.tokens(self._text.committed, self._text.tip)
 
     @property
     def fallback(self) -> int | None:
@@ -372,7 +372,7 @@ class EdgeSession:
             request.session,
             text.chain.view(prompt, text.tip),
             request.identity,
-            len(prompt) + text.have,
+            len(prompt) + text.committed,
             len(prompt),
             text.tip,
             text.digest,
@@ -511,7 +511,7 @@ class EdgeSession:
     def _accept(self, worker: str, verdict: Verdict, now: float) -> None:
         peers = self._peers
         peers.met(worker, verdict.attempt)
-        news = verdict.start + len(verdict.tokens) > self._text.have
+        news = verdict.start + len(verdict.tokens) > self._text.committed
         if peers.adopts(worker, verdict, news=news):
             for other, attempt in peers.adopt(worker, verdict.attempt):
                 self._close(other, attempt, CloseReason.ELSEWHERE)
@@ -521,7 +521,7 @@ class EdgeSession:
             self._timers.adopted(None if verdict.worker is None else verdict.lease, now)
             self.delivers = self.delivers if verdict.worker is None else verdict.delivers
             self._control.adopted(worker, now)
-            if self._request.keyed and verdict.start + len(verdict.tokens) < self._text.have:
+            if self._request.keyed and verdict.start + len(verdict.tokens) < self._text.committed:
                 self._resume(worker, now)
         elif peers.worker is not None and worker != peers.worker:
             self._close(worker, verdict.attempt, CloseReason.ELSEWHERE)
@@ -529,7 +529,7 @@ class EdgeSession:
     def _commit(self, verdict: Verdict, added: Committed, now: float, *, mine: bool) -> None:
         end = verdict.start + len(verdict.tokens)
         if mine:
-            self._sender.holds(min(end, self._text.have))
+            self._sender.holds(min(end, self._text.committed))
             self._timers.answered(progress=bool(added.tokens))
             if verdict.queue and not verdict.tokens:
                 self._timers.waits_its_turn(now)
@@ -542,12 +542,12 @@ class EdgeSession:
             self._progress(now, added)
         if added.reason is not None:
             self._finish(added.reason)
-        elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.have:
+        elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.committed:
             self.counters.diverged += 1
             self._fail_attempt(
                 f"the worker says that the text ends ({verdict.fin.name.lower()}); it does not", now
             )
-        elif mine and verdict.fin is Fin.GAP and end == self._sender.held:
+        elif mine and verdict.fin is Fin.GAP and end == self._sender.acked:
             self._ask(now)
         elif mine and not (verdict.tokens or verdict.queue) and self._timers.stuck(now):
             self._stalled(now)
@@ -623,7 +623,7 @@ class EdgeSession:
         self.counters.unknown += 1
         if (error.worker, error.attempt) == (self._peers.worker, self._peers.current):
             self._undone += 1
-            self._reopen(now, raise_floor=True, hold_back=self._undone > 1)
+            self._reopen(now, raise_fence=True, hold_back=self._undone > 1)
 
     def _internal(self, now: float, error: Error) -> None:
         self._timers.heard(now)
@@ -654,15 +654,15 @@ class EdgeSession:
         if len(self._failures) > _MAX_FAILURES:
             self._finish(FinishReason.FAILED, failures.repeated(why))
         else:
-            self._reopen(now, raise_floor=True, hold_back=len(self._failures) > 1)
+            self._reopen(now, raise_fence=True, hold_back=len(self._failures) > 1)
 
-    def _reopen(self, now: float, *, raise_floor: bool, hold_back: bool = False, stuck: bool = False) -> None:
-        self._peers.leave(raise_floor=raise_floor, stuck=stuck)
+    def _reopen(self, now: float, *, raise_fence: bool, hold_back: bool = False, stuck: bool = False) -> None:
+        self._peers.leave(raise_fence=raise_fence, stuck=stuck)
         self._state = EdgeState.OPENING
         self._timers.reopening()
         self._timers.delay_open(now, max(len(self._failures), self._undone) if hold_back else 0)
         if self.online and not hold_back:
-            self._open(now, silent=not raise_floor)
+            self._open(now, silent=not raise_fence)
 
     def _open_due(self, now: float) -> None:
         self._peers.stuck = False  # nobody else has answered
@@ -674,13 +674,13 @@ class EdgeSession:
 
     def _silent(self, now: float) -> None:
         if self._timers.exhausted:
-            self._reopen(now, raise_floor=False)
+            self._reopen(now, raise_fence=False)
         else:
             self._poll(now)
             self._timers.polled(now, elsewhere=self._others(self._peers.worker))
 
     def _stalled(self, now: float) -> None:
-        self._reopen(now, raise_floor=False, stuck=True)
+        self._reopen(now, raise_fence=False, stuck=True)
 
     def _gone(self, now: float) -> None:
         if self.online:
@@ -720,9 +720,9 @@ class EdgeSession:
         self._control.ended(*self._counts())
         holder = self._peers.worker
         if holder is not None and reason is not FinishReason.FAILED:
-            held = self._text.chain.tokens(0, self._sender.held)
+            acked = self._text.chain.tokens(0, self._sender.acked)
             grammar = self._request.identity.grammar
-            self.written = Written(holder, self._request.prompt + held, grammar)
+            self.written = Written(holder, self._request.prompt + acked, grammar)
         for worker in self._peers.forget_all():
             if self.online or reason is not FinishReason.FAILED:  # it may be asked for again
                 self._close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))
@@ -732,7 +732,7 @@ class EdgeSession:
         ((_NEW,), (EdgeEvent.START,), _start, (_OPENING, _DONE),
          "linked", "open, with the draft if there is any; a resumed text that has ended finishes"),
         ((_OPENING,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
-         "accept at or above the floor, or a word of the worker that was left for its silence; new tokens; diverged",
+         "accept at or above the fencing token, or a word of the worker left for its silence; new tokens; diverged",
          "adopt the worker, close all others; commit, finish where the text ends; ignore"),
         ((_ACTIVE,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
          "new tokens; a gap, or a start beyond `have`; diverged, or stuck; accept of another worker",
@@ -746,11 +746,11 @@ class EdgeSession:
         ((_OPENING,), (EdgeEvent.NEED_PREFIX,), _open_in_full, (),
          "newest attempt, and it named a prefix", "open in full, at any worker"),
         ((_ACTIVE,), (EdgeEvent.UNKNOWN,), _unknown, _LIVE,
-         "adopted worker and attempt", "open again with a new floor; later ones in a row spaced out"),
+         "adopted worker and attempt", "open again with a new fencing token; later ones in a row spaced out"),
         ((_OPENING,), (EdgeEvent.INTERNAL,), _internal, (_OPENING, _DONE),
-         "newest attempt", "open again with a new floor; fail after 5 in a row"),
+         "newest attempt", "open again with a new fencing token; fail after 5 in a row"),
         ((_ACTIVE,), (EdgeEvent.INTERNAL,), _internal, _BEGUN,
-         "adopted worker and attempt", "open again with a new floor; fail after 5 in a row"),
+         "adopted worker and attempt", "open again with a new fencing token; fail after 5 in a row"),
         ((_OPENING,), (EdgeEvent.REFUSED,), _refused, (_OPENING, _DONE), "newest attempt", "fail"),
         ((_ACTIVE,), (EdgeEvent.REFUSED,), _refused, (_ACTIVE, _DONE), "adopted worker and attempt", "fail"),
         ((_OPENING,), (EdgeEvent.UNKNOWN,), _ignore, (), "", "count"),
@@ -762,8 +762,8 @@ class EdgeSession:
         (_LIVE, (EdgeEvent.NO_DRAFT,), _no_draft, (), "at the tip", "send what there is"),
         ((_OPENING,), (EdgeEvent.OPEN_DUE,), _open_due, (), "linked", "open, with back-off"),
         ((_ACTIVE,), (EdgeEvent.SILENT,), _silent, _LIVE,
-         "less polls unanswered than 2, or 1 if there are other workers; else", "poll; open again, floor unchanged"),
-        ((_ACTIVE,), (EdgeEvent.STALLED,), _stalled, (_OPENING,), "", "open again, floor unchanged"),
+         "less polls unanswered than 2, or 1 if there are other workers; else", "poll; open again, same fencing token"),
+        ((_ACTIVE,), (EdgeEvent.STALLED,), _stalled, (_OPENING,), "", "open again, same fencing token"),
         (_LIVE, (EdgeEvent.FALL_BACK,), _fall_back, (),
          "", "draft on beyond the plan until somebody answers; then send it at once"),
         ((_ACTIVE,), (EdgeEvent.LEASE_DUE,), _poll, (), "", "poll"),

@@ -128,15 +128,15 @@ class PendingDraft:
 
 
 class SessionText:
-    """A chain: the first `have` tokens are committed, the rest is the pending draft.
+    """A chain: the first `committed` tokens are the text's, the rest is the pending draft.
 
     Args:
         request: the generation.
 
     Attributes:
         chain: committed tokens, then those of the pending draft. This class alone changes it, and all else here.
-        pending: knowledge of the drafted tokens beyond `have`.
-        have: committed tokens.
+        pending: knowledge of the drafted tokens beyond `committed`.
+        committed: number of committed tokens.
         tip: length of the chain.
         digest: digest of the whole chain.
         limit: tokens of the whole text at most.
@@ -151,15 +151,10 @@ class SessionText:
         self.limit = identity.limit
         self.chain = chains.chain_for(identity, request.version, request.prompt)
         self.pending = PendingDraft()
-        self.have = self.tip = 0
+        self.committed = self.tip = 0
         self._forced: set[int] = set()  # positions of drafted tokens that the grammar forces
         self.reason: FinishReason | None = None
         self._add(request.committed)
-
-    @property
-    def committed(self) -> tuple[int, ...]:
-        """Copy of the committed tokens."""
-        return self.chain.tokens(0, self.have)
 
     def draft(self, token: DraftToken, threshold: float) -> bool:
         """Append a drafted token, if the whole draft is then taken with probability `threshold` at least."""
@@ -197,18 +192,19 @@ class SessionText:
 
     def judge(self, verdict: Verdict) -> Agreement:
         """Compare the verdict's end digest with our own committed chain, extended by its new tokens."""
-        if verdict.start > self.have:
+        start, known = verdict.start, self.committed
+        if start > known:
             return Agreement.EARLY
-        end = verdict.start + len(verdict.tokens)
-        if end <= self.have:
+        end = start + len(verdict.tokens)
+        if end <= known:
             ours = self.chain.digest(end)
         else:
-            ours = chains.after_all(self.chain.digest(self.have), verdict.tokens[self.have - verdict.start :])
+            ours = chains.after_all(self.chain.digest(known), verdict.tokens[known - start :])
         return Agreement.AGREED if ours == verdict.digest else Agreement.DIVERGED
 
     def commit(self, verdict: Verdict) -> Committed:
         """Commit the new tokens of a verdict that agrees, up to where the text ends."""
-        start = self.have
+        start = self.committed
         tokens = self._add(verdict.tokens[start - verdict.start :])
         pending = self.pending.tokens
         met, wrong = self.pending.meet(tokens)
@@ -228,7 +224,7 @@ class SessionText:
 
     def _add(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Commit tokens in the place of what was drafted, up to where the text ends; return those that count."""
-        start, chain = self.have, self.chain
+        start, chain = self.committed, self.chain
         differs = chain.mismatch(start, tokens)
         if differs is not None:
             chain.cut(differs)
@@ -236,13 +232,13 @@ class SessionText:
         chain.extend(tokens[self.tip - start :])
         self.tip = max(self.tip, start + len(tokens))
         tokens, self.reason = self._until_end(start, tokens)
-        self.have += len(tokens)
+        self.committed += len(tokens)
         if self.reason is not None:
-            chain.cut(self.have)
-            self.tip = self.have
+            chain.cut(self.committed)
+            self.tip = self.committed
         self.digest = chain.digest(self.tip)
         self.capped = self.tip >= self.limit - 1 or (
-            self.tip > self.have and chain[self.tip - 1] in self._eos
+            self.tip > self.committed and chain[self.tip - 1] in self._eos
         )
         return tokens
 
