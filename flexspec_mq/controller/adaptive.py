@@ -45,7 +45,7 @@ def cheapest_qos(seen: Observation, now: int) -> int:
     return 1 if _CHEAPER * lost > acknowledging else now
 
 
-def token_worth(seen: Observation, *, ahead: bool) -> float | None:
+def token_value(seen: Observation, *, ahead: bool) -> float | None:
     """Tokens that are written elsewhere in the time of drafting and verifying one; None while that is not known.
 
     Where the worker runs ahead, it is drafted while others are verified, and takes a row only.
@@ -120,8 +120,8 @@ class AdaptivePolicy(Policy):
         if not ahead and base.ahead and (cold or self._asks(seen)):
             ahead = True
         stop = base.confidence_threshold
-        if length and not stop and (worth := token_worth(seen, ahead=ahead)) is not None:
-            stop = min(max(worth, _LEAST), _MOST)
+        if length and not stop and (value := token_value(seen, ahead=ahead)) is not None:
+            stop = min(max(value, _LEAST), _MOST)
         if seen.worker.granted is not None and length > seen.worker.granted:
             length = seen.worker.granted
         if not ahead:

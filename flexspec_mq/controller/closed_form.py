@@ -43,8 +43,8 @@ text would pay for a guess."""
 _OTHERS = 0.25
 """Share of a forward by which a session's turn comes later where the worker waits for it, from which on others wait
 there too: it had better be in their forwards. A crowded worker is full only while all sessions have work for it."""
-_LOOKS = 24
-"""Tokens that the device may draft only to see how it fares, of all texts that it writes at once: texts differ, and
+_EXPLORED = 24
+"""Tokens that the device may draft only for exploration, of all texts that it writes at once: texts differ, and
 where nobody drafts nobody learns it. Beside a worker that runs ahead that takes no time to speak of."""
 _HOPE, _DEARER = 4.0, 1.1
 """Factor by which the odds of a drafted token may be better than known for that, and by which seconds may be worse."""
@@ -137,14 +137,14 @@ class ClosedFormPolicy(AdaptivePolicy):
         self._left = left
         frugal = limits is not None and limits.frugal
         self._chosen = _best(left, self._chosen, frugal=frugal)
-        looks = not (frugal or left[0].own) and seen.drafted * seen.sessions < _LOOKS
-        if self._chosen == NOBODY and looks:
-            self._chosen = self._look(left, times)
+        explores = not (frugal or left[0].own) and seen.drafted * seen.sessions < _EXPLORED
+        if self._chosen == NOBODY and explores:
+            self._chosen = self._explore(left, times)
 
-    def _look(self, options: Sequence[Option], times: RoundTimes) -> Drafting:
-        """How the device is to draft where that would pay on a text that fares better than is known; else nobody."""
-        fares = tuple([_HOPE * share / (1.0 + (_HOPE - 1.0) * share) for share in times.acceptance])
-        hopeful = msgspec.structs.replace(times, acceptance=fares)
+    def _explore(self, options: Sequence[Option], times: RoundTimes) -> Drafting:
+        """How the device is to draft where that would pay at a better acceptance rate than is known; else nobody."""
+        acceptance = tuple([_HOPE * share / (1.0 + (_HOPE - 1.0) * share) for share in times.acceptance])
+        hopeful = msgspec.structs.replace(times, acceptance=acceptance)
         most, way, least = options[0].seconds * _DEARER, NOBODY, 0.999 * times.forward
         for option in options:
             if option.way.length and option.way.ahead and option.seconds < most:

@@ -139,7 +139,7 @@ class SessionController:
             if added.batches:
                 self.version.acceptance.judged(added.batches, now, wrong=added.wrong)
             elif self._worker_token and 0 < added.tokens <= verdict.drafted + 1:
-                # It has the device's draft, as far as anybody knows: so the device's worth is known meanwhile.
+                # It has the device's draft, as far as anybody knows: so the device's acceptance is known meanwhile.
                 wrong = added.tokens <= verdict.drafted
                 self.version.acceptance.judged([(0, min(added.tokens, verdict.drafted))], now, wrong=wrong)
         if mine and _of_a_forward(verdict):

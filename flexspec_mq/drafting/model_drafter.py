@@ -202,7 +202,7 @@ class _Session:
     Attributes:
         kv: KV cache of what was read, of the model's kind.
         params: the session's, the same for all of its tokens.
-        run: how its drafted tokens fared.
+        run: acceptance of its drafted tokens.
         tokens: how its ids are the draft's; None where they are the same.
         never: columns of the logits that are no token of the session's target.
         device: whose text it is.

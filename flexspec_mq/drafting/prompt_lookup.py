@@ -256,7 +256,7 @@ def _bin(match: Match) -> tuple[Support, int]:
 
 
 class SessionLookup:
-    """A session's decided tokens, and how its lookups have fared.
+    """A session's decided tokens, and the acceptance of its lookups.
 
     Text that its user predicts stands before them, after the end of the prompt, as it would in an earlier text. So the
     first predicted token is found when the text begins.

@@ -6,9 +6,9 @@ away for a moment, drafting maybe, count as well. Sessions beyond that ride alon
 than `GIVES` longer: on an accelerator, where a slot costs next to nothing, all do. Where all other devices are away for
 a moment, a forward stays short for them.
 
-**Drafted tokens**, of devices and the worker's own, get slots by `StepSlots`. How a session's drafts fared so far says
-what the next one is worth, as in vLLM's adaptive verification, and how its device's did what its first one is: who
-drafts at random has no new session believed.
+**Drafted tokens**, of devices and the worker's own, get slots by `StepSlots`. A session's acceptance so far says what
+the next one is worth, as in vLLM's adaptive verification, and its device's what its first one is: who drafts at random
+has no new session believed.
 
 **Prompts.** A forward has so many tokens of prompts as fit its bound on time by the measured cost of a token: `STRETCH`
 beside sessions that write, `STEP_MS` otherwise. Devices share these equally. Each has a counter, in milliseconds: what

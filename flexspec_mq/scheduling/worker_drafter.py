@@ -36,7 +36,7 @@ _NEXT = 16
 _USUAL = 64
 """Forwards of two tokens that a text is taken to have still, if its limit allows."""
 _FORGIVEN = 1 / 16
-"""Share of the way back to what is usual at which a session begins, from how the draft fared in the one before."""
+"""Share of the way back to what is usual at which a session begins, from the draft's acceptance in the one before."""
 _BEGINS = 2.0
 """Tokens that what a session begins with counts for."""
 PREFILL = 64

@@ -137,15 +137,15 @@ def test_each_text_has_some_drafts_where_nobody_should_draft_as_far_as_is_known(
     assert planned(but(FAR, acceptance=(0.0,))).draft_length == 0
 
 
-def test_the_looks_of_a_node_are_shared_by_the_texts_that_it_writes() -> None:
-    """Texts of 64 tokens would each draft a third of them to see how they fare, on a processor that they share."""
+def test_the_exploration_of_a_node_is_shared_by_the_texts_that_it_writes() -> None:
+    """Texts of 64 tokens would each draft a third of them as exploration, on a processor that they share."""
     doubtful = but(NEAR, acceptance=(0.05,) * 4, forward=0.06)
 
-    def looks(sessions: int, drafted: int) -> bool:
+    def explores(sessions: int, drafted: int) -> bool:
         return planned(but(doubtful, sessions=sessions, drafted=drafted)).draft_length > 0
 
-    assert [looks(1, drafted) for drafted in (0, 12, 23, 24)] == [True, True, True, False]
-    assert [looks(3, drafted) for drafted in (0, 7, 8, 12)] == [True, True, False, False]
+    assert [explores(1, drafted) for drafted in (0, 12, 23, 24)] == [True, True, True, False]
+    assert [explores(3, drafted) for drafted in (0, 7, 8, 12)] == [True, True, False, False]
 
 
 def test_nobody_waits_for_drafts_before_their_time_and_their_worth_are_known() -> None:

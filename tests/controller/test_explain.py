@@ -54,7 +54,7 @@ def test_what_the_closed_form_tells_agrees_with_its_plan(
 ) -> None:
     policy = ClosedFormPolicy(replace(base, draft_length=4))
     for seen in (step for step in text_of(steps) for _ in range(4)):  # it looks at all plans by every fourth
-        plan = policy.plan(but(seen, drafted=24))  # beyond those that are drafted only to see how they fare
+        plan = policy.plan(but(seen, drafted=24))  # beyond those of exploration
         told = Planned(policy, plan, seen).alternatives
         seconds = [(each.ms_per_token or 0.0) for each in told]
         assert seconds == sorted(seconds)

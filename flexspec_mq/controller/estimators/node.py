@@ -40,7 +40,7 @@ class ProvisionalShare:
 
 
 class VersionEstimates:
-    """How drafts of one target version fare, in all sessions of a node.
+    """Acceptance of drafts of one target version, in all sessions of a node.
 
     Attributes:
         acceptance: drafts of the device.

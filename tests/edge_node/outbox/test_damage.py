@@ -185,19 +185,8 @@ _CLOCK = (
 def write_format_1(path: Path, *, clock: bool) -> Texts:
     """A file with 20 pending and 20 finished texts, and what it says."""
     texts: Texts = {}
-    names = (
-        "id",
-        "key",
-        "digest",
-        "path",
-        "client",
-        "choice",
-        "mode",
-        "accepted",
-        "state",
-        "restarts",
-        "finished",
-    )
+    names = ("id", "key", "digest", "path", "client", "choice", "mode", "accepted", "state", "restarts",
+             "finished")  # fmt: skip
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
         file.executescript(FORMAT_1)
         if clock:
