@@ -114,14 +114,14 @@ class DeploymentServer:
     def look(self) -> None:
         """Take up what has changed; what cannot be used is logged, and the clients stay those that they were.
 
-        Who went beyond a limit is put out, and let in again when its time is over.
+        Who went beyond a limit is banned, and let in again when its time is over.
         """
         self._dates.look(self._dated, time.time())
         self._look_bridge()
         try:
             if self.broker.settings.persistence:
                 self._saving.look()
-            self._put_out()
+            self._ban()
             stamp = self._deployment.stamp()
             if stamp != self._stamp:
                 self._stamp = stamp
@@ -155,7 +155,7 @@ class DeploymentServer:
             "statement": statement.serial if statement else 0,
             "statement_expires_seconds": statement.expires if statement else 0,
             "revoked_credentials": len(statement.revoked) if statement else 0,
-            "put_out": len(self._guard.out),
+            "put_out": len(self._guard.banned),
         }
 
     def _look_bridge(self) -> None:
@@ -185,7 +185,7 @@ class DeploymentServer:
         self._know()
         self._check_bridge()
         try:
-            self._publish()  # first: who is put out has been told why
+            self._publish()  # first: who is banned has been told why
         finally:
             self._let_in()
 
@@ -199,11 +199,11 @@ class DeploymentServer:
         if not self._reloaded.wait(waiting.CONNECT):
             raise BrokerError("Mosquitto did not read its files again")
 
-    def _put_out(self) -> None:
-        before = set(self._guard.out)
+    def _ban(self) -> None:
+        before = set(self._guard.banned)
         for user, kind, what in self._guard.look(time.monotonic()):
             self._mosquitto_log.refused(user, kind, what)
-        if set(self._guard.out) != before:
+        if set(self._guard.banned) != before:
             self._let_in()
 
     @property
@@ -225,7 +225,7 @@ class DeploymentServer:
 
     def _users(self) -> tuple[User, ...]:
         return (
-            *(user for user in self._known.users if user.name not in self._guard.out),
+            *(user for user in self._known.users if user.name not in self._guard.banned),
             self._announcer.user,
             *((User(CENTRE_NAME, Role.CENTRE, self._announcer.user.password),) if self._known.site else ()),
         )

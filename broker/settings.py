@@ -169,7 +169,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientLimits(Section):
-    """Limits of one client of a deployment; who goes beyond is put out for a while."""
+    """Limits of one client of a deployment; who goes beyond is banned for a while."""
 
     client_messages: Annotated[
         int,

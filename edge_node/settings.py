@@ -157,7 +157,7 @@ class PlanOptions:
     policy: Annotated[
         str,
         Setting(
-            help="what adapts the plan: closed-form takes who drafts, draft length, window and run-ahead that are "
+            help="what adapts the plan: closed-form takes who drafts, draft length, window and look-ahead that are "
             "expected to be fastest, from what the node measures; rl is a small network trained in a simulator; "
             "fixed keeps to the plan",
             check=_policy,

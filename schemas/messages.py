@@ -26,7 +26,7 @@ MAX_DELIVERED_TOKENS = 49_152
 """Tokens of an answer that is delivered: a payload holds so many of any vocabulary, padded and sealed."""
 MAX_AHEAD = 256
 MAX_ANSWERS = MAX_AHEAD + 16
-"""Messages by which a worker answers one of an edge's at most: a verdict for each token of the longest run-ahead, and
+"""Messages by which a worker answers one of an edge's at most: a verdict for each token of the longest look-ahead, and
 what an open or a poll has sent again."""
 MAX_IN_FLIGHT = 8
 MAX_TOKEN_ID = 2**24 - 1
@@ -192,7 +192,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
         identity: all that determines the text.
         prompt: token ids, at least one; with `prefix`, those that follow it.
         committed: generated tokens that the edge holds already.
-        ahead: run-ahead credit in tokens.
+        ahead: look-ahead credit in tokens.
         seq: number of the draft that this message carries.
         draft: drafted tokens that follow `committed`.
         prefix: how the prompt begins, if that is left out. Only in opens to one worker's own topic.

@@ -147,7 +147,7 @@ class Guard:
     def __init__(
         self, limits: ClientLimits, traffic: Traffic, connections: ClientConnections, now: float
     ) -> None:
-        self.out: dict[str, float] = {}
+        self.banned: dict[str, float] = {}
         self._limits = limits
         self._connections = connections
         self._buckets = [
@@ -168,12 +168,12 @@ class Guard:
         self._roles = {user.name: user.role for user in users}
 
     def look(self, now: float) -> list[tuple[str, str, str]]:
-        """Put out who went beyond a limit, and let in whose time is over.
+        """Ban who went beyond a limit, and let in whose time is over.
 
         Returns:
-            Each user that is put out now, the limit (``rate`` or ``connections``), and the excess for people.
+            Each user that is banned now, the limit (``rate`` or ``connections``), and the excess for people.
         """
-        self.out = {user: until for user, until in self.out.items() if until > now}
+        self.banned = {user: until for user, until in self.banned.items() if until > now}
         excesses: list[tuple[str, str, str]] = []
         for buckets in self._buckets:
             for user, rate in buckets.overflowing(now).items():
@@ -184,11 +184,11 @@ class Guard:
                 if number > most and self._roles.get(user) in _CLIENTS | _WORKERS:
                     excesses.append((user, "connections", f"of which it has {number}"))
         new = [
-            (user, kind, f"{what}; it is put out for {self._limits.put_out:g} s")
+            (user, kind, f"{what}; it is banned for {self._limits.put_out:g} s")
             for user, kind, what in excesses
-            if user not in self.out
+            if user not in self.banned
         ]
-        self.out.update((user, now + self._limits.put_out) for user, _, _ in new)
+        self.banned.update((user, now + self._limits.put_out) for user, _, _ in new)
         return new
 
 

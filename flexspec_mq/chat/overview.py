@@ -252,7 +252,7 @@ def _plan(version: VersionPlan, since: float) -> Section:
     plan = version.plan
     state = "a text is under way" if version.under_way else "the last text"
     age = "no tokens yet" if version.age_s is None else f"newest tokens {duration(version.age_s + since)} ago"
-    sizes = f"run-ahead {plan.ahead}, worker's drafts {plan.worker_draft}, QoS {plan.qos}"
+    sizes = f"look-ahead {plan.ahead}, worker's drafts {plan.worker_draft}, QoS {plan.qos}"
     body: list[RenderableType] = [
         _line(version.words),
         _line(f"policy {plan.policy}", f"{sizes}, threshold {plan.confidence_threshold:g}", state, age),

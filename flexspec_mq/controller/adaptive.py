@@ -63,7 +63,7 @@ class AdaptivePolicy(Policy):
 
     Args:
         base: everything else of the plan, and the plan while nothing is known. Its draft length 0 leaves drafting to
-            the worker, its run-ahead 0 allows none.
+            the worker, its look-ahead 0 allows none.
         choose_qos: go on at the quality of service that costs least, once a text is open.
 
     Attributes:
@@ -93,7 +93,7 @@ class AdaptivePolicy(Policy):
         return seen.worker.verdicts < ASKS and not seen.worker.token
 
     def _unknown(self, *, drafts: bool = True) -> Plan:
-        """The plan while too little is known to choose: that of the user, with all run-ahead that there may be."""
+        """The plan while too little is known to choose: that of the user, with all look-ahead that there may be."""
         base = self.base
         length = base.draft_length if drafts else 0
         if not base.ahead:
@@ -105,7 +105,7 @@ class AdaptivePolicy(Policy):
     def _plan_of(self, way: Drafting, seen: Observation, *, worker: bool = True) -> Plan:
         """The plan with a way to make drafts, whose batches end early.
 
-        A device whose draft has still to read the text is lent run-ahead until drafts have come. Run-ahead is all
+        A device whose draft has still to read the text is lent look-ahead until drafts have come. Look-ahead is all
         that there may be: while the link stands no worker gets so far ahead, and in an outage it writes on.
 
         Args:

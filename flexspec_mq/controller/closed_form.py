@@ -62,7 +62,7 @@ _DRAFT_BYTES, _TOKEN_BYTES, _VERDICT_BYTES = 40.0, 3.0, 45.0
 
 
 class ClosedFormPolicy(AdaptivePolicy):
-    """The fastest way of all: the worker drafts, the device does with some length, window and run-ahead, or nobody.
+    """The fastest way of all: the worker drafts, the device does with some length, window and look-ahead, or nobody.
 
     Args:
         base: see `AdaptivePolicy`.

@@ -30,7 +30,7 @@ class Planned:
     def alternatives(self) -> tuple[PlanAlternative, ...]:
         """Plans that it was chosen among, the fastest first; none where the policy compares nothing.
 
-        The chosen one is named as the plan is: how it is carried out may differ from how it was compared, by run-ahead
+        The chosen one is named as the plan is: how it is carried out may differ from how it was compared, by look-ahead
         that is lent to a device that has not drafted yet.
         """
         does = in_words(self.plan)

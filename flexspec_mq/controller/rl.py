@@ -75,7 +75,7 @@ ACTIONS = (
 )
 """All actions, in the order of a policy's outputs."""
 WAITING = tuple(number for number, action in enumerate(ACTIONS) if not action.way.ahead)
-"""Numbers of the actions that need no run-ahead."""
+"""Numbers of the actions that need no look-ahead."""
 _ALL = tuple(range(len(ACTIONS)))
 
 

@@ -30,7 +30,7 @@ a worker is let draft beside the device, and before anything is known: with one 
 over wifi take 0.82 of streaming's time, with both 0.75. A slower draft that is hardly ever right costs where it is not
 counted: 1.07 of streaming in simulated time at an acceptance of 0.2, and 1.00 where it is."""
 _SETTLED = 2
-"""Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""
+"""Verdicts after a plan without look-ahead that may still be of a worker that ran ahead."""
 _SILENT = DeviceReading()
 
 

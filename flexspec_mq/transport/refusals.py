@@ -39,7 +39,7 @@ NO_SUCH_FILTERS = {
 _ANONYMOUS = "this broker may not allow anonymous clients: give --username and --password-file"
 _LOGIN = (
     "check user name and password; if they were good before, this client was revoked, has new ones since `rotate`, "
-    "or is put out for a while as it went beyond a limit: ask whoever runs the broker"
+    "or is banned for a while as it went beyond a limit: ask whoever runs the broker"
 )
 _HINTS = {
     0x85: "choose another client id",

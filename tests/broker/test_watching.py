@@ -1,4 +1,4 @@
-"""Mosquitto's log (2.0.21), read for what it refused, who publishes how much, and who is put out; and its figures."""
+"""Mosquitto's log (2.0.21), read for what it refused, who publishes how much, and who is banned; and its figures."""
 
 import asyncio
 import json
@@ -157,7 +157,7 @@ def test_a_packet_with_many_filters_counts_for_all_of_them_and_by_what_they_take
 
 
 def test_wills_of_a_crowd_that_connects_count_for_nobody() -> None:
-    """Their topics look like filters of whoever sent the packet before, who was put out for them."""
+    """Their topics look like filters of whoever sent the packet before, who was banned for them."""
     published = Traffic(connected(("e-alice", "alice")))
     published.line(b"Received PINGREQ from e-alice")
     for _ in range(1000):
@@ -210,7 +210,7 @@ def test_who_keeps_to_the_rate_stays_and_who_does_not_goes(packet: str, each: li
         level = max(0.0, level - 20.0) + number
         assert said == (["alice"] if level > 200.0 and not over else [])
         over = over or level > 200.0
-    assert set(watching.out) == ({"alice"} if over else set())
+    assert set(watching.banned) == ({"alice"} if over else set())
 
 
 def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
@@ -224,15 +224,15 @@ def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
     assert watching.look(2.0) == []
     for client in (*(client for client, _ in clients), *(f"w{number}" for number in range(9))):
         connections.line(f"Client {client} disconnected: Administrative action.")
-    assert set(watching.out) == {"alice", "bob", "w1"}
+    assert set(watching.banned) == {"alice", "bob", "w1"}
     assert watching.look(6.5) == []
-    assert watching.out == {}
+    assert watching.banned == {}
     for _ in range(
         27
     ):  # and not often one after the other: 20 in the mean of ten seconds, and 10 s passed for two
         connections.line(new("b0", "bob"))
         connections.line("Client b0 disconnected.")
-    assert watching.look(7.0) == [("bob", "rate", "of 54 new connections a second; it is put out for 5 s")]
+    assert watching.look(7.0) == [("bob", "rate", "of 54 new connections a second; it is banned for 5 s")]
 
 
 WORKERS = (*USERS, User("w2", Role.WORKER, hashed("x"), ("v2",)))
@@ -332,7 +332,7 @@ def test_acknowledgements_of_what_a_worker_is_asked_are_no_packets_of_its_own(qo
     assert [(user, kind) for user, kind, _ in watching.look(1.0)] == [("w1", "rate")]
 
 
-def test_nobody_is_put_out_without_a_bound() -> None:
+def test_nobody_is_banned_without_a_bound() -> None:
     limits = ClientLimits(client_messages=0, client_kb=0, client_connections=0)
     watching, published = guard(limits, connected(*((f"a{number}", "alice") for number in range(99))))
     for _ in range(1000):
@@ -382,10 +382,10 @@ async def test_a_flood_is_cut_off_and_nobody_else_notices(tmp_path: Path, what: 
     told = [json.loads(line)["message"] for line in log.read_text().splitlines()]
     assert any("client id of some 900" in text and "its connection was ended" in text for text in told)
     (line,) = [text for text in told if text.startswith("user alice was refused: rate")]
-    assert f"{what} a second; it is put out for 0.5 s" in line
+    assert f"{what} a second; it is banned for 0.5 s" in line
 
 
-async def test_a_worker_that_answers_who_asked_nothing_is_put_out_and_who_was_asked_stays(
+async def test_a_worker_that_answers_who_asked_nothing_is_banned_and_who_was_asked_stays(
     tmp_path: Path,
 ) -> None:
     directory, log = made(tmp_path / "d"), tmp_path / "log"
@@ -445,7 +445,7 @@ async def test_a_worker_that_answers_who_asked_nothing_is_put_out_and_who_was_as
     told = [json.loads(line)["message"] for line in log.read_text().splitlines()]
     (line,) = [text for text in told if "was refused: rate" in text]
     assert line.startswith("user evil was refused: rate of ")
-    assert "unasked messages a second; it is put out for 60 s" in line
+    assert "unasked messages a second; it is banned for 60 s" in line
 
 
 Labels = frozenset[tuple[str, str]]

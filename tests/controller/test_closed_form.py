@@ -25,7 +25,7 @@ def planned(seen: Observation, base: Plan = BASE) -> Plan:
 
 
 @pytest.mark.parametrize("make", [RlPolicy, ClosedFormPolicy])
-def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead(make: Callable[[Plan], Policy]) -> None:
+def test_nothing_known_is_the_plan_that_was_given_but_for_look_ahead(make: Callable[[Plan], Policy]) -> None:
     assert replace(make(BASE).plan(Observation()), ahead=8, trip_age=None) == BASE
     assert planned(Observation(), replace(BASE, ahead=0)) == replace(BASE, ahead=0)
 

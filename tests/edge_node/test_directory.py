@@ -147,7 +147,7 @@ def test_a_status_counts_for_what_its_credential_names(tmp_path: Path) -> None:
     with pytest.raises(KeysRefused):
         workers.take("w", status("gone"))
     assert set(workers.versions()) == {"v1", "base"}
-    # As the broker says of one that it has put out.
+    # As the broker says of one that it has banned.
     workers.take("w", status_by(free, WorkerStatus(state="gone", epoch=5, at=0.0, worker="w")))
     assert workers.versions() == {}
 

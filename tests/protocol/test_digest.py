@@ -118,7 +118,7 @@ def test_a_second_late_answer_tells_a_longer_round_trip_if_the_link_was_heard_be
     rtt.sent(9, 20.0, question=True)
     heard = 20.0 + rtt.timeout + silence
     rtt.sent(10, heard - 0.01)  # it would be late after a standstill too
-    rtt.answered(0, 0, 10, heard)  # a verdict of run-ahead
+    rtt.answered(0, 0, 10, heard)  # a verdict of look-ahead
     assert rtt.doubted_at == heard
     rtt.sent(11, heard)
     found = []

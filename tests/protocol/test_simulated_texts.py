@@ -143,7 +143,9 @@ def test_a_session_that_drafts_needs_no_questions() -> None:
 
 def test_policies_that_plan_by_it_have_it_asked_for() -> None:
     assert ClosedFormPolicy(Plan(4, ahead=8)).plan(Observation()).trip_age is not None
-    assert ClosedFormPolicy(Plan(4)).plan(Observation()).trip_age is None, "without run-ahead batches tell it"
+    assert ClosedFormPolicy(Plan(4)).plan(Observation()).trip_age is None, (
+        "without look-ahead batches tell it"
+    )
     with pytest.raises(UsageError, match="trip_age"):
         Plan(trip_age=0.0)
 

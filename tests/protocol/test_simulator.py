@@ -32,7 +32,7 @@ def test_whatever_goes_wrong_the_text_is_right_and_ends(flips: float) -> None:
     assert tally.edge["accepted"] > 5 * RUNS
     assert tally.worker["dropped"] > 0
     assert tally.worker["expired"] > 0
-    assert tally.worker["run_ahead"] > RUNS
+    assert tally.worker["look_ahead"] > RUNS
     assert tally.worker["worker_accepted"] > RUNS
     assert tally.worker["inherited"] > RUNS // 2
     assert tally.worker["need_prefix"] > RUNS // 2

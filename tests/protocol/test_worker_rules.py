@@ -170,7 +170,7 @@ def test_the_hold_buffer_is_bounded() -> None:
     assert machine.counters.held_dropped == 20
 
 
-def test_run_ahead_stops_at_the_credit_and_goes_on_when_it_is_returned() -> None:
+def test_look_ahead_stops_at_the_credit_and_goes_on_when_it_is_returned() -> None:
     machine = opened(opening(ahead=2))
     assert verdicts(decide(machine, 1))[0].tokens == (1,)
     assert verdicts(decide(machine, 2, now=0.3))[0].start == 1
@@ -234,7 +234,7 @@ def test_the_newest_message_says_how_much_the_worker_may_draft() -> None:
     assert item(machine, 0.3).room == 1
 
 
-def test_fast_run_ahead_shares_verdicts() -> None:
+def test_fast_look_ahead_shares_verdicts() -> None:
     machine = opened(opening(ahead=8))
     first = decide(machine, 1, now=1.0)
     assert len(verdicts(first)) == 1

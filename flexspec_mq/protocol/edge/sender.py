@@ -53,7 +53,7 @@ class Sender:
         self._seq = 0
         self._with_open: Span | None = None
         self._credited = 0  # committed length that the newest message told
-        self._granted = (0, 0)  # run-ahead, and drafts of the worker's own, that it granted
+        self._granted = (0, 0)  # look-ahead, and drafts of the worker's own, that it granted
         self._to = ""
         self._attempt = 0
         self._stopped = False  # nothing is drafted at the tip until something new is committed
@@ -261,7 +261,7 @@ class Sender:
         return None
 
     def credit(self, plan: Plan, now: float, *, ask: bool) -> Send | None:
-        """Run-ahead credit, if the worker may be short of it or the plan grants another; `ask`: must be answered."""
+        """Look-ahead credit, if the worker may be short of it or the plan grants another; `ask`: must be answered."""
         ahead, acked = plan.ahead, self.acked
         if not ask and (
             _grant(plan) == self._granted
@@ -316,5 +316,5 @@ class Sender:
 
 
 def _grant(plan: Plan) -> tuple[int, int]:
-    """Run-ahead, and how much of it may be drafted at a time: nothing without run-ahead."""
+    """Look-ahead, and how much of it may be drafted at a time: nothing without look-ahead."""
     return plan.ahead, plan.worker_draft if plan.ahead else 0

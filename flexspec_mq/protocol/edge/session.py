@@ -383,9 +383,9 @@ class EdgeSession:
         )
 
     def _pump(self, now: float) -> None:
-        """Send every batch that is due, then run-ahead credit if the worker may be short of it.
+        """Send every batch that is due, then look-ahead credit if the worker may be short of it.
 
-        Verdicts of pure run-ahead echo nothing. So where the plan wants to know the round trip, credit asks for it.
+        Verdicts of pure look-ahead echo nothing. So where the plan wants to know the round trip, credit asks for it.
         """
         sender = self._sender
         while True:

@@ -153,7 +153,7 @@ class EdgeCounters:
         reopens: opens after the first, without those that tell a worker which has answered what is committed.
         polls: published.
         batches: draft messages published, those that came with an open included.
-        acks: drafts without tokens that only return run-ahead credit or change it.
+        acks: drafts without tokens that only return look-ahead credit or change it.
         rounds: verdicts that committed something.
         committed: tokens that these committed.
         drafts: drafts of device and worker that met the target's decision, those of one verdict as one.

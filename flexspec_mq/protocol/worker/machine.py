@@ -247,7 +247,7 @@ class WorkerMachine:
         return self._flush()
 
     def tick(self, now: float) -> list[WorkerEffect]:
-        """End leases, note who is silent, send run-ahead tokens that have waited, forget what was kept long enough."""
+        """End leases, note who is silent, send look-ahead tokens that have waited, forget what was kept long enough."""
         self._closed_at.expire(now)
         self._out += [Free(key) for key in self._prefixes.expire(now)]
         self.deliveries.expire(now)
@@ -551,7 +551,7 @@ class WorkerMachine:
         self._forget_if_over(session.version)
 
     def _answer(self, session: WorkerSession, item: WorkItem, times: tuple[int, int], now: float) -> None:
-        """Send what a result decided, at once or, in pure run-ahead, together with the next."""
+        """Send what a result decided, at once or, in pure look-ahead, together with the next."""
         beyond = session.beyond_credit
         if session.ended is not Fin.NONE:
             self._admission.ended(session, now)

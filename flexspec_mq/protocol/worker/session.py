@@ -138,7 +138,7 @@ class WorkerSession:
     # Batches
 
     def note(self, message: Draft | Poll) -> None:
-        """Take what every draft says beside its tokens: progress, run-ahead credit, that it knows us."""
+        """Take what every draft says beside its tokens: progress, look-ahead credit, that it knows us."""
         order = (message.attempt, message.seq)
         if message.attempt == self.attempt:
             self._greet = False
@@ -199,7 +199,7 @@ class WorkerSession:
         return self.away or n - self.have < self._ahead or any(batch.start <= n for batch in self.held)
 
     def next_item(self, now: float) -> WorkItem:
-        """Make an item of all contiguous batches that fit, else of run-ahead, and note it as in flight."""
+        """Make an item of all contiguous batches that fit, else of look-ahead, and note it as in flight."""
         n = len(self.chain)
         draft, used = self._merged(n)
         draft = draft[: max(0, self.identity.limit - n - 1)]
@@ -207,7 +207,7 @@ class WorkerSession:
         newest = max(used, key=lambda batch: batch.order, default=None)
         self._counters.items += 1
         self._counters.drafted += len(draft)
-        self._counters.run_ahead += newest is None
+        self._counters.look_ahead += newest is None
         self.flight = WorkItem(
             key=self.key,
             version=self.version,

@@ -189,7 +189,7 @@ class WorkerCounters:
         stale, duplicate: batches without use.
         gaps: reported.
         items: given to the engine.
-        run_ahead: items without a batch.
+        look_ahead: items without a batch.
         drafted: tokens of edges' drafts in items.
         decided: tokens.
         accepted: decided tokens that the edge had drafted.
@@ -219,7 +219,7 @@ class WorkerCounters:
     duplicate: int = 0
     gaps: int = 0
     items: int = 0
-    run_ahead: int = 0
+    look_ahead: int = 0
     drafted: int = 0
     decided: int = 0
     accepted: int = 0

@@ -87,7 +87,7 @@ class Way:
     worker: ClassVar[str | None] = None
     """Version of which it is a worker; None is a device."""
     bounded: ClassVar[bool] = True
-    """A broker puts out who sends so many of these packets, as it does a device."""
+    """A broker bans who sends so many of these packets, as it does a device."""
     sealed: ClassVar[bool] = True
     """Its messages are under keys, where there are some."""
     burst: ClassVar[float] = 0.5
