@@ -87,7 +87,7 @@ class GenerationRequest:
         engine: name and version of the reader of grammars at the version's workers.
         compiled: the grammar, where this device can read it too.
         deliver: seconds for which the answer shall be kept at the broker, should the node be away when it is written.
-        kept: whether another incarnation of the node goes on with it: when this one ends, no worker is told.
+        persisted: whether another incarnation of the node goes on with it: when this one ends, no worker is told.
         resume: remains of an earlier incarnation of it; None for a new one.
         span: span of the text; None where nobody wants it.
         provisional: whether the draft may write on alone while nobody answers.
@@ -111,7 +111,7 @@ class GenerationRequest:
     engine: str = ""
     compiled: CompiledGrammar | None = None
     deliver: int = 0
-    kept: bool = False
+    persisted: bool = False
     resume: Resume | None = None
     span: TextSpan | None = None
     provisional: bool = False

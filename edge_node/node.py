@@ -271,7 +271,7 @@ class EdgeNode:
                         yield self
                     finally:
                         for generation in list(self._sessions.values()):
-                            if generation.request.kept:
+                            if generation.request.persisted:
                                 self._end(generation, Finish(FinishReason.CANCELLED))
                             else:
                                 self.cancel(generation)

@@ -6,7 +6,7 @@
 | `errors` | errors in each API's shape, and which status each of ours gets |
 | `http` | connections, bodies, who may ask: key, host's name, bound of requests, an `x-request-id` on every answer |
 | `forms` | what any API reads as a `TextRequest`, and how its texts look, a `Form` |
-| `conversation`, `kept_responses` | turns from any API's messages; OpenAI's Responses that later ones go on from |
+| `conversation`, `response_store` | turns from any API's messages; OpenAI's Responses that later ones go on from |
 | `openai` | chats and completions of OpenAI's, by the types of `schemas.openai`, and its Responses |
 | `ollama` | Ollama's API, by the types of `schemas.ollama` |
 | `parsers` | which of them reads what comes on a path |

@@ -20,8 +20,8 @@ from starlette.routing import Route
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.http.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
 from edge_node.api.http.bodies import Bodies, json_answer
-from edge_node.api.kept_responses import ResponseStore, client_of
 from edge_node.api.parsers import PARSERS, from_body
+from edge_node.api.response_store import ResponseStore, client_of
 from edge_node.api.sending import IGNORED, OUTBOX
 from edge_node.api.serving import Api, serve_text
 from edge_node.api.settings import ApiSettings

@@ -16,7 +16,7 @@ from flexspec_mq.grammar.tools import CallEvent
 from schemas.openai import Provisional
 
 if TYPE_CHECKING:
-    from edge_node.api.kept_responses import ResponseStore
+    from edge_node.api.response_store import ResponseStore
     from edge_node.text.service import Wait
 
 _NAMES = 1000

@@ -33,7 +33,7 @@ from schemas.node import TextFigures
 from schemas.openai import FlexspecUsage, Provisional
 
 if TYPE_CHECKING:
-    from edge_node.api.kept_responses import ResponseStore
+    from edge_node.api.response_store import ResponseStore
     from edge_node.text.service import Wait
 
 LATEST = ":latest"

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from edge_node.api import ollama
 from edge_node.api.forms import ApiRequest
-from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.openai.chat import OpenAIRequest
 from edge_node.api.openai.requests import chat_request, completion_request
 from edge_node.api.openai.responses import ResponsesTextRequest, responses_request
+from edge_node.api.response_store import ResponseStore
 from edge_node.text.spec import IdempotencyKey, UnknownRequest, unpack
 from flexspec_mq.errors import FlexSpecError
 

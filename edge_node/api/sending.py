@@ -20,7 +20,7 @@ from flexspec_mq.daemon.tasks import any_of, running
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
 
-    from edge_node.api.kept_responses import ResponseStore
+    from edge_node.api.response_store import ResponseStore
 
 
 _JSON = "application/json"

@@ -18,9 +18,9 @@ from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
 from edge_node.api.forms import ApiRequest
 from edge_node.api.http.auth import ClientRefusals
 from edge_node.api.http.bodies import Bodies, canonical, parse_object
-from edge_node.api.kept_responses import ResponseStore, client_of
 from edge_node.api.ollama import LATEST
 from edge_node.api.parsers import PARSERS, resumed
+from edge_node.api.response_store import ResponseStore, client_of
 from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings
 from edge_node.text.spec import SEED_BITS, IdempotencyKey

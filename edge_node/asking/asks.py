@@ -125,8 +125,8 @@ class Asks:
                 await stopped(self._tasks)
 
     async def _run(self, link: Link) -> None:
-        kept = running(self._take_kept(link), "kept asks")
-        async with kept, running(self._tell_status(link), "asked status"):
+        pending = running(self._take_pending(link), "pending asks")
+        async with pending, running(self._tell_status(link), "asked status"):
             async for event in link.events():
                 if isinstance(event, Inbound):
                     self._take(link, event)
@@ -154,7 +154,7 @@ class Asks:
         answer = self._answer(link, asker, inbound, reader, refusal)
         self._start(asker, user, self._guarded(link, lambda: reader.reply, answer))
 
-    async def _take_kept(self, link: Link) -> None:
+    async def _take_pending(self, link: Link) -> None:
         """Answer asks that came before the node was started, and those that are sent again."""
         outbox = self._api.texts.outbox
         while True:
@@ -274,7 +274,7 @@ class Asks:
             )
             asked = structs.replace(asked, spec=spec)
         if key is not None and asked.patience:
-            answering.waits = await api.texts.keep(asked, key)
+            answering.waits = await api.texts.persist(asked, key)
         async with asker.text(asked.patience):
             while True:
                 if answering.waits and await outbox.run(outbox.journal.entry, answering.waits) is None:

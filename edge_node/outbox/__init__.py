@@ -1,4 +1,4 @@
-"""Requests and answers that the node keeps: on disk, so that neither a restart nor a power cut loses one.
+"""Requests and answers that the node persists: so that neither a restart nor a power cut loses one.
 
 | module | holds |
 |---|---|
@@ -8,7 +8,7 @@
 | `file` | the SQLite file: opened, and made anew of what is whole where it is damaged |
 | `texts` | what is known of a text without the file |
 | `format_1` | files as they were written before, to be converted |
-| `journal` | what is kept, what happens to it, and how much it is at most |
+| `journal` | what is persisted, what happens to it, and how much it is at most |
 | `outbox` | its thread, tokens that are written together, and what is to be gone on with |
 
 The meaning of a key, and which texts are written, is decided in `edge_node.text.texts`.

@@ -27,7 +27,7 @@ _CODES = {origin: code for code, origin in enumerate(ORIGINS)}
 
 
 class OutboxError(FlexSpecError):
-    """The outbox cannot be read, or cannot keep what it is given."""
+    """The outbox cannot be read, or cannot persist what it is given."""
 
 
 class OutboxFull(OutboxError):
@@ -113,15 +113,15 @@ class Entry:
         """Whether its text is still to be written, or to be written on."""
         return self.finished is None
 
-    def is_old(self, now: float, age: float, kept: float) -> bool:
+    def is_old(self, now: float, age: float, delivery: float) -> bool:
         """Whether it waits for its first token since long ago.
 
         Args:
             now: time of the journal.
             age: seconds after which it does.
-            kept: the same of what a worker may have written, and left at the broker.
+            delivery: the same of what a worker may have written, and left at the broker.
         """
-        age = max(age, kept) if self.mode == "deliver" and self.opened is not None else age
+        age = max(age, delivery) if self.mode == "deliver" and self.opened is not None else age
         return self.unfinished and not self.tokens and now - self.accepted > age
 
 

@@ -24,7 +24,7 @@ from edge_node.outbox.clock import Clock
 from edge_node.outbox.entries import STARTS, Entry, NoRoom, Opened, OutboxError, OutboxFull, packed, unpacked
 from edge_node.outbox.file import Damaged, told
 from edge_node.outbox.records import Kind, Part, Piece, cut, found, joined
-from edge_node.outbox.texts import REQUEST_FIELDS, STATUS_FIELDS, KeptText, fields_of
+from edge_node.outbox.texts import REQUEST_FIELDS, STATUS_FIELDS, PersistedText, fields_of
 from flexspec_mq.daemon.files import sync
 from flexspec_mq.protocol.effects import Commit
 
@@ -33,7 +33,7 @@ _LOG = 448 * 2**10
 """Bytes of the log beyond which it goes into the file."""
 _STEP = 1.0
 """Seconds by which a clock differs that was set, and does not only run a little faster."""
-_DAMAGED = "the disk has damaged what the outbox kept of it: ask again"
+_DAMAGED = "the disk has damaged what the outbox had of it: ask again"
 _log = logging.getLogger(__name__)
 
 
@@ -44,12 +44,12 @@ class Bounds:
     Attributes:
         texts: requests, finished or not.
         size: bytes of requests and answers.
-        keep: seconds that a finished text is kept.
+        retention: seconds that a finished text stays.
     """
 
     texts: int = 512
     size: int = 64 * 2**20
-    keep: float = 86_400.0
+    retention: float = 86_400.0
 
 
 class Journal:
@@ -77,7 +77,7 @@ class Journal:
         self._said = "", 0.0, 0.0
         self._same_boot = False  # as then
         self._file: sqlite3.Connection | None = None
-        self._texts: dict[str, KeptText] = {}
+        self._texts: dict[str, PersistedText] = {}
         self._number = self._sealed = 0  # of the newest row, and of the newest one that is surely on the disk
         self._clock_at = range(0)
         self._left = set[int]()  # rows of no use
@@ -174,7 +174,7 @@ class Journal:
             self._add(entry)
 
     def rewrite(self, name: str, body: bytes) -> None:
-        """Keep a request in another form."""
+        """Persist a request in another form."""
         with self._transaction():
             if (text := self._texts.get(name)) is not None:
                 self._put(text, Kind.BODY, name.encode() + b"\n" + body)
@@ -209,7 +209,7 @@ class Journal:
         with self._transaction():
             if (text := self._texts.get(name)) is not None:
                 self._end(text, answer, error)
-                gone: list[KeptText] = []
+                gone: list[PersistedText] = []
                 self._fits(gone, 0, 0)
                 for each in gone:
                     self._delete(each)
@@ -260,10 +260,10 @@ class Journal:
 
     # Its texts
 
-    def _there(self) -> Iterator[KeptText]:
+    def _there(self) -> Iterator[PersistedText]:
         return (text for name, text in self._texts.items() if name not in self._dropped)
 
-    def _entry(self, text: KeptText) -> Entry:
+    def _entry(self, text: PersistedText) -> Entry:
         body = b""
         try:
             body = self._read(text, Kind.BODY).partition(b"\n")[2]
@@ -272,12 +272,12 @@ class Journal:
         tokens = sum(text.sizes[place] for place in text.places)
         return replace(text.entry, body=body, state=text.state, tokens=tokens)
 
-    def _goes(self, text: KeptText) -> bool:
+    def _goes(self, text: PersistedText) -> bool:
         finished = text.entry.finished
-        old = finished is not None and finished < self.now() - self._bounds.keep
+        old = finished is not None and finished < self.now() - self._bounds.retention
         return old or text.entry.id in self._dropped
 
-    def _fits(self, gone: list[KeptText], more: int, size: int) -> bool:
+    def _fits(self, gone: list[PersistedText], more: int, size: int) -> bool:
         """Add to those that go read answers, then failures, the oldest first, until so many more fit, if they do."""
         left = [text for text in self._texts.values() if text not in gone]
         spare = [
@@ -292,34 +292,34 @@ class Journal:
             count, held = count - 1, held - gone[-1].size
         return True
 
-    def _add(self, entry: Entry) -> KeptText:
-        text = self._texts[entry.id] = KeptText(self._number + 1)
+    def _add(self, entry: Entry) -> PersistedText:
+        text = self._texts[entry.id] = PersistedText(self._number + 1)
         self._put(text, Kind.REQUEST, fields_of(entry, REQUEST_FIELDS))
         self._put(text, Kind.BODY, entry.id.encode() + b"\n" + entry.body)
         return text
 
-    def _set_status(self, text: KeptText, **known: object) -> None:
+    def _set_status(self, text: PersistedText, **known: object) -> None:
         self._put(text, Kind.STATUS, fields_of(replace(text.entry, **known), STATUS_FIELDS))  # type: ignore[arg-type]
 
-    def _restart(self, text: KeptText, **known: object) -> None:
+    def _restart(self, text: PersistedText, **known: object) -> None:
         """Begin a text's next incarnation; its session says so too, as no counter may begin again if a row is lost."""
         self._set_status(text, **known, restarts=text.entry.restarts + 1)
         if text.entry.opened is not None:
             self._set_session(text, text.entry.opened)
 
-    def _set_session(self, text: KeptText, opened: Opened) -> None:
+    def _set_session(self, text: PersistedText, opened: Opened) -> None:
         before, since = text.entry.opened, text.since
         if before is None or before.session != opened.session:
             since = self._number + 1
             self._drop_tokens(text, 0)
         self._put(text, Kind.SESSION, msgspec.msgpack.encode((since, text.entry.restarts, opened)))
 
-    def _drop_tokens(self, text: KeptText, start: int) -> None:
+    def _drop_tokens(self, text: PersistedText, start: int) -> None:
         for place in text.places:
             if place >= start:
                 self._remove(text.parts.pop(place))
 
-    def _end(self, text: KeptText, answer: bytes = b"", error: str = "") -> None:
+    def _end(self, text: PersistedText, answer: bytes = b"", error: str = "") -> None:
         self._drop_tokens(text, 0)
         for kind in (Kind.SESSION, Kind.ANSWER):
             self._remove(text.parts.pop(kind, range(0)))
@@ -329,15 +329,15 @@ class Journal:
         if answer or not error:
             self._put(text, Kind.ANSWER, answer)
 
-    def _delete(self, text: KeptText) -> None:
+    def _delete(self, text: PersistedText) -> None:
         for numbers in text.parts.values():
             self._remove(numbers)
         del self._texts[text.entry.id]
 
     # Its rows
 
-    def _put(self, text: KeptText, kind: bytes, data: bytes) -> None:
-        """Keep a part of a text, in place of the one that is there; of tokens, all."""
+    def _put(self, text: PersistedText, kind: bytes, data: bytes) -> None:
+        """Persist a part of a text, in place of the one that is there; of tokens, all."""
         before = text.parts.get(kind, range(0))
         text.take(Part(kind, text.number, self._insert(kind, text.number, data), data))
         self._remove(before)
@@ -353,7 +353,7 @@ class Journal:
         if numbers:
             self._run("DELETE FROM records WHERE number BETWEEN ? AND ?", numbers[0], numbers[-1])
 
-    def _read(self, text: KeptText, key: bytes | int) -> bytes:
+    def _read(self, text: PersistedText, key: bytes | int) -> bytes:
         if not (numbers := text.parts.get(key)):
             return b""
         with told(self.path):
@@ -475,14 +475,14 @@ class Journal:
 
     def _load(self) -> None:
         """Know what the rows say; those of no use, which only a damaged file has, are left over."""
-        there, self._left = dict[int, KeptText](), set[int]()
+        there, self._left = dict[int, PersistedText](), set[int]()
         for part in joined(self._pieces(0, _LAST)):
             self._left.update(part.numbers)
             if part.kind == Kind.CLOCK and part.data is not None:
                 self._clock_at = part.numbers
                 self._said = msgspec.msgpack.decode(part.data, type=tuple[str, float, float])
             elif part.kind != Kind.CLOCK:
-                there.setdefault(part.text, KeptText(part.text)).take(part)
+                there.setdefault(part.text, PersistedText(part.text)).take(part)
         for text in there.values():
             text.settle()
         known = sorted(
@@ -564,5 +564,5 @@ class Journal:
         self._remove(before)
 
 
-def _is_unfinished(text: KeptText) -> bool:
+def _is_unfinished(text: PersistedText) -> bool:
     return text.entry.unfinished

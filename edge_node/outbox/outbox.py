@@ -29,7 +29,7 @@ class Outbox:
 
     Args:
         journal: begins another incarnation of its unfinished texts here, or by `begin` where its disk is full.
-        convert: given a request of version 0.2.0, that as it is kept today.
+        convert: given a request of version 0.2.0, that as it is persisted today.
 
     Attributes:
         journal: names the calls for `run`.

@@ -1,4 +1,4 @@
-"""The rows of the journal's file: pieces of what it keeps, each with a checksum and whole within one page.
+"""The rows of the journal's file: pieces of what it persists, each with a checksum and whole within one page.
 
 So each can be found in a damaged file, or in its log, by its bytes alone. Pieces are numbered in the order in which
 they were written. Each says up to which number all was on the disk by then: a file that has less has lost something.
@@ -50,7 +50,7 @@ class Piece(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Something that a text, or the journal, keeps in one or more pieces.
+    """Something that a text, or the journal, has in one or more pieces.
 
     Attributes:
         kind: a letter.

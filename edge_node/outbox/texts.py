@@ -22,7 +22,7 @@ def fields_of(entry: Entry, names: Sequence[str]) -> bytes:
 
 
 @dataclass(slots=True, eq=False)
-class KeptText:
+class PersistedText:
     """A text as the file has it.
 
     Attributes:

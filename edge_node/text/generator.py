@@ -62,7 +62,7 @@ class CompletionGenerator:
         deliver: seconds for which the broker keeps an answer that is to be delivered.
 
     Attributes:
-        closed: the node stops: texts that are kept go on when it is started again, and no worker is told of their end.
+        closed: the node stops: persisted texts are resumed by its next start, and no worker is told of their end.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class CompletionGenerator:
         Args:
             spec: the text.
             told: told whom the text waits for, each time that it begins to.
-            record: page of the text in the outbox; None where it is not kept.
+            record: page of the text in the outbox; None where it is not persisted.
 
         Raises:
             PromptError: the prompt cannot be taken.
@@ -376,7 +376,7 @@ class Writing:
             compiled=encoded.compiled,
             span=self.span,
             provisional=self._service.alone,
-            kept=record is not None,
+            persisted=record is not None,
             resume=resume,
             deliver=self._by.deliver if spec.offline == "deliver" else 0,
         )

@@ -49,7 +49,7 @@ class TextEvent(StrEnum):
     CONFIRMED = "confirmed"
     PROVISIONAL = "provisional"
     ENDED = "ended"
-    KEPT = "kept"
+    PERSISTED = "persisted"
     READER = "reader"
     READER_LEFT = "reader left"
     READ = "read"
@@ -63,8 +63,8 @@ class TextEffect(StrEnum):
 
     STOP = "stop writing"
     QUEUE = "queue it again"
-    ANSWER = "keep the answer"
-    FAILURE = "keep the error"
+    ANSWER = "persist the answer"
+    FAILURE = "persist the error"
     FORGET = "forget it"
     PARK = "have its user asked"
     NOTE_READ = "note that it was read"
@@ -95,7 +95,7 @@ class TextDropped(Cancelled):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """A text that is over, as the journal keeps it.
+    """A text that is over, as the journal has it.
 
     Attributes:
         pieces: the text, by who wrote it.
@@ -184,13 +184,11 @@ class Text:
         cls, spec: TextSpec, key: IdempotencyKey, answer: bytes, *, name: str, created: int, now: float
     ) -> Text:
         """The text whose answer the journal has."""
-        text, kept = (
-            cls(spec, key, name=name, created=created, now=now),
-            msgspec.json.decode(answer, type=Answer),
-        )
-        text.version, text.form = kept.version, kept.form
-        text._append(kept.pieces)
-        text._finish(End(kept.reason, kept.figures))
+        text = cls(spec, key, name=name, created=created, now=now)
+        persisted = msgspec.json.decode(answer, type=Answer)
+        text.version, text.form = persisted.version, persisted.form
+        text._append(persisted.pieces)
+        text._finish(End(persisted.reason, persisted.figures))
         return text
 
     # What can be read
@@ -230,7 +228,7 @@ class Text:
         """The text with the end that it is about to have, for the journal."""
         assert self._ending is not None  # noqa: S101  see `TextEffect.ANSWER`
         end, _ = self._ending
-        assert end.reason is not None  # noqa: S101  errors are kept otherwise
+        assert end.reason is not None  # noqa: S101  errors are persisted otherwise
         return msgspec.json.encode(
             Answer(
                 pieces=self.origins.cut(self.whole, 0),
@@ -284,7 +282,7 @@ class Text:
         return self._event(TextEvent.PROVISIONAL, text)
 
     def ended(self, end: End, now: float, *, goes_on: bool = False) -> list[TextEffect]:
-        """It is written to its end, or nobody could. If it is not over then, call `kept` when the journal has that.
+        """It is written to its end, or nobody could. If it is not over then, call `persisted` when it is.
 
         Args:
             end: how.
@@ -293,9 +291,9 @@ class Text:
         """
         return self._event(TextEvent.ENDED, end, now, goes_on)
 
-    def kept(self) -> list[TextEffect]:
+    def persisted(self) -> list[TextEffect]:
         """The journal has its end, or never will."""
-        return self._event(TextEvent.KEPT)
+        return self._event(TextEvent.PERSISTED)
 
     def read(self) -> list[TextEffect]:
         """Another client reads it."""
@@ -376,7 +374,7 @@ class Text:
             self._ending = end, TextState.PARKED
             self._out.append(TextEffect.PARK)
 
-    def _kept(self) -> None:
+    def _persisted(self) -> None:
         assert self._ending is not None  # noqa: S101  see `_ended`
         self._finish(*self._ending)
 
@@ -440,8 +438,8 @@ class Text:
          "it is another", "show it behind the confirmed text"),
         (_WRITTEN, (TextEvent.ENDED,), _ended, (_ENDING, _OVER),
          "no key, or the node is broken; complete; readers, who may ask again; failed; within its patience; else",
-         "tell; keep the answer first; tell, and forget it; keep the error first; queue it again; park it first"),
-        ((_ENDING,), (TextEvent.KEPT,), _kept, _DECIDED, "", "tell readers of the end"),
+         "tell; persist the answer first; tell, and forget it; persist the error first; queue it again; park it first"),
+        ((_ENDING,), (TextEvent.PERSISTED,), _persisted, _DECIDED, "", "tell readers of the end"),
         ((*_UNDECIDED, _ENDING, _OVER), (TextEvent.READER,), _reader, (), "", "count"),
         (_UNDECIDED, (TextEvent.READER_LEFT,), _left, (*_UNDECIDED, _PARKED, _OVER),
          "it was the last, and there is no key; and it is old", "cancel it; as when it has aged"),
@@ -456,7 +454,7 @@ class Text:
         (_DECIDED, (TextEvent.NODE_STOPS,), _nothing, (), "", "nothing"),
         ((_ENDING, *_DECIDED), (TextEvent.WAIT, TextEvent.CONFIRMED, TextEvent.PROVISIONAL, TextEvent.ENDED),
          _nothing, (), "", "nothing: it comes too late"),
-        (_DECIDED, (TextEvent.KEPT,), _nothing, (), "", "nothing: it was dropped meanwhile"),
+        (_DECIDED, (TextEvent.PERSISTED,), _nothing, (), "", "nothing: it was dropped meanwhile"),
     )  # fmt: skip
 
 

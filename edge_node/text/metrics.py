@@ -212,7 +212,7 @@ class Metrics(Collector):
         state = node.state.look().state
         states = {name: state == name for name in ("online", "degraded", "offline")}
         yield now("state", "1 for the state of the node, 0 for the others", states, "state")
-        yield now("outbox", "Requests in the outbox; unread are answers", self._kept(), "state")
+        yield now("outbox", "Requests in the outbox; unread are answers", self._outbox_states(), "state")
         offline = "Seconds without a link to the broker"
         yield total("offline_seconds", offline, node.link.offline_seconds)
         violations = "Events that the protocol's table has no row for"
@@ -225,7 +225,7 @@ class Metrics(Collector):
         if (family := node.models.followed) is not None:
             yield from self._family(family)
 
-    def _kept(self) -> dict[str, int]:
+    def _outbox_states(self) -> dict[str, int]:
         """Requests in the outbox by state."""
         states = ("queued", "writing", "stale", "unread", "done", "failed")
         return dict.fromkeys(states, 0) | self._outbox.counts

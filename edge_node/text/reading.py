@@ -153,8 +153,8 @@ class Follower:
         self._provisional = now
         if now == before:
             return None
-        kept = common_length(now, before or "")
-        return Provisional(kept, now[kept:])
+        same = common_length(now, before or "")
+        return Provisional(same, now[same:])
 
     def begins_to_wait(self, waits: Wait | None) -> bool:
         """Whether the text waits for somebody since the last look."""

@@ -108,7 +108,7 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TextRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A request as the journal keeps it: its text, and in types of an API the form of its answer as well.
+    """A request as the journal has it: its text, and in types of an API the form of its answer as well.
 
     Attributes:
         spec: the text, or the first of several.
@@ -118,8 +118,8 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     def pack(self) -> bytes:
         """The request as the journal has it; the trace of whoever asked ends before."""
-        kept = msgspec.structs.replace(self, spec=msgspec.structs.replace(self.spec, trace_context=()))
-        return bytes([FORMAT]) + msgspec.msgpack.encode(kept)
+        persisted = msgspec.structs.replace(self, spec=msgspec.structs.replace(self.spec, trace_context=()))
+        return bytes([FORMAT]) + msgspec.msgpack.encode(persisted)
 
 
 class UnknownRequest(FlexSpecError):

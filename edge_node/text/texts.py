@@ -97,7 +97,7 @@ class TextLimits:
     @property
     def bounds(self) -> Bounds:
         """Bounds of the outbox."""
-        return Bounds(texts=self.outbox_texts, size=round(self.outbox_mb * 2**20), keep=self.outbox_for)
+        return Bounds(texts=self.outbox_texts, size=round(self.outbox_mb * 2**20), retention=self.outbox_for)
 
 
 SHOWN = 16
@@ -127,7 +127,7 @@ class Texts:
         generator: writes them.
         limits: bounds of what it takes on.
         metrics: told what happens.
-        outbox: keeps what has a key.
+        outbox: persists what has a key.
 
     Attributes:
         outbox: requests with a key, and their answers.
@@ -242,22 +242,22 @@ class Texts:
 
     async def _write_on(self, entry: Entry) -> None:
         wanted = unpack(entry.body, TextRequest)
-        kept = self._limits.deliver if entry.mode == "deliver" else 0
-        patience = max(wanted.spec.wait or 0.0, self._limits.outbox_age, kept)
+        delivery = self._limits.deliver if entry.mode == "deliver" else 0
+        patience = max(wanted.spec.wait or 0.0, self._limits.outbox_age, delivery)
         wanted = replace(wanted, spec=replace(wanted.spec, wait=patience))
         text = await self._admit(wanted, key_of(entry), readers=0)
         if text.settled:
             self._release(text)
 
-    async def keep(self, wanted: TextRequest, key: IdempotencyKey) -> str:
-        """Have the outbox hold a request whose turn comes later; the id of its text, unless that is over.
+    async def persist(self, wanted: TextRequest, key: IdempotencyKey) -> str:
+        """Have the outbox persist a request whose turn comes later; the id of its text, unless that is over.
 
         Raises:
             KeyReused: the key was used for another request.
             OutboxError: the outbox is full, or cannot be written.
         """
         async with self._admission:
-            entry = await self._kept(wanted, key)
+            entry = await self._persisted(wanted, key)
             return entry.id if entry.unfinished else ""
 
     async def drop(self, name: str) -> None:
@@ -319,7 +319,7 @@ class Texts:
         self._make_room()
         outbox, journal = self.outbox, self.outbox.journal
         outbox.write()
-        entry = await self._kept(wanted, key)
+        entry = await self._persisted(wanted, key)
         about: dict[str, Any] = {"name": entry.id, "created": int(entry.accepted), "now": entropy.now()}
         if entry.unfinished:
             if entry.id not in outbox.fresh:
@@ -336,7 +336,7 @@ class Texts:
         self._keyed[key.key] = text
         return text
 
-    async def _kept(self, wanted: TextRequest, key: IdempotencyKey) -> Entry:
+    async def _persisted(self, wanted: TextRequest, key: IdempotencyKey) -> Entry:
         """A request as the outbox has it, from now on or already."""
         outbox, journal = self.outbox, self.outbox.journal
         entry = await outbox.run(journal.under, key.key)
@@ -402,7 +402,7 @@ class Texts:
         complete = effects == [TextEffect.ANSWER]
         for call in filter(None, (self._disk(text, effect) for effect in effects)):
             await self._noted(text, call, complete=complete)
-        text.kept()
+        text.persisted()
 
     async def _written(self, text: Text, record: Record | None) -> End:
         async with self._generator.writing(text.spec, partial(self._waits, text), record) as writing:
@@ -451,10 +451,10 @@ class Texts:
                 await self.outbox.run(call)
             except OutboxError as lost:
                 if not told:
-                    _log.error("text %s: its end is not kept: %s", text.id, lost)
+                    _log.error("text %s: its end is not persisted: %s", text.id, lost)
                 told = True
                 if complete:
-                    text.kept()
+                    text.persisted()
                 if not isinstance(lost, NoRoom) or (text.readers and not complete):
                     return
                 await asyncio.sleep(waiting.STATUS / 2)

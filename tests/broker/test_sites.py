@@ -154,7 +154,7 @@ def all_serving(sites: Sites) -> Iterator[None]:
 
 async def test_an_answer_waits_at_the_site_of_its_device_and_is_cleared_everywhere(sites: Sites) -> None:
     (at2, files2), (near, near_files) = sites.client("worker", "w2"), sites.client("edge", "d1")
-    request = replace(wanting(1, limit=200), deliver=600, kept=True)
+    request = replace(wanting(1, limit=200), deliver=600, persisted=True)
     slow = FakeEngine(before=lambda _: time.sleep(0.005))
     answers, statuses = topics.delivery_filter("d1"), topics.worker_status_topic("w2")
     with all_serving(sites):

@@ -62,7 +62,7 @@ with_and_without_keys = pytest.mark.parametrize("site", ["keys", "open"], indire
 
 
 def asking(number: int, *, limit: int = 300, deliver: int = FOR, plan: Plan = PLAN) -> GenerationRequest:
-    return replace(wanting(number, limit=limit, plan=plan, wait=FOR), deliver=deliver, kept=True)
+    return replace(wanting(number, limit=limit, plan=plan, wait=FOR), deliver=deliver, persisted=True)
 
 
 def slow() -> FakeEngine:

@@ -10,9 +10,9 @@ import pytest
 
 from edge_node.api.app import PATHS
 from edge_node.api.errors import ApiError
-from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.openai.requests import chat_request, completion_request
 from edge_node.api.openai.responses import responses_request
+from edge_node.api.response_store import ResponseStore
 from edge_node.api.settings import ApiSettings
 from flexspec_mq import topics
 from flexspec_mq.cli import main

@@ -16,7 +16,7 @@ from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, Call
 from schemas import openai
 
 if TYPE_CHECKING:
-    from edge_node.api.kept_responses import ResponseStore
+    from edge_node.api.response_store import ResponseStore
     from edge_node.text.service import Wait
 
 DONE = b"data: [DONE]\n\n"

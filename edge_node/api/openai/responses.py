@@ -13,9 +13,9 @@ from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import read
-from edge_node.api.kept_responses import KeptResponse, ResponseStore
 from edge_node.api.openai.chat import behind, event
 from edge_node.api.openai.requests import form_of, joined, limit_of, object_text, spec_of, tool_use
+from edge_node.api.response_store import ResponseStore, StoredResponse
 from edge_node.text.machine import End, Text
 from edge_node.text.reading import Part
 from flexspec_mq.grammar.grammar import Grammar
@@ -370,7 +370,7 @@ class ResponsesForm(Form):
                 if item.status == "completed" or isinstance(item, types.ResponseOutputMessage):
                     with suppress(ApiError):  # arguments that no prompt can hold, as half a character
                         _add(answer, item, "output")
-            self._store.put(self._wanted.client, KeptResponse(tuple(answer.turns), response))
+            self._store.put(self._wanted.client, StoredResponse(tuple(answer.turns), response))
         return response
 
     def _response(self, status: types.Status, **more: Any) -> types.Response:

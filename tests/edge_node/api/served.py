@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts
 from edge_node.api.app import create_app
-from edge_node.api.kept_responses import ResponseStore
+from edge_node.api.response_store import ResponseStore
 from edge_node.api.server import serve
 from edge_node.api.serving import Api
 from edge_node.api.settings import ApiSettings
@@ -340,7 +340,7 @@ def text_of(wanted: TextRequest, key: IdempotencyKey | None = None) -> Text:
 def finish(text: Text, end: End) -> None:
     """End a text, as the disk lets it."""
     text.ended(end, 0.0)
-    text.kept()
+    text.persisted()
 
 
 async def _stop(run: asyncio.Task[None]) -> None:

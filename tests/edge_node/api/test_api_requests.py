@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from edge_node.api.errors import ApiError
 from edge_node.api.http.bodies import parse_object
-from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.openai.chat import OpenAIRequest
 from edge_node.api.openai.requests import chat_request, completion_request
 from edge_node.api.parsers import from_body
+from edge_node.api.response_store import ResponseStore
 from edge_node.api.settings import ApiSettings
 from edge_node.outbox.entries import Entry
 from edge_node.text.spec import WHOLE_CONTEXT, IdempotencyKey, TextRequest, unpack

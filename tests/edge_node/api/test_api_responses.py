@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from broker.launcher import PrivateBroker
 from edge_node.api.errors import ApiError
-from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.openai.responses import Output, responses_request
+from edge_node.api.response_store import ResponseStore
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.grammar.tools import HERMES, CallParser, Tool, ToolUse
 from flexspec_mq.models.text import Turn

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from edge_node.api import ollama
 from edge_node.api.forms import ApiRequest, Form
-from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.openai.requests import chat_request, completion_request
 from edge_node.api.openai.responses import responses_request
+from edge_node.api.response_store import ResponseStore
 from edge_node.api.settings import ApiSettings
 from edge_node.text.machine import End, EndReason, Text
 from edge_node.text.reading import Part, read

@@ -169,7 +169,7 @@ def test_no_answer_goes_before_its_time_and_each_goes_after_it(history: list[tup
     known = dict[str, float]()  # seconds since an answer was there, in which the machine was on
     rebooted = set[str]()  # of whose age some may be forgotten
     with memory_folder() as folder:
-        journal = Journal(folder / "outbox", Bounds(keep=KEEP), machine.clock())
+        journal = Journal(folder / "outbox", Bounds(retention=KEEP), machine.clock())
         for what, seconds in history:
             if what == "finish":
                 count += 1
@@ -190,7 +190,7 @@ def test_no_answer_goes_before_its_time_and_each_goes_after_it(history: list[tup
                     machine.wait(seconds)
                     known = {name: age + seconds for name, age in known.items()}
                 if what != "wait":
-                    journal = Journal(folder / "outbox", Bounds(keep=KEEP), machine.clock())
+                    journal = Journal(folder / "outbox", Bounds(retention=KEEP), machine.clock())
                     journal.begin()
             there = {each.id for each in journal.entries()}
             assert {name for name, age in known.items() if age < KEEP - 1.0} <= there

@@ -65,7 +65,7 @@ class Known:
 class Model(RuleBasedStateMachine):
     """Calls, each on the disk when it returns, and restarts; at any time a copy of the files is a journal too."""
 
-    bounds = Bounds(texts=6, size=400, keep=50.0)
+    bounds = Bounds(texts=6, size=400, retention=50.0)
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Model(RuleBasedStateMachine):
         return sum(len(each.entry.body + (each.answer or b"")) for each in self.known)
 
     def _drop_old(self) -> None:
-        keep = self.now - self.bounds.keep
+        keep = self.now - self.bounds.retention
         self.known = [
             each for each in self.known if each.entry.finished is None or each.entry.finished >= keep
         ]
@@ -233,7 +233,7 @@ class Model(RuleBasedStateMachine):
         assert self.journal.under("nobody's") is None
         for each in self.known:
             finished = each.entry.finished
-            old = finished is not None and finished < self.now - self.bounds.keep
+            old = finished is not None and finished < self.now - self.bounds.retention
             found = self.journal.under(each.entry.key)
             assert found == (None if old else each.shown)
 
@@ -286,14 +286,14 @@ def test_what_is_on_the_disk_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_the_file_shrinks_when_answers_go(tmp_path: Path) -> None:
     path, now = tmp_path / "a.sqlite", [0.0]
-    journal = Journal(path, Bounds(keep=10.0), clock(lambda: now[0]))
+    journal = Journal(path, Bounds(retention=10.0), clock(lambda: now[0]))
     for number in range(8):
         journal.accept(entry(number))
         journal.finish(f"text{number}", os.urandom(2**20))
     journal.close()
     assert path.stat().st_size > 2**23
     now[0] = 11.0
-    journal = Journal(path, Bounds(keep=10.0), clock(lambda: now[0]))
+    journal = Journal(path, Bounds(retention=10.0), clock(lambda: now[0]))
     assert journal.begin() == []
     journal.close()
     assert path.stat().st_size < 2**17

@@ -17,7 +17,7 @@ from schemas.messages import Sampling
 from tests.edge_node.outbox.power import Recording, everything, memory_folder, nothing_more, recorded, some
 from tests.edge_node.outbox.test_journal import clock
 
-BOUNDS = Bounds(texts=5, size=60_000, keep=40.0)
+BOUNDS = Bounds(texts=5, size=60_000, retention=40.0)
 KINDS = (
     "accept", "open", "commit", "commit", "finish", "fail", "read", "park", "unpark", "forget", "restart",
 )  # fmt: skip

@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from broker.launcher import PrivateBroker
 from edge_node.api.http.bodies import canonical
-from edge_node.api.kept_responses import client_of
+from edge_node.api.response_store import client_of
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
 from flexspec_mq.demo.proxy import Proxy

@@ -22,7 +22,9 @@ NEVER = {
     *product(
         [TextState.QUEUED], [TextEvent.WAIT, TextEvent.CONFIRMED, TextEvent.PROVISIONAL, TextEvent.ENDED]
     ),
-    *product([TextState.QUEUED, TextState.OPENING, TextState.WRITING, TextState.ALONE], [TextEvent.KEPT]),
+    *product(
+        [TextState.QUEUED, TextState.OPENING, TextState.WRITING, TextState.ALONE], [TextEvent.PERSISTED]
+    ),
     (TextState.PARKED, TextEvent.READER),
 }
 """Events that only an error of ours brings into a state."""
@@ -66,7 +68,7 @@ def test_what_the_journal_has_to_have_of_an_end(
     assert made.ended(end, 1.0) == [first]
     assert (made.end is None) == (first in FIRST)  # nobody is told before
     if made.end is None:
-        made.kept()
+        made.persisted()
     assert made.end == end
     assert made.state is (TextState.PARKED if first is TextEffect.PARK else TextState.OVER)
 
@@ -83,7 +85,7 @@ def test_an_answer_counts_as_read_when_it_is_whole() -> None:
     made = text(readers=1)
     assert made.was_read() == []
     made.ended(DONE, 0.0)
-    made.kept()
+    made.persisted()
     assert made.was_read() == [TextEffect.NOTE_READ]
 
 
@@ -201,7 +203,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.on_the_way is not None
         self.wrote(self.on_the_way)
         self.on_the_way = None
-        self.does(self.text.kept())
+        self.does(self.text.persisted())
 
     @precondition(lambda self: self.text is not None)
     @rule()

@@ -108,7 +108,7 @@ class NoFigures:
 
 def node(path: Path | None, script: Script, *, texts: int = 50, keep: float = HOUR, **limits: Any) -> Texts:
     """A node's texts, with what its outbox holds, `texts` at most, and answers for `keep` seconds."""
-    outbox = Outbox(Journal(path, Bounds(texts=texts, keep=keep)))
+    outbox = Outbox(Journal(path, Bounds(texts=texts, retention=keep)))
     return Texts(cast("Any", script), TextLimits(**limits), cast("Any", NoFigures()), outbox)
 
 
@@ -203,7 +203,7 @@ async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(tmp_pa
     """Its text is neither under way nor over, while the disk is slow."""
     script, slow = Script(), threading.Event()
     texts = node(tmp_path / "outbox", script)
-    name = await texts.keep(asked("q")[0], IdempotencyKey("k", b"q", "/v1/completions"))
+    name = await texts.persist(asked("q")[0], IdempotencyKey("k", b"q", "/v1/completions"))
     texts.outbox.later(slow.wait, 20)
     again = asyncio.create_task(read(texts, "q", "k"))
     await settle()
@@ -220,9 +220,9 @@ async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(tmp_pa
 async def test_nobody_is_let_in_for_whom_the_outbox_has_no_room(tmp_path: Path) -> None:
     script = Script()
     texts = node(tmp_path / "outbox", script, texts=1)
-    await texts.keep(asked("q")[0], IdempotencyKey("k", b"q"))
+    await texts.persist(asked("q")[0], IdempotencyKey("k", b"q"))
     with pytest.raises(OutboxFull):
-        await texts.keep(asked("p")[0], IdempotencyKey("l", b"p"))
+        await texts.persist(asked("p")[0], IdempotencyKey("l", b"p"))
     with pytest.raises(OutboxFull):
         await read(texts, "p", "l")
     assert script.written == []

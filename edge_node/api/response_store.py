@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptResponse:
+class StoredResponse:
     """A response that later ones may go on from.
 
     Attributes:
@@ -44,20 +44,20 @@ class ResponseStore:
     """
 
     def __init__(self, settings: ApiSettings) -> None:
-        self._kept = ExpiringMap[tuple[bytes, str], KeptResponse](
+        self._stored = ExpiringMap[tuple[bytes, str], StoredResponse](
             most=settings.keep_responses,
             ttl=settings.keep_responses_for,
             most_weight=settings.keep_response_bytes,
-            weigh=lambda kept: kept.size,
+            weigh=lambda stored: stored.size,
         )
 
-    def put(self, client: bytes, kept: KeptResponse) -> None:
+    def put(self, client: bytes, stored: StoredResponse) -> None:
         """Keep a response."""
         now = entropy.now()
-        self._kept.expire(now)
-        self._kept.put((client, kept.response.id), kept, now)
+        self._stored.expire(now)
+        self._stored.put((client, stored.response.id), stored, now)
 
-    def get(self, client: bytes, name: str, param: str | None = None) -> KeptResponse:
+    def get(self, client: bytes, name: str, param: str | None = None) -> StoredResponse:
         """A response by its id.
 
         Args:
@@ -68,8 +68,8 @@ class ResponseStore:
         Raises:
             ApiError: there is none, or it is another client's.
         """
-        kept = self._kept.get((client, name), entropy.now())
-        if kept is None:
+        stored = self._stored.get((client, name), entropy.now())
+        if stored is None:
             raise ApiError(
                 404 if param is None else 400,
                 f"response {name[:80]!r} is not here",
@@ -77,7 +77,7 @@ class ResponseStore:
                 code="not_found" if param is None else "previous_response_not_found",
                 hint="the node forgets old ones, those of `store` false and, when it starts anew, all",
             )
-        return kept
+        return stored
 
     def delete(self, client: bytes, name: str) -> None:
         """Forget a response.
@@ -86,7 +86,7 @@ class ResponseStore:
             ApiError: 404.
         """
         self.get(client, name)
-        self._kept.pop((client, name))
+        self._stored.pop((client, name))
 
     def item(self, client: bytes, name: str, param: str) -> ResponseItem:
         """An item of a response's output by its own id.
