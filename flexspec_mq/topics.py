@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 BRIDGED = frozenset("odvrewthki")
 """Letters of the topics that brokers of a deployment carry to each other; asks and their answers stay at a site."""
 _LEVELS = 8
-"""Levels of a topic that an asker may name for its answer."""
+"""Levels of a topic that a client may name for its answer."""
 
 
 def checked(kind: str, name: str) -> str:
@@ -133,7 +133,7 @@ def ask_topic(edge: str, user: str) -> str:
     return f"{ROOT}/ask/{edge}/{user}"
 
 
-def asker_of(topic: str, edge: str) -> str | None:
+def client_of_ask(topic: str, edge: str) -> str | None:
     """The user who asks on a topic; `ANYBODY` where the topic names none, None if it is none of the edge's."""
     parts = topic.split("/")
     if parts[:3] != [ROOT, "ask", edge] or len(parts) > 4:

@@ -22,7 +22,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         prompt: turn of the user.
         schema: JSON schema that the text keeps; short for ``response_format``.
         response_topic: where to answer, for those who cannot say it by MQTT 5: below f1/answer/USER/EDGE.
-        keep: seconds for which the broker keeps the answer for an asker that is away, as a retained message.
+        keep: seconds for which the broker keeps the answer for a client that is away, as a retained message.
         clear: ask for nothing, and have the broker forget the answer that it keeps for this id.
     """
 

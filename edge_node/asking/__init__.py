@@ -4,7 +4,7 @@
 |---|---|
 | `settings` | what the node is told of it when it starts |
 | `request` | from a message to an ask: whose, where its answer goes, what is wanted |
-| `askers` | how much a user may ask |
+| `clients` | how much a user may ask |
 | `asks` | the link on which asks come, and their answers |
 | `home_assistant` | how the node announces itself to a Home Assistant |
 

@@ -13,7 +13,7 @@ from msgspec import UNSET, structs
 
 from edge_node.api.errors import ApiError
 from edge_node.api.serving import Api
-from edge_node.asking.askers import Asker
+from edge_node.asking.clients import AskClient
 from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
 from edge_node.asking.request import AskReader, AskRequest, Reply, from_message
 from edge_node.asking.settings import AskSettings
@@ -103,7 +103,7 @@ class Asks:
             inbound_bytes=2**22,
             inbound_queue=settings.max_asks,
         )
-        self._askers = ExpiringMap[str, Asker](most=_MOST_USERS)
+        self._clients = ExpiringMap[str, AskClient](most=_MOST_USERS)
         self._answering: dict[str, _Answering] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._throttle = LogThrottle()
@@ -140,19 +140,19 @@ class Asks:
             if inbound.payload == b"online" and not inbound.retain:
                 self._announce(link)
             return
-        user = topics.asker_of(inbound.topic, self._node.name)
+        user = topics.client_of_ask(inbound.topic, self._node.name)
         if user is None or (inbound.retain and not inbound.payload):
             return
         now = entropy.now()
-        asker, refusal = self._asker(user, now), None
-        if len(self._tasks) >= self._settings.max_asks or not asker.take(now):
+        client, refusal = self._client(user, now), None
+        if len(self._tasks) >= self._settings.max_asks or not client.take(now):
             self._api.refusals.note(f"{user} by MQTT", "too_many_asks", "it asks more than it may")
-            refusal = asker.too_many(now)
+            refusal = client.too_many(now)
             if refusal is None or len(self._tasks) >= 2 * self._settings.max_asks:
                 return
         reader = AskReader(user, self._node.name)
-        answer = self._answer(link, asker, inbound, reader, refusal)
-        self._start(asker, user, self._guarded(link, lambda: reader.reply, answer))
+        answer = self._answer(link, client, inbound, reader, refusal)
+        self._start(client, user, self._guarded(link, lambda: reader.reply, answer))
 
     async def _take_pending(self, link: Link) -> None:
         """Answer asks that came before the node was started, and those that are sent again."""
@@ -183,24 +183,24 @@ class Asks:
             what = f"the node was away, and the ask waited for more than {age:g} s"
             refusal = ApiError(503, what, code="stale", hint="ask again, or send it from the node's outbox")
             outbox.later(outbox.journal.park, entry.id, what)
-        asker, key = self._asker(asked.user, entropy.now()), key_of(entry)
+        client, key = self._client(asked.user, entropy.now()), key_of(entry)
         answering = _Answering(key, asked.reply, resumed=True)
-        answer = self._answer_asked(link, asker, asked.again(age), answering, refusal)
-        self._start(asker, asked.user, self._guarded(link, lambda: asked.reply, answer))
+        answer = self._answer_asked(link, client, asked.again(age), answering, refusal)
+        self._start(client, asked.user, self._guarded(link, lambda: asked.reply, answer))
 
-    def _asker(self, user: str, now: float) -> Asker:
-        asker = self._askers.pop(user) or Asker(self._settings, now)
-        self._askers.put(user, asker, now)
-        return asker
+    def _client(self, user: str, now: float) -> AskClient:
+        client = self._clients.pop(user) or AskClient(self._settings, now)
+        self._clients.put(user, client, now)
+        return client
 
-    def _start(self, asker: Asker, user: str, answer: Coroutine[Any, Any, None]) -> None:
+    def _start(self, client: AskClient, user: str, answer: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(answer, name=f"ask of {user}")
         self._tasks.add(task)
-        asker.asks += 1
-        task.add_done_callback(partial(self._answered, asker))
+        client.asks += 1
+        task.add_done_callback(partial(self._answered, client))
 
-    def _answered(self, asker: Asker, task: asyncio.Task[None]) -> None:
-        asker.asks -= 1
+    def _answered(self, client: AskClient, task: asyncio.Task[None]) -> None:
+        client.asks -= 1
         self._tasks.discard(task)
 
     async def _guarded(
@@ -213,15 +213,15 @@ class Asks:
             await self._publish(link, reply().error(FlexSpecError("the edge node failed; its log says how")))
 
     async def _answer(
-        self, link: Link, asker: Asker, inbound: Inbound, reader: AskReader, refusal: ApiError | None
+        self, link: Link, client: AskClient, inbound: Inbound, reader: AskReader, refusal: ApiError | None
     ) -> None:
         """Answer an ask, or say why it is not answered."""
         try:
             asked = reader.read(inbound, most=self._settings.max_ask, lenient=self._api.settings.lenient)
             if asked is not None:
-                await self._answer_asked(link, asker, asked, _Answering(reader.key, asked.reply), refusal)
+                await self._answer_asked(link, client, asked, _Answering(reader.key, asked.reply), refusal)
             else:
-                asker.forget(reader.reply.topic)
+                client.forget(reader.reply.topic)
                 await self._publish(link, Outbound(reader.reply.topic, b"", 1, retain=True))
         except ApiError as error:
             await self._publish(link, reader.reply.error(refusal or error))
@@ -229,7 +229,7 @@ class Asks:
     async def _answer_asked(
         self,
         link: Link,
-        asker: Asker,
+        client: AskClient,
         asked: AskRequest,
         answering: _Answering,
         refusal: ApiError | None,
@@ -246,9 +246,9 @@ class Asks:
             if refusal is not None:
                 raise refusal
             if asked.keep:
-                asker.keep(asked.reply.topic, asked.keep, entropy.now())
+                client.keep(asked.reply.topic, asked.keep, entropy.now())
                 answering.reply = structs.replace(asked.reply, keep=asked.keep)
-            await self._read(link, asker, asked, answering)
+            await self._read(link, client, asked, answering)
         except FlexSpecError as error:
             texts = self._api.texts
             if key is None or not texts.goes_on_later:
@@ -259,7 +259,7 @@ class Asks:
             if key is not None and self._answering.get(key.key) is answering:
                 del self._answering[key.key]
 
-    async def _read(self, link: Link, asker: Asker, asked: AskRequest, answering: _Answering) -> None:
+    async def _read(self, link: Link, client: AskClient, asked: AskRequest, answering: _Answering) -> None:
         """Have the text written when it is its turn, or find it under its key, and send it."""
         api, outbox, key = self._api, self._api.texts.outbox, answering.key
         until = entropy.now() + asked.patience
@@ -275,7 +275,7 @@ class Asks:
             asked = structs.replace(asked, spec=spec)
         if key is not None and asked.patience:
             answering.waits = await api.texts.persist(asked, key)
-        async with asker.text(asked.patience):
+        async with client.text(asked.patience):
             while True:
                 if answering.waits and await outbox.run(outbox.journal.entry, answering.waits) is None:
                     raise TextDropped("the ask was dropped from the outbox")

@@ -45,7 +45,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {"id": UNSET if self.id is None else self.id}
 
     def message(self, body: msgspec.Struct) -> Outbound:
-        """A message to the asker; the last one of an answer that is to be kept is retained."""
+        """A message to the client; the last one of an answer that is to be kept is retained."""
         keep = self.keep if getattr(body, "done", False) else 0.0
         payload = msgspec.json.encode(body)
         return Outbound(self.topic, payload, 1, keep > 0, keep or None, self.correlation)
@@ -179,7 +179,7 @@ def from_message(edge: str, entry: Entry) -> bytes:
     try:
         kept = msgspec.json.decode(entry.body, type=_OldAsk)
         inbound = Inbound(kept.topic, kept.payload.encode(), 1, properties=kept.properties)
-        reader = AskReader(topics.asker_of(kept.topic, edge) or "", edge)
+        reader = AskReader(topics.client_of_ask(kept.topic, edge) or "", edge)
         asked = reader.read(inbound, most=len(inbound.payload), lenient=True)
     except (ValueError, FlexSpecError) as error:
         raise UnknownRequest(f"this ask of version 0.2.0 cannot be read: {error}") from error

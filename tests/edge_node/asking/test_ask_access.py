@@ -124,7 +124,7 @@ def test_topics_for_answers_are_below_that_of_the_user_at_the_edge(
         assert not set(parts) & {"+", "#", "", "a b", "é"}
     good = topics.answer_topic(user, edge, "x")
     assert topics.is_answer_topic(good, user, edge)
-    assert topics.asker_of(topics.ask_topic(edge, user), edge) == user
+    assert topics.client_of_ask(topics.ask_topic(edge, user), edge) == user
 
 
 @given(

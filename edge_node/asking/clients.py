@@ -18,8 +18,8 @@ _WAITING = 4
 """Asks at a time of a user, for each of its texts; the others wait."""
 
 
-class Asker:
-    """A user who asks.
+class AskClient:
+    """A client that asks.
 
     Attributes:
         asks: asks that are being answered or wait.
