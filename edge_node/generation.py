@@ -13,7 +13,7 @@ from flexspec_mq.controller.plan import Policy
 from flexspec_mq.energy.model import Spent
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.edge.patience import Patience, Waits
-from flexspec_mq.protocol.effects import Commit, Finish, Provisional
+from flexspec_mq.protocol.effects import Commit, Finish, ProvisionalDraft
 from schemas.messages import Sampling
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flexspec_mq.telemetry import TextSpan
 
 
-Shown = Commit | Provisional | Finish
+Shown = Commit | ProvisionalDraft | Finish
 """Parts of a text, and its end, as its reader is told of them."""
 
 

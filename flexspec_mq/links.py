@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkProfile:
     """A link between device and broker.
 
     Attributes:
@@ -22,9 +22,9 @@ class Link:
         return self.trip / 1e3 + up / self.up / 125e3 + down / self.down / 125e3
 
 
-LINKS: Mapping[str, Link] = {
-    "loopback": Link(0.0, 1e4, 1e4),
-    "wifi": Link(3.2, 50.0, 50.0),
-    "4g": Link(21.0, 7.6, 29.5),
-    "satellite": Link(44.0, 13.54, 87.25),
+LINKS: Mapping[str, LinkProfile] = {
+    "loopback": LinkProfile(0.0, 1e4, 1e4),
+    "wifi": LinkProfile(3.2, 50.0, 50.0),
+    "4g": LinkProfile(21.0, 7.6, 29.5),
+    "satellite": LinkProfile(44.0, 13.54, 87.25),
 }

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.messages import PartialSampling
-from schemas.plan import LimitReport, Plan
+from schemas.plan import LimitReport, PlanStatus
 from schemas.status import ConnectionStatus
 
 NEUTRAL, WHY = "neutral", "why"
@@ -433,7 +433,7 @@ class FlexspecUsage(PartialSampling, msgspec.Struct, frozen=True, kw_only=True, 
     rounds: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
-    plan: Plan | None = None
+    plan: PlanStatus | None = None
     energy_j: float | None = None
     energy_j_per_100: float | None = None
     energy_source: str = "none"
@@ -674,7 +674,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[Model]
 
 
-class Error(msgspec.Struct, frozen=True, kw_only=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no answer.
 
     Attributes:
@@ -693,7 +693,7 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
 class ErrorBody(msgspec.Struct, frozen=True):
     """The body of an error, and the event that ends a stream which failed."""
 
-    error: Error
+    error: Failure
 
 
 class Health(msgspec.Struct, frozen=True):

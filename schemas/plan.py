@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Plan of an edge for the next batch.
 
     Attributes:
@@ -103,7 +103,7 @@ class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     under_way: bool
     age_s: float | None
-    plan: Plan
+    plan: PlanStatus
     words: str
     alternatives: list[PlanAlternative]
     estimates: dict[str, PlanEstimate]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.grammars import MOST_FORCED, TextGrammars
 from cloud_worker.engine.heads import ModelHeads
-from cloud_worker.engine.interface import Facts, Memory, StepResult, recommended
+from cloud_worker.engine.interface import Facts, KVMemory, StepResult, recommended
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.scheduler import Scheduler
@@ -103,10 +103,10 @@ class ModelEngine:
         return replace(self._facts, room=self.scheduler.caches.room, draft=draft)
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> KVMemory:
         """See `Engine`."""
         caches = self.scheduler.caches
-        return Memory(caches.nbytes, caches.limit, caches.dropped, caches.evicted)
+        return KVMemory(caches.nbytes, caches.limit, caches.dropped, caches.evicted)
 
     def add(self, item: WorkItem) -> None:
         """See `Engine`."""

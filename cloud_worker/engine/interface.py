@@ -114,7 +114,7 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class KVMemory:
     """Memory of the KV cache.
 
     Attributes:
@@ -198,7 +198,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def memory(self) -> Memory | None:
+    def memory(self) -> KVMemory | None:
         """Memory of the KV cache now; None if it does not tell."""
         ...
 

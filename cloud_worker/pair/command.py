@@ -12,7 +12,7 @@ from cloud_worker.engine.draft import choice
 from cloud_worker.engine.load import check_libraries
 from cloud_worker.pair import MOST
 from cloud_worker.pair.forecast import LENGTHS, Figures, forecast
-from cloud_worker.pair.measure import Text, drafter_for, measure, write
+from cloud_worker.pair.measure import PairText, drafter_for, measure, write
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.progress import Tell, answer, stages
 from flexspec_mq.daemon.signals import ending_interrupts
@@ -73,7 +73,7 @@ class _Known:
     """Figures by the texts that were measured so far; `whole` after the last pass."""
 
     figures: Figures
-    texts: Sequence[Text]
+    texts: Sequence[PairText]
     draft: str
     whole: bool
 
@@ -107,7 +107,7 @@ def _measured(
     assert draft.drafter is not None  # noqa: S101  it has a name
     engine = ModelEngine(candidate_of(settings, tell)[1].build(None))
     identity = Identity(NOISE_VERSION, target.fingerprint, Sampling(), target.eos, False, _TOKENS)
-    texts = [Text(prompt, identity) for prompt in prompts]
+    texts = [PairText(prompt, identity) for prompt in prompts]
     for most, seconds in _PASSES:
         texts[:most] = write(engine, texts[:most], tell, seconds=seconds)
         if answered := [text for text in texts if text.answer]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import PLACES, UNTRIED, Observation
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.links import Link
+from flexspec_mq.links import LinkProfile
 from schemas.messages import MAX_AHEAD
 
 LENGTHS = 1, 2, 4, 8
@@ -93,7 +93,7 @@ def runs(right: Sequence[bool], length: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerForecast:
     """Forecast of an answer over a link, in seconds.
 
     Attributes:
@@ -109,7 +109,7 @@ class Answer:
     worker_plan: str
 
 
-def forecast(figures: Figures, link: Link, tokens: int) -> Answer:
+def forecast(figures: Figures, link: LinkProfile, tokens: int) -> AnswerForecast:
     """Forecast an answer of so many tokens over a link between device and broker."""
     alone, more = figures.forwards[0], max(0, tokens - 1)
     first = _PROGRAMS + link.seconds(_ROUND_BYTES[0] + _PROMPT_BYTES * figures.prompt, _ROUND_BYTES[1])
@@ -120,7 +120,7 @@ def forecast(figures: Figures, link: Link, tokens: int) -> Answer:
     beside = {length: figures.draft_reads + more * _beside(figures, length) for length in LENGTHS}
     beside[0] = more * alone
     length = min(beside, key=lambda length: beside[length])
-    return Answer(
+    return AnswerForecast(
         streamed=first + more * alone,
         device=first + late + (more - late / alone) * per_token,
         worker=first + beside[length],
@@ -134,7 +134,7 @@ def _beside(figures: Figures, length: int) -> float:
     return (length * figures.token + figures.forwards[length]) / figures.tokens_per_round(length)
 
 
-def _plans(figures: Figures, link: Link, tokens: int) -> list[tuple[float, str]]:
+def _plans(figures: Figures, link: LinkProfile, tokens: int) -> list[tuple[float, str]]:
     """Seconds of a token where only the device may draft, and the plan: the fastest of each kind."""
     seen = Observation(
         rtt=_PROGRAMS + link.seconds(*_ROUND_BYTES),

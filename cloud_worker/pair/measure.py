@@ -22,7 +22,7 @@ _TIMED, _TURNS = 4, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class PairText:
     """Prompt and the target's answer as token ids, and all else that makes the text."""
 
     prompt: tuple[int, ...]
@@ -38,8 +38,8 @@ class Text:
 
 
 def write(
-    engine: Engine, texts: Sequence[Text], tell: Callable[[str], None], *, seconds: float = inf
-) -> list[Text]:
+    engine: Engine, texts: Sequence[PairText], tell: Callable[[str], None], *, seconds: float = inf
+) -> list[PairText]:
     """Have the target go on with all texts at once that have not ended, for so many seconds."""
     written = list(texts)
     for number, text in enumerate(texts):
@@ -64,7 +64,7 @@ def write(
 def measure(
     engine: Engine,
     drafter: Drafter,
-    texts: Sequence[Text],
+    texts: Sequence[PairText],
     tell: Callable[[str], None],
     *,
     seconds: float = inf,
@@ -90,7 +90,7 @@ def drafter_for(target: str, drafts: DraftSettings, tell: Callable[[str], None])
 
 
 def _drafted(
-    drafter: Drafter, texts: Sequence[Text], tell: Callable[[str], None], ends: float
+    drafter: Drafter, texts: Sequence[PairText], tell: Callable[[str], None], ends: float
 ) -> tuple[list[list[bool]], float, float]:
     """Whether each of the draft's tokens is right, and seconds of a token of a prompt and of a drafted one."""
     right: list[list[bool]] = []
@@ -120,7 +120,7 @@ def _drafted(
     return right, median(reads), median(tokens or reads)
 
 
-def _ask(drafter: Drafter, number: int, context: Sequence[int], text: Text) -> Sequence[DraftToken]:
+def _ask(drafter: Drafter, number: int, context: Sequence[int], text: PairText) -> Sequence[DraftToken]:
     """The draft's next token; none beyond its context."""
     if not drafter.fits(context):
         return ()
@@ -130,7 +130,7 @@ def _ask(drafter: Drafter, number: int, context: Sequence[int], text: Text) -> S
     return proposals
 
 
-def _forwards(engine: Engine, texts: Sequence[Text], ends: float) -> tuple[dict[int, float], float]:
+def _forwards(engine: Engine, texts: Sequence[PairText], ends: float) -> tuple[dict[int, float], float]:
     """Seconds of a forward in the middle of a text, by drafted tokens, and of a token of a prompt."""
     forwards: dict[int, list[float]] = {rows: [] for rows in (0, *LENGTHS)}
     reads = []
@@ -161,7 +161,7 @@ def _decide(engine: Engine, item: WorkItem) -> float:
     return time.perf_counter() - began
 
 
-def _item(number: int, text: Text, start: int, draft: tuple[int, ...]) -> WorkItem:
+def _item(number: int, text: PairText, start: int, draft: tuple[int, ...]) -> WorkItem:
     """Work as the worker's protocol hands it to its engine, behind so many tokens of the answer."""
     return WorkItem(
         key=("pair", number),

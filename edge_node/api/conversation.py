@@ -4,7 +4,7 @@ from bisect import bisect
 from collections.abc import Iterable
 from dataclasses import replace
 
-from flexspec_mq.grammar.tools import ToolCall
+from flexspec_mq.grammar.tools import ReadCall
 from flexspec_mq.models.text import Turn
 
 
@@ -35,7 +35,7 @@ class Conversation:
         for call in turn.calls:
             self.call(call)
 
-    def call(self, call: ToolCall) -> None:
+    def call(self, call: ReadCall) -> None:
         """Have the last answer call a tool; without an answer at the end it is one that only calls."""
         if not self.turns or self.turns[-1].role != "assistant":
             self.add(Turn("assistant", ""))

@@ -20,7 +20,7 @@ from flexspec_mq.errors import (
     WorkerError,
     WorkersBusy,
 )
-from schemas.openai import Error, ErrorBody
+from schemas.openai import ErrorBody, Failure
 
 CLIENT_GONE = 499
 """Not sent to anybody; in metrics only."""
@@ -60,7 +60,7 @@ class ApiError(FlexSpecError):
     def body(self) -> ErrorBody:
         """The object that OpenAI's clients expect."""
         kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return ErrorBody(Error(message=self.words, type=kind, param=self.param, code=self.code))
+        return ErrorBody(Failure(message=self.words, type=kind, param=self.param, code=self.code))
 
     def response(self, path: str) -> Response:
         """The answer in place of one that cannot be given, in the form of the path's API."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edge_node.api.errors import ApiError, api_error
 from edge_node.text.machine import End, Text
-from edge_node.text.reading import Follower, Part
+from edge_node.text.reading import Part, TextFollower
 from edge_node.text.spec import TextRequest
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.grammar.tools import CallEvent
@@ -43,7 +43,7 @@ class Form(ABC):
 
     def __init__(self, texts: Sequence[Text], prompt: str, shaped_by: str | None = None) -> None:
         self.texts = texts
-        self.followers = [Follower(text) for text in texts]
+        self.followers = [TextFollower(text) for text in texts]
         self._fields = prompt, shaped_by
 
     @abstractmethod

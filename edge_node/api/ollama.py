@@ -21,8 +21,8 @@ from flexspec_mq.grammar.tools import (
     CallEnds,
     CallEvent,
     Content,
+    ReadCall,
     Tool,
-    ToolCall,
     ToolUse,
     as_written,
 )
@@ -179,7 +179,7 @@ def _turns(messages: Sequence[ollama.OllamaMessage]) -> tuple[Turn, ...]:
         if message.role == "tool" and made.result(message.tool_call_id or "", message.content):
             continue
         calls = (
-            ToolCall(call.function.name, as_written(call.function.arguments), call.id)
+            ReadCall(call.function.name, as_written(call.function.arguments), call.id)
             for call in message.tool_calls
         )
         made.add(Turn(message.role, message.content, tuple(calls), message.tool_name))

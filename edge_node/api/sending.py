@@ -64,7 +64,7 @@ async def reply(
         headers[IGNORED] = wanted.ignored_names
     if kept := [text.id for text in texts if text.key is not None]:
         headers[OUTBOX] = ",".join(kept)
-    sender = Sender(send, settings.send_timeout, was_read)
+    sender = ResponseSender(send, settings.send_timeout, was_read)
     work = _stream(form, settings, sender, headers) if wanted.stream else _whole(form, sender, headers)
     await unless_gone(receive, work)
 
@@ -88,7 +88,7 @@ def unknown_event(since: str) -> ApiError:
     return ApiError(404, what, code="unknown_event", hint="without Last-Event-ID it comes from its beginning")
 
 
-async def _whole(form: Form, sender: Sender, headers: dict[str, str]) -> None:
+async def _whole(form: Form, sender: ResponseSender, headers: dict[str, str]) -> None:
     ends = [await ended(text) for text in form.texts]
     _raise_failed(form)
     body = form.whole(ends)
@@ -102,7 +102,7 @@ def _raise_failed(form: Form) -> None:
             raise form.failed(text.end.error)
 
 
-async def _stream(form: Form, settings: ApiSettings, sender: Sender, headers: dict[str, str]) -> None:
+async def _stream(form: Form, settings: ApiSettings, sender: ResponseSender, headers: dict[str, str]) -> None:
     """Send a status by the first text or wait, or after a heartbeat of silence: what fails before has its own."""
     with suppress(TimeoutError):
         async with asyncio.timeout(settings.heartbeat):
@@ -149,7 +149,7 @@ async def _merged(texts: Sequence[Text], patience: float) -> AsyncIterator[tuple
             task.cancel()
 
 
-class Sender:
+class ResponseSender:
     """Sends what the client can take. uvicorn waits while its buffer is full, so that nothing piles up here.
 
     Args:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Self, get_args
 
-from edge_node.text.texts import TextLimits
+from edge_node.text.texts import TextBounds
 from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting, verify
@@ -27,8 +27,8 @@ def _origin(value: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiSettings(TextLimits):
-    """Settings of an API server; `Setting.help` has the words for users, `TextLimits` says how much it takes on.
+class ApiSettings(TextBounds):
+    """Settings of an API server; `Setting.help` has the words for users, `TextBounds` says how much it takes on.
 
     Attributes, times in seconds and sizes in bytes:
         max_body: of a request.

@@ -15,11 +15,11 @@ from edge_node.api.errors import ApiError
 from edge_node.api.serving import Api
 from edge_node.asking.clients import AskClient
 from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
-from edge_node.asking.request import AskReader, AskRequest, Reply, from_message
+from edge_node.asking.request import AskReader, AskRequest, ReplyAddress, from_message
 from edge_node.asking.settings import AskSettings
 from edge_node.outbox.entries import Entry, OutboxError
 from edge_node.text.machine import Text, TextDropped
-from edge_node.text.reading import Follower, ended, read
+from edge_node.text.reading import TextFollower, ended, read
 from edge_node.text.spec import IdempotencyKey, UnknownRequest, unpack
 from edge_node.text.texts import TooManyTexts, key_of
 from flexspec_mq import entropy, topics, waiting
@@ -58,7 +58,7 @@ class _Answering:
     """
 
     key: IdempotencyKey | None
-    reply: Reply
+    reply: ReplyAddress
     resumed: bool = False
     again: bool = False
     waits: str = ""
@@ -204,7 +204,7 @@ class Asks:
         self._tasks.discard(task)
 
     async def _guarded(
-        self, link: Link, reply: Callable[[], Reply], answer: Coroutine[Any, Any, None]
+        self, link: Link, reply: Callable[[], ReplyAddress], answer: Coroutine[Any, Any, None]
     ) -> None:
         try:
             await answer
@@ -312,7 +312,7 @@ class Asks:
 
     async def _send_pieces(self, link: Link, answering: _Answering, text: Text) -> None:
         """Send what is no call of a tool as it comes, from the beginning, until another copy of the ask has come."""
-        follower, at = Follower(text), 0
+        follower, at = TextFollower(text), 0
 
         async def publish(events: Iterable[tuple[CallEvent, bool]], **more: Any) -> None:
             nonlocal at

@@ -25,7 +25,7 @@ _MOST_ID = 128
 _OWN = frozenset(field.name for field in msgspec.structs.fields(Ask))
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReplyAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where and how an ask is answered.
 
     Attributes:
@@ -73,7 +73,7 @@ class AskRequest(OpenAIRequest, frozen=True, kw_only=True, omit_defaults=True, t
     """
 
     user: str
-    reply: Reply
+    reply: ReplyAddress
     keep: float = 0.0
 
     @property
@@ -101,7 +101,7 @@ class AskReader:
     def __init__(self, user: str, edge: str) -> None:
         self._user = user
         self._edge = edge
-        self.reply = Reply(topic=topics.answer_topic(user, edge))
+        self.reply = ReplyAddress(topic=topics.answer_topic(user, edge))
         self.key: IdempotencyKey | None = None
 
     def read(self, inbound: Inbound, *, most: int, lenient: bool = False) -> AskRequest | None:

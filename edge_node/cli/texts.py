@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.console import Console
 
-from flexspec_mq.chat.answer import Answer
+from flexspec_mq.chat.answer import AnswerView
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
@@ -59,7 +59,7 @@ def prompt_of(given: str | None) -> tuple[Turn, ...]:
 
 async def ask(by: CompletionGenerator, spec: TextSpec, *, as_json: bool) -> None:
     """Write one answer, and show it as it comes: its text, or its events as JSON lines."""
-    answer = Answer(Console(highlight=False))
+    answer = AnswerView(Console(highlight=False))
     waits = _line if as_json else lambda _: None
     with ExitStack() as shown:
         async with aclosing(events(by, spec, waits)) as happens:

@@ -38,7 +38,7 @@ class NoRoom(OutboxError):
     """The disk of the outbox is full: what is there can be read and dropped, and nothing can be added."""
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """The values that fix a text, and by which its session goes on: known from its first open on.
 
     Attributes:
@@ -102,7 +102,7 @@ class Entry:
     accepted: float
     state: State = "queued"
     restarts: int = 0
-    opened: Opened | None = None
+    opened: Opening | None = None
     error: str = ""
     finished: float | None = None
     read: bool = False

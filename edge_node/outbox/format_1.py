@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from edge_node.outbox.entries import Entry, Opened, unpacked
+from edge_node.outbox.entries import Entry, Opening, unpacked
 from edge_node.outbox.file import TABLE, VERSION
 from flexspec_mq.protocol.effects import Commit
 
@@ -44,7 +44,7 @@ def _text(
             break
         commits.append(unpacked(start.to_bytes(4, "little") + tokens + codes))
         at += len(codes)
-    session = None if opened is None else Opened.read(opened)
+    session = None if opened is None else Opening.read(opened)
     fields = dict(zip(_ENTRY, known, strict=True))
     fields["restarts"] = fields.pop("life")
     if fields["state"] == "writing":

@@ -21,9 +21,9 @@ import msgspec
 from edge_node.outbox import file as files
 from edge_node.outbox import format_1
 from edge_node.outbox.clock import Clock
-from edge_node.outbox.entries import STARTS, Entry, NoRoom, Opened, OutboxError, OutboxFull, packed, unpacked
+from edge_node.outbox.entries import STARTS, Entry, NoRoom, Opening, OutboxError, OutboxFull, packed, unpacked
 from edge_node.outbox.file import Damaged, told
-from edge_node.outbox.records import Kind, Part, Piece, cut, found, joined
+from edge_node.outbox.records import Kind, Piece, RecordPart, cut, found, joined
 from edge_node.outbox.texts import REQUEST_FIELDS, STATUS_FIELDS, PersistedText, fields_of
 from flexspec_mq.daemon.files import sync
 from flexspec_mq.protocol.effects import Commit
@@ -179,7 +179,7 @@ class Journal:
             if (text := self._texts.get(name)) is not None:
                 self._put(text, Kind.BODY, name.encode() + b"\n" + body)
 
-    def open(self, name: str, opened: Opened, *, promised: bool = True) -> None:
+    def open(self, name: str, opened: Opening, *, promised: bool = True) -> None:
         """Note the session of a text, unless that was dropped meanwhile; tokens of an earlier session go.
 
         Args:
@@ -307,7 +307,7 @@ class Journal:
         if text.entry.opened is not None:
             self._set_session(text, text.entry.opened)
 
-    def _set_session(self, text: PersistedText, opened: Opened) -> None:
+    def _set_session(self, text: PersistedText, opened: Opening) -> None:
         before, since = text.entry.opened, text.since
         if before is None or before.session != opened.session:
             since = self._number + 1
@@ -339,7 +339,7 @@ class Journal:
     def _put(self, text: PersistedText, kind: bytes, data: bytes) -> None:
         """Persist a part of a text, in place of the one that is there; of tokens, all."""
         before = text.parts.get(kind, range(0))
-        text.take(Part(kind, text.number, self._insert(kind, text.number, data), data))
+        text.take(RecordPart(kind, text.number, self._insert(kind, text.number, data), data))
         self._remove(before)
 
     def _insert(self, kind: bytes, text: int, data: bytes) -> range:

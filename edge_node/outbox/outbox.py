@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from edge_node.outbox.entries import Entry, NoRoom, Opened, OutboxError
+from edge_node.outbox.entries import Entry, NoRoom, Opening, OutboxError
 from flexspec_mq import waiting
 from flexspec_mq.errors import Cancelled, FlexSpecError
 
@@ -137,7 +137,7 @@ class Outbox:
                 self.go_on(entry.id, entry.path)
 
 
-class Record:
+class TextRecord:
     """The page of one text in the outbox, for whoever writes the text.
 
     Args:
@@ -164,7 +164,7 @@ class Record:
         """All tokens of earlier incarnations."""
         return tuple(token for commit in self.commits for token in commit.tokens)
 
-    def open(self, opened: Opened) -> None:
+    def open(self, opened: Opening) -> None:
         """Note a session, which is on the disk before any token is shown; at once where its answer may be delivered."""
         self._outbox.later(self._outbox.journal.open, self._name, opened, promised=self._delivers)
 

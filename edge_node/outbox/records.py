@@ -49,7 +49,7 @@ class Piece(NamedTuple):
         return _MAGIC + zlib.crc32(said).to_bytes(4, "big") + said
 
 
-class Part(NamedTuple):
+class RecordPart(NamedTuple):
     """Something that a text, or the journal, has in one or more pieces.
 
     Attributes:
@@ -87,7 +87,7 @@ def found(data: bytes) -> Iterator[Piece]:
         at = data.find(_MAGIC, at + 1)
 
 
-def joined(pieces: Iterable[Piece]) -> Iterator[Part]:
+def joined(pieces: Iterable[Piece]) -> Iterator[RecordPart]:
     """The parts whose pieces these are, in the order of their numbers."""
     run: list[Piece] = []
     for piece in pieces:
@@ -99,9 +99,9 @@ def joined(pieces: Iterable[Piece]) -> Iterator[Part]:
         yield _part(run)
 
 
-def _part(run: list[Piece]) -> Part:
+def _part(run: list[Piece]) -> RecordPart:
     try:
         data = None if run[-1].more else zlib.decompress(b"".join(piece.data for piece in run))
     except zlib.error:
         data = None
-    return Part(run[0].kind, run[0].text, range(run[0].number, run[-1].number + 1), data)
+    return RecordPart(run[0].kind, run[0].text, range(run[0].number, run[-1].number + 1), data)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from edge_node.outbox.entries import Entry, Opened, State, unpacked
-from edge_node.outbox.records import Kind, Part
+from edge_node.outbox.entries import Entry, Opening, State, unpacked
+from edge_node.outbox.records import Kind, RecordPart
 
 REQUEST_FIELDS = "id", "key", "digest", "path", "client", "choice", "mode", "accepted"
 STATUS_FIELDS = "accepted", "state", "restarts", "error", "finished", "read"
@@ -39,7 +39,7 @@ class PersistedText:
     parts: dict[bytes | int, range] = field(default_factory=dict)
     sizes: dict[bytes | int, int] = field(default_factory=dict)
 
-    def take(self, part: Part) -> None:
+    def take(self, part: RecordPart) -> None:
         """Learn what a part says, the parts of a text in the order in which they were written."""
         key: bytes | int = part.kind
         if (data := part.data) is None:
@@ -53,7 +53,7 @@ class PersistedText:
             known = dict(zip(STATUS_FIELDS, msgspec.msgpack.decode(data), strict=False))
             self.entry = replace(self.entry, **known | {"restarts": max(restarts, known["restarts"])})
         elif key == Kind.SESSION:
-            self.since, restarts, opened = msgspec.msgpack.decode(data, type=tuple[int, int, Opened])
+            self.since, restarts, opened = msgspec.msgpack.decode(data, type=tuple[int, int, Opening])
             self.entry = replace(self.entry, opened=opened, restarts=max(restarts, self.entry.restarts))
         elif key == Kind.TOKENS:
             commit = unpacked(data)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import asdict
 
 from edge_node.generation import Generation, GenerationRequest, OtherText, Resume, Shown
-from edge_node.outbox.entries import Opened
+from edge_node.outbox.entries import Opening
 from edge_node.text.decoding import Piece, PieceDecoder, StopFinder
 from edge_node.text.encoding import Encoded, Encoder
 from edge_node.text.service import Service, Wait
@@ -35,14 +35,14 @@ from flexspec_mq.errors import (
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.tools import ToolFormat
 from flexspec_mq.protocol.edge.patience import Waits
-from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Provisional
+from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, ProvisionalDraft
 from flexspec_mq.telemetry import TextSpan
 from schemas.node import TextFigures
-from schemas.plan import Plan
+from schemas.plan import PlanStatus
 
 if TYPE_CHECKING:
     from edge_node.node import EdgeNode
-    from edge_node.outbox.outbox import Record
+    from edge_node.outbox.outbox import TextRecord
     from flexspec_mq.models.load import LoadedText
 
 _LOOK = 0.05
@@ -91,7 +91,7 @@ class CompletionGenerator:
         self,
         spec: TextSpec,
         told: Callable[[Wait], None] = lambda _wait: None,
-        record: Record | None = None,
+        record: TextRecord | None = None,
     ) -> AsyncIterator[Writing]:
         """Begin a text; it is cancelled at the end of the block, up to the worker.
 
@@ -170,7 +170,7 @@ class Writing:
         began: float,
         service: Service,
         span: TextSpan | None = None,
-        record: Record | None = None,
+        record: TextRecord | None = None,
     ) -> None:
         self._by = by
         self._record = record
@@ -262,7 +262,7 @@ class Writing:
         async for event in self._events():
             if not self.tokens:  # until something is committed, another target may take the text
                 decoder = self._decoder()
-            if isinstance(event, Provisional):
+            if isinstance(event, ProvisionalDraft):
                 if event.start == self.tokens:
                     beyond, provisional = self._decoder(), ""
                     beyond.text(self.generation.machine.committed[: self.tokens])
@@ -315,7 +315,7 @@ class Writing:
             if not begun and self.generation.stale_defaults:
                 self._again = True
                 self._begin_anew()
-                yield Provisional(0, ())
+                yield ProvisionalDraft(0, ())
                 await self._open()
                 continue
             if confirms:
@@ -399,10 +399,10 @@ class Writing:
         """Forget the session of an earlier incarnation: nothing of its text was shown."""
         self._resumed, self._service.model = None, self._spec.version
 
-    def _opened(self, engine: str) -> Opened:
+    def _opened(self, engine: str) -> Opening:
         """Facts by which another incarnation of the node goes on with the session."""
         session, request = self.generation.session, self.generation.request
-        return Opened(
+        return Opening(
             session=session,
             version=self.version,
             sampling=request.sampling,
@@ -434,10 +434,10 @@ class Writing:
         return error
 
 
-def plan_told(planned: Planned) -> Plan:
+def plan_told(planned: Planned) -> PlanStatus:
     """A plan as the API tells it."""
     plan = planned.plan
-    return Plan(
+    return PlanStatus(
         policy=name_of(planned.policy),
         does=in_words(plan),
         draft_length=plan.draft_length,

@@ -94,7 +94,7 @@ class TextDropped(Cancelled):
     """A text was dropped from the outbox while others read it."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class FinishedText(msgspec.Struct, frozen=True, kw_only=True):
     """A text that is over, as the journal has it.
 
     Attributes:
@@ -185,7 +185,7 @@ class Text:
     ) -> Text:
         """The text whose answer the journal has."""
         text = cls(spec, key, name=name, created=created, now=now)
-        persisted = msgspec.json.decode(answer, type=Answer)
+        persisted = msgspec.json.decode(answer, type=FinishedText)
         text.version, text.form = persisted.version, persisted.form
         text._append(persisted.pieces)
         text._finish(End(persisted.reason, persisted.figures))
@@ -230,7 +230,7 @@ class Text:
         end, _ = self._ending
         assert end.reason is not None  # noqa: S101  errors are persisted otherwise
         return msgspec.json.encode(
-            Answer(
+            FinishedText(
                 pieces=self.origins.cut(self.whole, 0),
                 reason=end.reason,
                 version=self.version,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_node.text.machine import Answer
+from edge_node.text.machine import FinishedText
 from edge_node.text.spec import FORMAT, TextRequest, UnknownRequest, unpack
 from flexspec_mq.models.text import Turn
 from schemas.node import OutboxText, OutboxView
@@ -53,7 +53,7 @@ def shown(journal: Journal, name: str) -> OutboxText | None:
     about = {**_seen(entry), "tokens": entry.tokens, "request": request}
     if entry.state != "done":
         return OutboxText(**about)
-    answer = msgspec.json.decode(journal.answer(name), type=Answer)
+    answer = msgspec.json.decode(journal.answer(name), type=FinishedText)
     about["tokens"] = 0 if answer.figures is None else answer.figures.tokens
     return OutboxText(
         **about,

@@ -83,7 +83,7 @@ def _news(text: Text) -> Iterator[asyncio.Event]:
         text.watchers.discard(news.set)
 
 
-class Follower:
+class TextFollower:
     """A client that follows a text.
 
     Its position is how many characters of content and of calls' arguments it has, and how many beginnings and ends of

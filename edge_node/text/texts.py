@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from edge_node.outbox.entries import Entry, NoRoom, OutboxError
 from edge_node.outbox.journal import Bounds
-from edge_node.outbox.outbox import ASKED, Outbox, Record
+from edge_node.outbox.outbox import ASKED, Outbox, TextRecord
 from edge_node.text.machine import End, EndReason, Text, TextEffect, stopping
 from edge_node.text.spec import SEED_BITS, IdempotencyKey, TextRequest, TextSpec, UnknownRequest, unpack
 from flexspec_mq import entropy, waiting
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextLimits:
+class TextBounds:
     """Bounds on the texts of one server. Times are seconds.
 
     Attributes:
@@ -135,7 +135,7 @@ class Texts:
     """
 
     def __init__(
-        self, generator: CompletionGenerator, limits: TextLimits, metrics: Metrics, outbox: Outbox
+        self, generator: CompletionGenerator, limits: TextBounds, metrics: Metrics, outbox: Outbox
     ) -> None:
         self._generator = generator
         self._limits = limits
@@ -325,7 +325,7 @@ class Texts:
             if entry.id not in outbox.fresh:
                 entry = await outbox.run(journal.unpark, entry.id)
             outbox.fresh.discard(entry.id)
-            record = Record(outbox, entry, await outbox.run(journal.committed, entry.id))
+            record = TextRecord(outbox, entry, await outbox.run(journal.committed, entry.id))
             promised = entry.restarts > 0 and entry.path != ASKED
             text = Text(wanted.spec, key, age=self._limits.outbox_age, new=not promised, **about)
             self._write(text, record)
@@ -372,7 +372,7 @@ class Texts:
 
     # How it is written
 
-    def _write(self, text: Text, record: Record | None) -> None:
+    def _write(self, text: Text, record: TextRecord | None) -> None:
         if text.spec.seed is None:
             seed = entropy.bits(SEED_BITS) if text.key is None else text.key.seed
             text.spec = replace(text.spec, seed=seed)
@@ -385,7 +385,7 @@ class Texts:
             aged = loop.call_later(self._limits.outbox_age, lambda: self._perform(text, text.aged()))
             task.add_done_callback(lambda _task: aged.cancel())  # or it would hold the text for as long
 
-    async def _run(self, text: Text, record: Record | None) -> None:
+    async def _run(self, text: Text, record: TextRecord | None) -> None:
         """Write a text, and have the journal know of its end before anybody else does."""
         try:
             end = await self._written(text, record)
@@ -404,7 +404,7 @@ class Texts:
             await self._noted(text, call, complete=complete)
         text.persisted()
 
-    async def _written(self, text: Text, record: Record | None) -> End:
+    async def _written(self, text: Text, record: TextRecord | None) -> End:
         async with self._generator.writing(text.spec, partial(self._waits, text), record) as writing:
             last, tokens = text.began, writing.tokens
             _log.info("text %s is session %d", text.id, writing.generation.session)

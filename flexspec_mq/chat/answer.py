@@ -38,7 +38,7 @@ def style(writer: Writer | None) -> str:
     return "" if writer is None else STYLES[writer][0]
 
 
-class Answer:
+class AnswerView:
     """Display of an answer. Rows that are full scroll away; the row being written and the note below it stay live.
 
     Where nobody looks at it as it changes, it is the text alone, untouched.

@@ -27,8 +27,8 @@ from flexspec_mq.errors import (
 from schemas.node import EVENTS, NodeEvent
 from schemas.openai import (
     ChatCompletionChunk,
-    Error,
     ErrorBody,
+    Failure,
     FlexspecPart,
     ModelList,
     Usage,
@@ -53,7 +53,7 @@ _KEY = "give the key with --api-key-file or FLEXSPEC_CHAT_API_KEY"
 class Failed(msgspec.Struct, frozen=True):
     """The error of an event, if it is one."""
 
-    error: Error | None = None
+    error: Failure | None = None
 
 
 class NotReached(LinkDown):
@@ -226,7 +226,7 @@ class ApiClient:
         try:
             failure = read(body, ErrorBody).error
         except RemoteProtocolError:  # a proxy, for example, says it in its own way
-            failure = Error(message=f"what answers is no API of an edge node: {answer.reason_phrase}")
+            failure = Failure(message=f"what answers is no API of an edge node: {answer.reason_phrase}")
         raise refused(
             failure,
             status=answer.status_code,
@@ -300,7 +300,7 @@ def read(data: bytes | str, kind: type[T]) -> T:
 
 
 def refused(
-    failure: Error, *, status: int | None = None, retry_after: str | None = None, request: str | None = None
+    failure: Failure, *, status: int | None = None, retry_after: str | None = None, request: str | None = None
 ) -> FlexSpecError:
     """The error that a refusal is.
 

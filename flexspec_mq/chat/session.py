@@ -14,7 +14,7 @@ from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import LinkDown, UsageError
 
 if TYPE_CHECKING:
-    from flexspec_mq.chat.answer import Answer
+    from flexspec_mq.chat.answer import AnswerView
     from flexspec_mq.chat.view import View
 
 NONE = "none"
@@ -93,7 +93,7 @@ class ChatSession:
         self._answered(question, told.text)
         self.view.aside(figures(told))
 
-    async def _follow(self, asked: tuple[dict[str, Any], str], shown: Answer, told: Told) -> None:
+    async def _follow(self, asked: tuple[dict[str, Any], str], shown: AnswerView, told: Told) -> None:
         """Show an answer as it comes."""
 
         def note(words: object) -> None:

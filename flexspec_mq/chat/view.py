@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from rich.console import Console
 from rich.text import Text
 
-from flexspec_mq.chat.answer import Answer, legend
+from flexspec_mq.chat.answer import AnswerView, legend
 from flexspec_mq.daemon.main import print_error
 from flexspec_mq.daemon.printable import printable
 from flexspec_mq.errors import FlexSpecError
@@ -32,9 +32,9 @@ class View:
             self._out.print(legend())
 
     @contextmanager
-    def answer(self) -> Iterator[Answer]:
+    def answer(self) -> Iterator[AnswerView]:
         """Where the next answer is shown; what is typed meanwhile waits for the next prompt, unseen."""
-        with without_modes(termios.ECHO) if self.people else nullcontext(), Answer(self._out) as answer:
+        with without_modes(termios.ECHO) if self.people else nullcontext(), AnswerView(self._out) as answer:
             yield answer
 
     def say(self, text: str, style: str = "") -> None:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, Self
 from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import UsageError
-from flexspec_mq.links import Link
+from flexspec_mq.links import LinkProfile
 
 Address = tuple[str, int]
 Way = Literal["up", "down"]
@@ -91,7 +91,7 @@ class Proxy:
         self._stalled_until = dict.fromkeys(WAYS, 0.0)
 
     @classmethod
-    def steady(cls, link: Link, target: Address) -> Self:
+    def steady(cls, link: LinkProfile, target: Address) -> Self:
         """A link that does not change."""
         delay = link.trip / 2000
         return cls(SteadyWay(delay, link.up), SteadyWay(delay, link.down), target)

@@ -21,7 +21,7 @@ from flexspec_mq.errors import FlexSpecError
 from schemas.openai import FlexspecUsage, Writer
 
 if TYPE_CHECKING:
-    from flexspec_mq.chat.answer import Answer
+    from flexspec_mq.chat.answer import AnswerView
 
 OUTAGE_S = 3.0
 """Seconds for which the network is cut by default."""
@@ -80,7 +80,7 @@ async def record(
     link: Proxy | None = None,
     cut_behind: float = math.inf,
     outage: float = OUTAGE_S,
-    shown: Answer | None = None,
+    shown: AnswerView | None = None,
 ) -> Recording:
     """Ask a node and record the answer.
 

@@ -21,7 +21,7 @@ from flexspec_mq.topics import worker_status_topic
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound, no_birth
 from flexspec_mq.transport.connection import MqttConnection
 from flexspec_mq.transport.diagnosis import LOGIN_REFUSED, diagnose
-from flexspec_mq.transport.silence import Silence
+from flexspec_mq.transport.silence import LinkSilence
 
 _LACKING, _POOR = "broker lacking", "broker slow or silent"
 """Faults: FlexSpec does not work with this broker; it works, but."""
@@ -61,7 +61,7 @@ class Probe(MqttConnection):
             if self.received.qsize() > _MESSAGES:
                 self.received.get_nowait()
 
-        super().__init__(beside(settings), lambda _topic, _size: True, deliver, Silence(0.0))
+        super().__init__(beside(settings), lambda _topic, _size: True, deliver, LinkSilence(0.0))
 
     async def put(self, topic: str, payload: bytes = b"", *, qos: int = 1, retain: bool = False) -> int:
         """Publish and return the acknowledgement's reason code.

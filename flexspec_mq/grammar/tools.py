@@ -64,7 +64,7 @@ class Tool:
         return {"type": "function", "function": told}
 
 
-class ToolCall(NamedTuple):
+class ReadCall(NamedTuple):
     """A call of a tool.
 
     Attributes:
@@ -107,7 +107,7 @@ class ToolFormat:
         """A call as far as its arguments."""
         return f'{self.begin}{{"name": "{name}", "{self.key}": '
 
-    def call(self, call: ToolCall) -> str:
+    def call(self, call: ReadCall) -> str:
         """A call, as the target would write it."""
         return f"{self.head(call.name)}{as_written(json.loads(call.arguments))}}}{self.end}"
 
@@ -292,7 +292,7 @@ class CallParser:
     """
 
     def __init__(self, form: ToolFormat, use: ToolUse | None) -> None:
-        self.calls: list[ToolCall] = []
+        self.calls: list[ReadCall] = []
         self._form = form
         self._required = use is not None and use.required
         tools = () if use is None else use.callable
@@ -366,7 +366,7 @@ class CallParser:
             return False
         self._take(self._held.index(head) + len(head))
         self._form, name = form, (self._heads | self._bare)[head]
-        self.calls.append(ToolCall(name, ""))
+        self.calls.append(ReadCall(name, ""))
         events.append(CallBegins(len(self.calls) - 1, name))
         self._state = self._arguments
         return True

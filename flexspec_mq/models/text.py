@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.grammar.tools import ToolCall, ToolFormat, ToolUse, tool_format
+from flexspec_mq.grammar.tools import ReadCall, ToolFormat, ToolUse, tool_format
 from flexspec_mq.models.fingerprint import left_out_ids
 from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 
@@ -49,7 +49,7 @@ class Turn:
 
     role: Role
     content: str
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[ReadCall, ...] = ()
     tool: str = ""
 
 

@@ -80,7 +80,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Provisional:
+class ProvisionalDraft:
     """Edge: the draft wrote these while nobody answered. They may be shown as unverified, and are no answer.
 
     Attributes:
@@ -105,7 +105,7 @@ class Finish:
     error: FlexSpecError | None = None
 
 
-Effect = Send | Commit | Provisional | Finish
+Effect = Send | Commit | ProvisionalDraft | Finish
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DeclaredSetting:
     """A setting of a daemon.
 
     Attributes:
@@ -148,9 +148,9 @@ class Program(Generic[C]):
         return {field.name: hints[field.name] for field in dataclasses.fields(self.settings)}  # type: ignore[arg-type]
 
     @property
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, DeclaredSetting]:
         """All settings by their keys, in the order of the sections and of their fields."""
-        entries: dict[str, Entry] = {}
+        entries: dict[str, DeclaredSetting] = {}
         for section, kind in self.sections.items():
             for entry in _entries(section, kind):
                 if entry.key in entries:
@@ -161,7 +161,7 @@ class Program(Generic[C]):
         return entries
 
 
-def _entries(section: str, kind: type[Any]) -> Iterator[Entry]:
+def _entries(section: str, kind: type[Any]) -> Iterator[DeclaredSetting]:
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
@@ -171,7 +171,7 @@ def _entries(section: str, kind: type[Any]) -> Iterator[Entry]:
         setting = next((extra for extra in extras if isinstance(extra, Setting)), None)
         if setting is not None:
             default = None if field.default is dataclasses.MISSING else field.default
-            yield Entry(field.name, section, bare, setting, default)
+            yield DeclaredSetting(field.name, section, bare, setting, default)
 
 
 def verify(section: Any) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings.declare import Entry, Origin, Program
+from flexspec_mq.settings.declare import DeclaredSetting, Origin, Program
 from flexspec_mq.settings.load import converted, give, given
 
 
 class _Give(argparse.Action):
     """Keeps the converted value, and that it was given; a list grows with each flag."""
 
-    def __init__(self, *args: Any, entry: Entry, **more: Any) -> None:
+    def __init__(self, *args: Any, entry: DeclaredSetting, **more: Any) -> None:
         super().__init__(*args, **more)
         self._entry = entry
 
@@ -114,7 +114,7 @@ def add_flags(
         )
 
 
-def explained(program: Program[Any], entry: Entry) -> str:
+def explained(program: Program[Any], entry: DeclaredSetting) -> str:
     """Help text of a setting: what it is, its default and its variable."""
     words = entry.setting.default or shown(entry.default)
     choices = f": {', '.join(entry.setting.choices)}" if entry.setting.choices else ""

@@ -14,7 +14,7 @@ import msgspec
 
 from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings.declare import Entry, Origin, Program
+from flexspec_mq.settings.declare import DeclaredSetting, Origin, Program
 
 C = TypeVar("C")
 
@@ -112,7 +112,7 @@ def named_after_user(loaded: Loaded[C], section: str, kind: str) -> Loaded[C]:
     )
 
 
-def converted(entry: Entry, raw: Any, origin: Origin) -> Any:
+def converted(entry: DeclaredSetting, raw: Any, origin: Origin) -> Any:
     """A value of the setting's type.
 
     Args:
@@ -174,7 +174,7 @@ def _file(program: Program[Any], flag: Path | None, environ: Mapping[str, str]) 
     return usual if usual is not None and usual.exists() else None
 
 
-def _from_file(entries: Mapping[str, Entry], path: Path) -> dict[str, tuple[Any, Origin]]:
+def _from_file(entries: Mapping[str, DeclaredSetting], path: Path) -> dict[str, tuple[Any, Origin]]:
     try:
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
@@ -233,7 +233,7 @@ def _beside(folder: Path, value: str, words: Collection[str]) -> str:
 
 
 def _from_environment(
-    program: Program[Any], entries: Mapping[str, Entry], environ: Mapping[str, str]
+    program: Program[Any], entries: Mapping[str, DeclaredSetting], environ: Mapping[str, str]
 ) -> dict[str, tuple[Any, Origin]]:
     variables = {program.variable(key): key for key in entries}
     values: dict[str, tuple[Any, Origin]] = {}
@@ -249,13 +249,13 @@ def _from_environment(
     return values
 
 
-def _hidden(entries: Mapping[str, Entry], source: Collection[str]) -> list[str]:
+def _hidden(entries: Mapping[str, DeclaredSetting], source: Collection[str]) -> list[str]:
     """Keys whose values from lower sources a source hides: see `Setting.replaces`."""
     pairs = [(key, entry.setting.replaces) for key, entry in entries.items() if entry.setting.replaces]
     return [key for pair in pairs if any(either in source for either in pair) for key in pair]
 
 
-def _refused(entry: Entry, message: str, origin: Origin, allowed: str = "") -> UsageError:
+def _refused(entry: DeclaredSetting, message: str, origin: Origin, allowed: str = "") -> UsageError:
     hint = f"set by {origin} ({entry.setting.help})"
     return UsageError(message, hint=f"{allowed}; {hint}" if allowed else hint)
 

@@ -46,7 +46,7 @@ from flexspec_mq.transport.refusals import (
     poor_broker,
     subscribe_refusal,
 )
-from flexspec_mq.transport.silence import Silence
+from flexspec_mq.transport.silence import LinkSilence
 from flexspec_mq.transport.sockets import open_socket
 
 _paho_log = logging.getLogger(f"{__name__}.paho")
@@ -92,7 +92,7 @@ class MqttConnection(aiomqtt.Client):
         settings: LinkSettings,
         wants: Callable[[str, int], bool],
         deliver: Callable[[Inbound], None],
-        silence: Silence,
+        silence: LinkSilence,
         plain: socket.socket | None = None,
     ) -> None:
         will = settings.will

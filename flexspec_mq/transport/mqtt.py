@@ -26,7 +26,7 @@ from flexspec_mq.transport.base import (
 from flexspec_mq.transport.connection import MqttConnection
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.refusals import publish_refusal
-from flexspec_mq.transport.silence import Silence
+from flexspec_mq.transport.silence import LinkSilence
 from flexspec_mq.transport.sockets import connect
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class MqttLink(Link):
         self._publishing = 0
         self._reached: socket.socket | None = None
         self._late = 0  # attempts in a row that came to nothing although the broker's machine was reached
-        self._silence = Silence(0.0, settings.answer_timeout)
+        self._silence = LinkSilence(0.0, settings.answer_timeout)
         self._at_once = asyncio.Event()
         self._backoff = Backoff(
             settings.backoff, settings.backoff_max, settings.give_up_after, settings.awaited
@@ -112,7 +112,7 @@ class MqttLink(Link):
                 self._fail(self._taken_over())
                 return
             if self._reached is not None:
-                continue  # `Silence` sees to it that this becomes rarer
+                continue  # `LinkSilence` sees to it that this becomes rarer
             flaps = 0 if lived > waiting.CONNECT else flaps + 1
             if flaps:
                 await self._pause(self._backoff.delay(flaps))

@@ -18,7 +18,7 @@ _CARRIES = 8_000.0
 """Bytes per second that a link is taken to carry up at least, so that a long message is not taken for silence."""
 
 
-class Silence:
+class LinkSilence:
     """Record of what a link sent that is to be answered, and of when something came. Times are seconds, on one clock.
 
     A message at QoS 0 is not acknowledged: where nothing comes after it, a PINGREQ asks, at once where nothing has

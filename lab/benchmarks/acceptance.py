@@ -21,7 +21,7 @@ import numpy as np
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.pair.forecast import runs
-from cloud_worker.pair.measure import Text, measure, write
+from cloud_worker.pair.measure import PairText, measure, write
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting import load as draft_model
@@ -91,7 +91,7 @@ def check(options: Namespace) -> None:
         verified(Sampling(temperature))
 
 
-def make_texts(questions: Sequence[Question], loaded: LoadedText, options: Namespace) -> list[Text]:
+def make_texts(questions: Sequence[Question], loaded: LoadedText, options: Namespace) -> list[PairText]:
     """A text per question and temperature. Seeds come from ``--seed`` and the question's place.
 
     Raises:
@@ -108,13 +108,13 @@ def make_texts(questions: Sequence[Question], loaded: LoadedText, options: Names
             identity = Identity(
                 NOISE_VERSION, loaded.fingerprint, sampling, loaded.eos, False, options.tokens
             )
-            texts.append(Text(prompt, identity))
+            texts.append(PairText(prompt, identity))
     return texts
 
 
-def write_all(engine: ModelEngine, texts: Sequence[Text], at_once: int) -> list[Text]:
+def write_all(engine: ModelEngine, texts: Sequence[PairText], at_once: int) -> list[PairText]:
     """Have the target write all texts, some at once."""
-    written: list[Text] = []
+    written: list[PairText] = []
     for begin in range(0, len(texts), at_once):
         written += write(engine, texts[begin : begin + at_once], lambda _: None)
         say(f"{len(written)} of {len(texts)} texts")

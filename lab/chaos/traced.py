@@ -23,7 +23,7 @@ from edge_node.generation import Generation, GenerationRequest
 from edge_node.settings import PlanOptions
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.protocol.effects import Commit, Finish, Provisional, Send
+from flexspec_mq.protocol.effects import Commit, Finish, ProvisionalDraft, Send
 from lab.chaos.history import Committed, Finished, HistoryFile, Judged, Opened, Session
 from lab.chaos.weather import Weather
 from schemas.messages import Open, Verdict
@@ -88,7 +88,7 @@ class _Trace:
         if isinstance(send.message, Open):
             self.file.add(Opened(*self._now, generation.session, send.to_worker or ""))
 
-    def put(self, generation: Generation, event: Commit | Finish | Provisional) -> None:
+    def put(self, generation: Generation, event: Commit | Finish | ProvisionalDraft) -> None:
         if isinstance(event, Commit):
             self.file.add(Committed(*self._now, generation.session, event.start, tuple(event.tokens)))
         elif isinstance(event, Finish):

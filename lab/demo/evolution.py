@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.chat.answer import Answer
+from flexspec_mq.chat.answer import AnswerView
 from flexspec_mq.chat.api import ApiClient, Told, api_at
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.demo.main import together
@@ -175,7 +175,7 @@ class _Update:
         asked = {**body, "model": model}
         if shown:
             self.screen.question(body["messages"][0]["content"])
-            with Answer(self.screen.console) as answer:
+            with AnswerView(self.screen.console) as answer:
                 made = await record(self.url, asked, shown=answer)
         else:
             made = await record(self.url, asked)

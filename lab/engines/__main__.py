@@ -24,7 +24,7 @@ import httpx2
 from cloud_worker.engine.load import load_engine
 from cloud_worker.pair import measure
 from cloud_worker.pair.forecast import LENGTHS, Figures, forecast
-from cloud_worker.pair.measure import Text
+from cloud_worker.pair.measure import PairText
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import FlexSpecError
@@ -190,13 +190,13 @@ async def verifications(
 
 def pair(
     url: str, model: str, target: LoadedText, prompts: Sequence[tuple[int, ...]], limit: int
-) -> tuple[Figures, list[Text]]:
+) -> tuple[Figures, list[PairText]]:
     """Figures of the server with the default draft, by the worker's own engine, and the texts that they are of."""
     settings = WorkerSettings(engine="vllm", engine_url=url, engine_model=model)
     engine = load_engine(settings, say)
     draft = measure.drafter_for(str(target.source), replace(EdgeSettings(edge="lab"), lookup=False), say)
     identity = Identity(NOISE_VERSION, target.fingerprint, Sampling(), target.eos, False, limit)
-    texts = measure.write(engine, [Text(prompt, identity) for prompt in prompts], say)
+    texts = measure.write(engine, [PairText(prompt, identity) for prompt in prompts], say)
     assert draft.drafter is not None
     figures = measure.measure(engine, draft.drafter, texts, say)
     engine.close()

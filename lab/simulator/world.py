@@ -23,7 +23,7 @@ from flexspec_mq.protocol.effects import (
     Effect,
     Finish,
     Free,
-    Provisional,
+    ProvisionalDraft,
     ReleaseToCache,
     Reply,
     Send,
@@ -404,7 +404,7 @@ class World:
                     cell.shown.extend(tokens)
                     cell.times += [self.now] * len(tokens)
                     cell.unverified = cell.unverified[len(tokens) :]
-                case Provisional(start, tokens):
+                case ProvisionalDraft(start, tokens):
                     assert cell.fallback is not None
                     kept = cell.unverified[: start - len(cell.shown)]
                     assert start == len(cell.shown) + len(kept)

@@ -27,7 +27,7 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from flexspec_mq.links import LINKS
-from schemas.openai import ChatCompletionChunk, Error, FlexspecUsage, Usage
+from schemas.openai import ChatCompletionChunk, Failure, FlexspecUsage, Usage
 from tests.daemons import PATIENCE, FakeEngine, until
 from tests.doctor.setups import answering
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
@@ -342,10 +342,10 @@ def test_what_is_no_event_is_a_readable_error(body: bytes) -> None:
 @pytest.mark.parametrize("people", [True, False])
 def test_a_refusal_cannot_steer_the_terminal(capsys: Output, people: bool) -> None:
     bad = "\x1b[2J"
-    error = refused(Error(message=f"{bad}no", code="no_worker"), status=503, retry_after=bad, request=bad)
+    error = refused(Failure(message=f"{bad}no", code="no_worker"), status=503, retry_after=bad, request=bad)
     assert error.exit_code == WorkerError.exit_code
     View(people=people).error(error)
-    View(people=people).error(refused(Error(message=bad, code=7)))
+    View(people=people).error(refused(Failure(message=bad, code=7)))
     said = "".join(capsys.readouterr())
     assert bad not in said
     assert said.count("\N{SYMBOL FOR ESCAPE}[2J") == 4

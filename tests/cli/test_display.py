@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flexspec_mq.chat.answer import Answer
+from flexspec_mq.chat.answer import AnswerView
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.main import print_error
@@ -36,7 +36,7 @@ def drawn(pieces: list[tuple[str, Writer | None]], *, width: int = 40, color: bo
         file=out, force_terminal=True, width=width, height=10, highlight=False, color_system="standard",
         legacy_windows=False, no_color=not color,
     )  # fmt: skip
-    with Answer(console) as answer:
+    with AnswerView(console) as answer:
         for piece in pieces:
             answer.text([piece])
     return out.getvalue()

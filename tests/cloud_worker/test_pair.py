@@ -9,11 +9,11 @@ import pytest
 from cloud_worker.__main__ import main
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.pair.forecast import LENGTHS, Figures, forecast, runs
-from cloud_worker.pair.measure import Text, measure, write
+from cloud_worker.pair.measure import PairText, measure, write
 from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import Cancelled
-from flexspec_mq.links import LINKS, Link
+from flexspec_mq.links import LINKS, LinkProfile
 from lab.testbed.link.profiles import built_in
 from schemas.messages import Identity, Sampling
 from tests.cloud_worker import works
@@ -22,7 +22,9 @@ from tests.models.tiny_checkpoints import byte_fallback_tokenizer, save, tiny_ll
 from tests.terminated import terminated_at
 
 
-def in_rounds(engine: ModelEngine, drafter: ModelDrafter, text: Text, k: int) -> tuple[tuple[int, ...], int]:
+def in_rounds(
+    engine: ModelEngine, drafter: ModelDrafter, text: PairText, k: int
+) -> tuple[tuple[int, ...], int]:
     """Write a text as one batch in flight does; its tokens, and how many rounds they took."""
 
     def drafts(answer: tuple[int, ...]) -> tuple[int, ...]:
@@ -44,7 +46,7 @@ def test_rounds_are_those_of_the_product(tmp_path: Path) -> None:
         packed(checkpoint(tmp_path / "draft", 0.02)), max_context=70
     )  # some texts go beyond
     asked = [
-        Text(
+        PairText(
             tuple(3 + (7 * place + i * i) % 290 for i in range(5 + 40 * (place % 3))),
             Identity(2, bytes(16), Sampling(float(place % 2), 0, 1.0, place), (17, 80), False, 40),
         )
@@ -84,7 +86,7 @@ def pair(*, right: bool) -> Figures:
 
 
 def test_forecasts_by_hand() -> None:
-    link = Link(trip=40.0, up=1e9, down=1e9)
+    link = LinkProfile(trip=40.0, up=1e9, down=1e9)
     wrong = forecast(pair(right=False), link, 64)
     first = 0.0415 + 0.2 + 0.1  # round trip, prompt, forward
     assert wrong.streamed == pytest.approx(first + 63 * 0.1)

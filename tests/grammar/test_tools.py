@@ -25,8 +25,8 @@ from flexspec_mq.grammar.tools import (
     CallEvent,
     CallParser,
     Content,
+    ReadCall,
     Tool,
-    ToolCall,
     ToolFormat,
     ToolUse,
 )
@@ -50,8 +50,8 @@ USES = {
     "one": ToolUse(tools=(WEATHER, NOW), parallel=False),
     "named": ToolUse(tools=(WEATHER, NOW), only=frozenset({"now"}), required=True, parallel=False),
 }
-CITY = ToolCall("weather", '{"city": "Ürümqi \\"}{\\n"}')
-TIME = ToolCall("now", "{}")
+CITY = ReadCall("weather", '{"city": "Ürümqi \\"}{\\n"}')
+TIME = ReadCall("now", "{}")
 
 QWEN = (
     "{%- if tools %}{{- '<|im_start|>system\n' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}"
@@ -114,7 +114,7 @@ def read(form: ToolFormat, use: ToolUse | None, parts: list[str]) -> list[CallEv
     return joined
 
 
-def told(*calls: ToolCall) -> list[CallEvent]:
+def told(*calls: ReadCall) -> list[CallEvent]:
     events: list[CallEvent] = []
     for at, call in enumerate(calls):
         events += [CallBegins(at, call.name), CallArguments(at, call.arguments), CallEnds(at)]
@@ -153,11 +153,11 @@ def test_a_grammar_allows_what_the_choice_does(form: ToolFormat, text: str, allo
 @pytest.mark.parametrize("form", [HERMES, MARKS, LLAMA])
 def test_arguments_and_names_are_those_of_the_tools(form: ToolFormat) -> None:
     for call in (
-        ToolCall("other", "{}"),
-        ToolCall("now", '{"city": "x"}'),
-        ToolCall("weather", "{}"),
-        ToolCall("weather", '{"city": 3}'),
-        ToolCall("weather", '{"city": "x", "made": "up"}'),
+        ReadCall("other", "{}"),
+        ReadCall("now", '{"city": "x"}'),
+        ReadCall("weather", "{}"),
+        ReadCall("weather", '{"city": 3}'),
+        ReadCall("weather", '{"city": "x", "made": "up"}'),
     ):
         uses = [use for use in USES.values() if use.required or form.trigger or call.name != "other"]
         for use in uses:
@@ -181,7 +181,7 @@ def test_arguments_and_names_are_those_of_the_tools(form: ToolFormat) -> None:
     before=st.text(st.sampled_from('a <>{}"\n\\tool_ca/'), max_size=30),
     calls=st.lists(
         st.builds(
-            ToolCall,
+            ReadCall,
             st.sampled_from(["weather", "now"]),
             st.dictionaries(
                 st.text(max_size=5), st.recursive(st.text() | st.integers(), st.lists), max_size=3
@@ -192,7 +192,7 @@ def test_arguments_and_names_are_those_of_the_tools(form: ToolFormat) -> None:
     data=st.data(),
 )
 def test_any_cut_of_a_text_gives_the_same_calls(
-    form: ToolFormat, before: str, calls: list[ToolCall], data: st.DataObject
+    form: ToolFormat, before: str, calls: list[ReadCall], data: st.DataObject
 ) -> None:
     if not form.trigger:
         before = "" if calls else before

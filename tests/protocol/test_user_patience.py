@@ -10,7 +10,7 @@ from flexspec_mq.errors import LinkDown, WorkerError
 from flexspec_mq.protocol.edge.patience import Patience, Waits
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken
-from flexspec_mq.protocol.effects import Effect, Finish, FinishReason, Provisional
+from flexspec_mq.protocol.effects import Effect, Finish, FinishReason, ProvisionalDraft
 from lab.simulator.world import identity
 from schemas.messages import Close, Error, ErrorCode, Open, Poll
 from tests.protocol.builders import batches, committed, give, sent, session, started, verdict
@@ -117,7 +117,7 @@ def test_a_deadline_closes_the_worker() -> None:
 
 
 def provisional(effects: Iterable[Effect]) -> list[tuple[int, tuple[int, ...]]]:
-    return [(effect.start, effect.tokens) for effect in effects if isinstance(effect, Provisional)]
+    return [(effect.start, effect.tokens) for effect in effects if isinstance(effect, ProvisionalDraft)]
 
 
 def alone(

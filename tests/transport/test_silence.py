@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flexspec_mq.transport.silence import Silence
+from flexspec_mq.transport.silence import LinkSilence
 from flexspec_mq.waiting import ANSWER as LEAST
 
 MOST = 5 * LEAST
@@ -20,7 +20,7 @@ class SilenceMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.silence = Silence(0.0)
+        self.silence = LinkSilence(0.0)
         self.owed: list[tuple[int, float]] = []
         self.unheard: list[float] = []
         self.carried = 0.0
@@ -100,7 +100,7 @@ TestSilence = SilenceMachine.TestCase
 
 @given(trip=st.floats(0.001, 5.0), times=st.integers(20, 60))
 def test_the_timeout_follows_what_acknowledgements_take(trip: float, times: int) -> None:
-    silence = Silence(0.0)
+    silence = LinkSilence(0.0)
     for _ in range(times):
         silence.measured(trip)
     # Another connection takes five round trips until it has answered anything; this one may take as long.
@@ -110,7 +110,7 @@ def test_the_timeout_follows_what_acknowledgements_take(trip: float, times: int)
 
 
 def test_an_outage_is_no_round_trip() -> None:
-    silence = Silence(0.0)
+    silence = LinkSilence(0.0)
     for _ in range(20):
         silence.measured(0.05)
     silence.measured(60.0)
@@ -123,7 +123,7 @@ def test_an_outage_is_no_round_trip() -> None:
 
 def test_each_connection_that_is_given_up_has_the_next_one_wait_twice_as_long() -> None:
     """Where the broker takes connections at once and messages slowly: they would be replaced for ever."""
-    silence = Silence(0.0)
+    silence = LinkSilence(0.0)
     waits = []
     for _ in range(6):
         silence.begin(0.0)

@@ -39,7 +39,7 @@ class ServerRefused(FlexSpecError):
     """The server will not do what it is asked, however often."""
 
 
-class Client:
+class ServerClient:
     """A client of one server. All requests raise `ServerGone` and `ServerRefused`, and nothing else.
 
     Args:

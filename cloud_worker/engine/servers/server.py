@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from cloud_worker.engine.servers.client import MOST_SAID, MOST_STREAM, Client, ServerGone, ServerRefused
+from cloud_worker.engine.servers.client import MOST_SAID, MOST_STREAM, ServerClient, ServerGone, ServerRefused
 from flexspec_mq.errors import UsageError
 from schemas.messages import Sampling, TokenId
 
@@ -83,7 +83,7 @@ class _Completion(msgspec.Struct):
     error: Any = None
 
 
-class Server(Client):
+class Server(ServerClient):
     """A server of models.
 
     All requests raise `ServerGone` and `ServerRefused`, whatever it tells. Read in vLLM 0.33, run with 0.32.

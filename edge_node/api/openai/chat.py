@@ -11,7 +11,7 @@ from msgspec import UNSET
 from edge_node.api.errors import ApiError
 from edge_node.api.forms import ApiRequest, Form
 from edge_node.text.machine import End, Text
-from edge_node.text.reading import Follower
+from edge_node.text.reading import TextFollower
 from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, CallParser, Content
 from schemas import openai
 
@@ -202,7 +202,7 @@ class OpenAIForm(Form):
         return {"id": self.name, "created": text.created, "model": text.version}
 
 
-def behind(follower: Follower, end: End) -> openai.FlexspecPart | msgspec.UnsetType:
+def behind(follower: TextFollower, end: End) -> openai.FlexspecPart | msgspec.UnsetType:
     """Provisional text of an answer that ended with it."""
     left = follower.left(end)
     return UNSET if left is None else openai.FlexspecPart(provisional=left)

@@ -13,7 +13,7 @@ from edge_node.api.openai.chat import OpenAIRequest
 from edge_node.text.spec import Prompt, TextSpec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.tools import Tool, ToolCall, ToolUse
+from flexspec_mq.grammar.tools import ReadCall, Tool, ToolUse
 from flexspec_mq.models.text import Role, Turn
 from schemas import openai
 from schemas.messages import PartialSampling
@@ -139,7 +139,7 @@ def _turns(messages: Sequence[openai.Message]) -> tuple[Turn, ...]:
     return tuple(made.turns)
 
 
-def _made(message: openai.Message, where: str) -> list[ToolCall]:
+def _made(message: openai.Message, where: str) -> list[ReadCall]:
     """The calls of an assistant's message."""
     if message.tool_calls and message.role != "assistant":
         raise bad(f"{where}.tool_calls", f"{where}.tool_calls: only an assistant calls tools")
@@ -147,7 +147,7 @@ def _made(message: openai.Message, where: str) -> list[ToolCall]:
     for at, call in enumerate(message.tool_calls or ()):
         name = f"{where}.tool_calls[{at}].function.arguments"
         calls.append(
-            ToolCall(call.function.name, object_text(call.function.arguments or "{}", name), call.id)
+            ReadCall(call.function.name, object_text(call.function.arguments or "{}", name), call.id)
         )
     return calls
 

@@ -24,7 +24,7 @@ from flexspec_mq.grammar.tools import (
     CallBegins,
     CallEvent,
     Content,
-    ToolCall,
+    ReadCall,
     ToolUse,
 )
 from flexspec_mq.models.text import Turn
@@ -88,7 +88,7 @@ def _add(made: Conversation, item: msgspec.Struct, where: str) -> None:
             made.add(Turn("system" if item.role == "developer" else item.role, joined(item.content)))
         case types.ResponseInputCall() | types.ResponseFunctionCall():
             arguments = object_text(item.arguments, f"{where}.arguments")
-            made.call(ToolCall(item.name, arguments, item.call_id))
+            made.call(ReadCall(item.name, arguments, item.call_id))
         case types.ResponseCallOutput():
             if not made.result(item.call_id, joined(item.output)):
                 message = f"no call before {where} waits for a result by the id {item.call_id[:80]!r}"

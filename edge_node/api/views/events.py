@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 import flexspec_mq
 from edge_node.api.errors import ApiError
-from edge_node.api.sending import Sender, unless_gone
+from edge_node.api.sending import ResponseSender, unless_gone
 from edge_node.api.serving import Api
 from edge_node.api.views import members
 from edge_node.api.views.sentences import Watched, plan_words
@@ -43,10 +43,10 @@ async def events(api: Api, request: Request, send: Send) -> None:
     if api.node.devices.watchers >= STREAMS:
         message = f"{STREAMS} streams of events are being read, as many as may be"
         raise ApiError(429, message, code="too_many_streams", hint="close a page of this node", retry_after=5)
-    await unless_gone(request.receive, _tell(api, Sender(send, api.settings.send_timeout)))
+    await unless_gone(request.receive, _tell(api, ResponseSender(send, api.settings.send_timeout)))
 
 
-async def _tell(api: Api, sender: Sender) -> None:
+async def _tell(api: Api, sender: ResponseSender) -> None:
     await sender.start(200, "text/event-stream; charset=utf-8", {"cache-control": "no-cache"})
     stream, spoke = _Stream(api), entropy.now()
     nobody_looked = not api.node.devices.watchers

@@ -14,7 +14,7 @@ from schemas.node import TextFigures, TextView
 
 if TYPE_CHECKING:
     from schemas.openai import Writer
-    from schemas.plan import LimitReport, Plan, PlanAlternative, PlanEstimate, VersionPlan
+    from schemas.plan import LimitReport, PlanAlternative, PlanEstimate, PlanStatus, VersionPlan
 
 _WAITS = ("queued", "waiting")
 _LONG = 0.5
@@ -149,7 +149,7 @@ def _parts(figures: TextFigures, plan: VersionPlan | None) -> dict[str, float]:
 
 
 def plan_words(
-    plan: Plan, ways: Sequence[PlanAlternative], limits: Sequence[LimitReport], alone: float | None
+    plan: PlanStatus, ways: Sequence[PlanAlternative], limits: Sequence[LimitReport], alone: float | None
 ) -> str:
     """A plan, what it was chosen among, its limits, and the share that was confirmed of what the draft wrote alone."""
     drafts = ", with drafts of its own if it has a draft model" if plan.worker_draft else ""

@@ -89,7 +89,7 @@ def _damaged(folder: Path, why: str) -> ModelError:
     )
 
 
-class Memory:
+class KVSlots:
     """KV caches of all sessions of a draft, each in a slot, so that neighbours can share a run.
 
     The array is float32 [layers, 2, slots, kv heads, capacity, head size]. The graph writes behind what is held, into
@@ -156,7 +156,7 @@ class OnnxKV(ReadTokens):
         capacity: tokens that take room there.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: KVSlots) -> None:
         super().__init__()
         self.capacity = 0
         self.slot = memory.take(self)
@@ -210,7 +210,7 @@ class OnnxModel:
         self._names = [
             (f"{part}.{layer}", f"{part}.{layer}.out") for layer in range(manifest.layers) for part in "kv"
         ]
-        self._memory = Memory((manifest.layers, manifest.keys, manifest.head))
+        self._memory = KVSlots((manifest.layers, manifest.keys, manifest.head))
         self._bindings: dict[tuple[int, int], tuple[Floats, IOBinding]] = {}
         self._positions = 0
         self._turns: dict[str, Floats] = {}

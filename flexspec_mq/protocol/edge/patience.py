@@ -15,7 +15,7 @@ from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import EdgeState
-from flexspec_mq.protocol.effects import Commit, Effect, FinishReason, Provisional
+from flexspec_mq.protocol.effects import Commit, Effect, FinishReason, ProvisionalDraft
 
 
 class Waits(NamedTuple):
@@ -133,7 +133,7 @@ class Patience:
             return []
         self.shown += len(pending) - len(self._stands)
         self._stands = pending
-        return [Provisional(self._session.committed_length + known, pending[known:])]
+        return [ProvisionalDraft(self._session.committed_length + known, pending[known:])]
 
     def _judged(self, commit: Commit) -> list[Effect]:
         """Count provisional tokens that the target has decided; a wrong one takes all after it."""
@@ -144,7 +144,7 @@ class Patience:
         if right or replaced:
             self._share.judged(right, replaced)
         self._stands = () if over else self._stands[right:]
-        return [Provisional(commit.start + len(commit.tokens), ())] if replaced else []
+        return [ProvisionalDraft(commit.start + len(commit.tokens), ())] if replaced else []
 
     def _hopeless(self) -> FlexSpecError:
         session = self._session

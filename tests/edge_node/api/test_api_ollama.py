@@ -21,7 +21,7 @@ from edge_node.text.machine import End
 from edge_node.text.reading import Part
 from edge_node.text.spec import WHOLE_CONTEXT
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.grammar.tools import ToolCall
+from flexspec_mq.grammar.tools import ReadCall
 from flexspec_mq.models.text import Turn
 from schemas.messages import PartialSampling
 from tests.edge_node.api.served import RESPONSES, Served, alone, finish, never, served, text_of, tokenizer
@@ -256,10 +256,10 @@ def test_requests() -> None:
     assert wanted.spec.prompt == (
         Turn("system", "s"),
         Turn("user", "u"),
-        Turn("assistant", "", (ToolCall("f", '{"a": [1], "b": "é"}', "c1"), ToolCall("g", "{}", "c2"))),
+        Turn("assistant", "", (ReadCall("f", '{"a": [1], "b": "é"}', "c1"), ReadCall("g", "{}", "c2"))),
         Turn("tool", "r", tool="f"),
         Turn("tool", "q", tool="g"),
-        Turn("assistant", "", (ToolCall("h", "{}"),)),
+        Turn("assistant", "", (ReadCall("h", "{}"),)),
         Turn("tool", "o", tool="h"),
     )
     asked = wanted.spec

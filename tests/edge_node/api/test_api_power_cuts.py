@@ -13,7 +13,7 @@ import msgspec
 from broker.launcher import PrivateBroker
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
-from edge_node.text.machine import Answer
+from edge_node.text.machine import FinishedText
 from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import Served, alone, expected, ids_of, served
 from tests.edge_node.outbox.power import (
@@ -70,7 +70,7 @@ def _check_text(journal: Journal, entry: Entry) -> None:
     tokens = tuple(token for commit in journal.committed(entry.id) for token in commit.tokens)
     assert tokens == written[: len(tokens)]
     if entry.state == "done":
-        answer = msgspec.json.decode(journal.answer(entry.id), type=Answer)
+        answer = msgspec.json.decode(journal.answer(entry.id), type=FinishedText)
         text = alone(entry.key, SEED, TEXTS[entry.key], ignore_eos=True)
         assert "".join(piece for piece, _ in answer.pieces) == text
 

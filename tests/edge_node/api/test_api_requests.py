@@ -16,7 +16,7 @@ from edge_node.api.settings import ApiSettings
 from edge_node.outbox.entries import Entry
 from edge_node.text.spec import WHOLE_CONTEXT, IdempotencyKey, TextRequest, unpack
 from flexspec_mq.grammar.grammar import GBNF, Grammar
-from flexspec_mq.grammar.tools import ToolCall
+from flexspec_mq.grammar.tools import ReadCall
 from flexspec_mq.models.text import Turn
 from schemas.messages import LEFT_OPEN, PartialSampling
 
@@ -291,7 +291,7 @@ def test_results_of_tools_stand_in_the_order_of_their_calls() -> None:
         {"role": "tool", "tool_call_id": "c2", "content": "two"},
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "one"}]},
     ]
-    made = (ToolCall("now", "{}", "c1"), ToolCall("other", '{"a": 1}', "c2"))
+    made = (ReadCall("now", "{}", "c1"), ReadCall("other", '{"a": 1}', "c2"))
     assert chat_request({"messages": history}).spec.prompt == (
         Turn("user", "hello"),
         Turn("assistant", "", made),

@@ -19,7 +19,7 @@ from edge_node.api.settings import ApiSettings
 from edge_node.text.decoding import Piece
 from edge_node.text.machine import End, EndReason
 from edge_node.text.reading import Part
-from flexspec_mq.grammar.tools import HERMES, ToolCall
+from flexspec_mq.grammar.tools import HERMES, ReadCall
 from schemas.status import WorkerStatus
 from tests.daemons import until
 from tests.edge_node.api.served import RESPONSES, alone, events, finish, never, said, served, text_of
@@ -34,7 +34,7 @@ TOOLS = [
     },
     {"type": "function", "function": {"name": "now"}},
 ]
-LIGHT, NOW = ToolCall("light", '{"room": "Küche"}'), ToolCall("now", "{}")
+LIGHT, NOW = ReadCall("light", '{"room": "Küche"}'), ReadCall("now", "{}")
 CALLS = HERMES.call(LIGHT) + "\n" + HERMES.call(NOW)
 
 
@@ -86,13 +86,13 @@ def assembled(stream: bytes) -> dict[str, Any]:
         (CALLS, "stop", None, [LIGHT, NOW], "tool_calls"),
         ("I look.\n" + CALLS, "stop", "I look.", [LIGHT, NOW], "tool_calls"),
         ("No < tools <tool", "stop", "No < tools <tool", [], "stop"),
-        (CALLS[:50], "length", None, [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])], "length"),
-        (CALLS[:50], "stop", None, [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])], "length"),
+        (CALLS[:50], "length", None, [ReadCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])], "length"),
+        (CALLS[:50], "stop", None, [ReadCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])], "length"),
         (CALLS[:20], "length", "", [], "length"), ("", "stop", "", [], "stop"),
     ],
 )  # fmt: skip
 async def test_calls_are_the_same_streamed_or_not(
-    text: str, ends: EndReason, content: str | None, calls: list[ToolCall], reason: str
+    text: str, ends: EndReason, content: str | None, calls: list[ReadCall], reason: str
 ) -> None:
     for parts in ([text], list(text), [text[:9], text[9:]]):
         whole = ChatCompletion.model_validate_json(await answered(parts, ends))

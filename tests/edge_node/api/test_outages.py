@@ -17,7 +17,7 @@ from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.energy.meters import Batteries
-from flexspec_mq.links import LINKS, Link
+from flexspec_mq.links import LINKS, LinkProfile
 from schemas.openai import Provisional, unconfirmed
 from tests.daemons import FakeDrafter, FakeEngine, until
 from tests.edge_node.api.served import Served, alone, content, said, served, streamed
@@ -145,7 +145,7 @@ async def test_nobody_is_refused_over_a_link_that_comes_and_goes(
         await asyncio.sleep(0.4 * number)
         return content(await api.chat(seed=number, max_tokens=20))
 
-    slow = Link(trip=300.0, up=50.0, down=50.0)
+    slow = LinkProfile(trip=300.0, up=50.0, down=50.0)
     async with (
         Proxy.steady(slow, ("127.0.0.1", mosquitto.port)).listening() as link,
         served(mosquitto, through=link.port) as api,

@@ -19,7 +19,7 @@ from edge_node.api.settings import ApiSettings
 from edge_node.text.machine import End, EndReason, Text
 from edge_node.text.reading import Part, read
 from edge_node.text.spec import IdempotencyKey, TextRequest, TextSpec
-from flexspec_mq.grammar.tools import HERMES, ToolCall
+from flexspec_mq.grammar.tools import HERMES, ReadCall
 from schemas.openai import Provisional, unconfirmed
 from tests.edge_node.api.served import RESPONSES, finish, text_of
 
@@ -102,9 +102,9 @@ SAID = [{"role": "user", "content": "x"}]
 TOOLS = [{"name": "light", "parameters": {"type": "object", "properties": {"room": {"type": "string"}}}}]
 CALLS = (
     "I look.\n"
-    + HERMES.call(ToolCall("light", '{"room": "Küche"}'))
+    + HERMES.call(ReadCall("light", '{"room": "Küche"}'))
     + "\n"
-    + HERMES.call(ToolCall("light", '{"room": ""}'))
+    + HERMES.call(ReadCall("light", '{"room": ""}'))
 )
 TOLD: list[tuple[Callable[..., ApiRequest], dict[str, Any]]] = [
     (chat_request, {"messages": SAID, "tools": [{"type": "function", "function": each} for each in TOOLS]}),

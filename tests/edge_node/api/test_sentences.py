@@ -6,14 +6,14 @@ import pytest
 
 from edge_node.api.views.sentences import Watched, plan_words
 from schemas.node import TextFigures, TextView
-from schemas.plan import Plan, PlanAlternative, PlanEstimate, VersionPlan
+from schemas.plan import PlanAlternative, PlanEstimate, PlanStatus, VersionPlan
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> PlanStatus:
     base = {
         "policy": "fixed", "does": "", "draft_length": 4, "in_flight": 2, "ahead": 0, "worker_draft": 0, "qos": 1,
     }  # fmt: skip
-    return Plan(confidence_threshold=0.0, **{**base, **changes})
+    return PlanStatus(confidence_threshold=0.0, **{**base, **changes})
 
 
 def figures(**changes: Any) -> TextFigures:
@@ -117,7 +117,7 @@ def test_a_wait_is_told_as_long_as_it_lasts_and_when_it_is_over() -> None:
         (plan(draft_length=0), ["drafts nothing.", "decides one token after another."]),
     ],
 )
-def test_a_plan_in_words(made: Plan, said: list[str]) -> None:
+def test_a_plan_in_words(made: PlanStatus, said: list[str]) -> None:
     words = plan_words(made, [], [], None)
     assert all(part in words for part in said)
 

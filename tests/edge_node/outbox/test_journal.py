@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
 from edge_node.outbox.clock import Clock
-from edge_node.outbox.entries import ORIGINS, STARTS, Entry, Opened, OutboxError, OutboxFull
+from edge_node.outbox.entries import ORIGINS, STARTS, Entry, Opening, OutboxError, OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox
 from flexspec_mq.errors import Cancelled
@@ -249,8 +249,8 @@ class Model(RuleBasedStateMachine):
             assert got == each.tokens
 
 
-def replace_opened(session: int) -> Opened:
-    return Opened(session=session, version="base", sampling=Sampling(top_k=1), limit=9, root=5)
+def replace_opened(session: int) -> Opening:
+    return Opening(session=session, version="base", sampling=Sampling(top_k=1), limit=9, root=5)
 
 
 OPENED_JSON = msgspec.json.encode(replace_opened(1))
@@ -261,7 +261,7 @@ def test_a_session_that_an_older_node_opened_is_read() -> None:
         b'{"session":1,"version":"base","temperature":0.0,"top_k":1,"top_p":1.0,"limit":9,"root":5,"engine":"",'
         b'"private":""}'
     )
-    assert Opened.read(row) == Opened.read(OPENED_JSON) == replace_opened(1)
+    assert Opening.read(row) == Opening.read(OPENED_JSON) == replace_opened(1)
 
 
 def test_the_journal_is_what_its_model_is_through_restarts() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_node.outbox.entries import Entry, Opened, OutboxFull
+from edge_node.outbox.entries import Entry, Opening, OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from flexspec_mq.protocol.effects import Commit
 from schemas.messages import Sampling
@@ -89,7 +89,7 @@ class _Node:
         """Whether it is promised: sessions and tokens are at times, readings and what changes nothing never."""
         promised, before = bool(size % 2), journal.entry(name)
         if kind == "open":
-            opened = Opened(session=int(name[4:]), version="v", sampling=Sampling(), limit=9, root=size)
+            opened = Opening(session=int(name[4:]), version="v", sampling=Sampling(), limit=9, root=size)
             journal.open(name, opened, promised=promised)
             return promised and journal.entry(name) != before
         if kind == "commit":

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from edge_node.outbox.entries import OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
-from edge_node.outbox.outbox import Outbox, Record
+from edge_node.outbox.outbox import Outbox, TextRecord
 from edge_node.text.decoding import Piece
 from edge_node.text.machine import Text, TextDropped, TextState
 from edge_node.text.reading import ended
 from edge_node.text.spec import IdempotencyKey, TextRequest, TextSpec
-from edge_node.text.texts import KeyReused, TextLimits, Texts, TooManyTexts
+from edge_node.text.texts import KeyReused, TextBounds, Texts, TooManyTexts
 from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown
@@ -63,7 +63,7 @@ class Script:
 
     @asynccontextmanager
     async def writing(
-        self, spec: TextSpec, told: Callable[..., None], record: Record | None
+        self, spec: TextSpec, told: Callable[..., None], record: TextRecord | None
     ) -> AsyncIterator[Any]:
         del told
         self.restarts += [] if record is None else [record.restarts]
@@ -109,7 +109,7 @@ class NoFigures:
 def node(path: Path | None, script: Script, *, texts: int = 50, keep: float = HOUR, **limits: Any) -> Texts:
     """A node's texts, with what its outbox holds, `texts` at most, and answers for `keep` seconds."""
     outbox = Outbox(Journal(path, Bounds(texts=texts, retention=keep)))
-    return Texts(cast("Any", script), TextLimits(**limits), cast("Any", NoFigures()), outbox)
+    return Texts(cast("Any", script), TextBounds(**limits), cast("Any", NoFigures()), outbox)
 
 
 def asked(prompt: str, key: str | None = None, **more: Any) -> tuple[TextRequest, IdempotencyKey | None]:
