@@ -4,23 +4,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.launcher import PrivateBroker
 from edge_node.outbox.clock import Clock
 from edge_node.outbox.journal import Bounds, Journal
-from tests.daemons import FakeEngine, until, worker_at
-from tests.edge_node.api.served import Served, alone, keyed, links_to, said, served, waiting_engine
 from tests.edge_node.outbox.power import memory_folder
 from tests.edge_node.outbox.test_journal import entry, replace_opened
 
 DAY = 86_400.0
-VERSION = "ages"
-ASK: dict[str, Any] = {"seed": 5, "max_tokens": 12, "ignore_eos": True}
 
 
 @dataclass
@@ -44,65 +38,34 @@ class Machine:
         self.boots += 1
 
 
-async def leave(node: Served, engine: FakeEngine, prompt: str) -> None:
-    """Ask with a key, go away when that is acknowledged, and have the worker write the answer."""
-    before = node.api.texts.outbox.counts.get("unread", 0)
-    engine.gate.clear()
-    await node.leave(prompt, prompt, **ASK)
-    engine.gate.set()
-    await until(lambda: node.api.texts.outbox.counts.get("unread", 0) == before + 1)
-
-
-async def held(node: Served) -> dict[str, bool]:
-    """Whether the answers that there are were read, by what was asked."""
-    listed = (await node.get("/v1/outbox")).json()["data"]
-    return {view["prompt"]: view["read"] for view in listed}
-
-
 @pytest.mark.parametrize("jump", [1.5 * DAY, 20_000 * DAY, -3 * DAY])
-async def test_an_unread_answer_outlives_a_clock_that_is_set(
-    mosquitto: PrivateBroker, tmp_path: Path, jump: float
-) -> None:
+def test_an_unread_answer_outlives_a_clock_that_is_set(tmp_path: Path, jump: float) -> None:
     """At the next sweep, and at the next start, in the same boot or after the machine was off."""
-    machine, file = Machine(), tmp_path / "outbox"
-    start = partial(served, mosquitto, version=VERSION, heartbeat=0.1, edge={"edge": "pi"})
-    engine = FakeEngine()
-    async with start(engine=engine, journal=Journal(file, clock=machine.clock())) as node:
-        await leave(node, engine, "hello")
+    machine = Machine()
+    start = partial(Journal, tmp_path / "outbox", Bounds(keep=DAY))
+    with closing(start(clock=machine.clock())) as journal:
+        journal.accept(entry(1, accepted=journal.now()))
+        journal.accept(entry(2, accepted=journal.now()))
+        journal.finish("text1", b"an answer")
         machine.wall += jump
-        outbox = node.api.texts.outbox
-        await outbox.run(outbox.journal.sweep)
-        assert await held(node) == {"hello": False}
-        (view,) = (await node.get("/v1/outbox")).json()["data"]
-        assert view["finished"] == pytest.approx(machine.wall)  # the times that are shown go with the clock
+        journal.sweep()
+        first, waits = journal.entries()
+        assert first.finished == pytest.approx(machine.wall)  # the times that are shown go with the clock
+        machine.wall += 0.9  # as of one that runs a little faster, for which nothing is written
+        journal.sweep()
+        assert journal.entries() == [first, waits]
         machine.wall += jump
-    async with start(workers=0, journal=Journal(file, clock=machine.clock())) as node:
-        assert await held(node) == {"hello": False}
+    with closing(start(clock=machine.clock())) as journal:
+        assert [each.id for each in journal.begin()] == ["text2"]
+        assert not journal.entries()[1].is_old(journal.now(), 3600.0, 0.0)
         machine.wait(DAY - 3600.0)
-        outbox = node.api.texts.outbox
-        await outbox.run(outbox.journal.sweep)
+        journal.sweep()
     machine.reboot(abs(jump))
-    async with start(workers=0, journal=Journal(file, clock=machine.clock())) as node:
-        assert await held(node) == {"hello": False}
-        assert (await node.get("/v1/outbox/hello")).json()["text"] == alone("hello", 5, 12, ignore_eos=True)
+    with closing(start(clock=machine.clock())) as journal:
+        assert journal.answer("text1") == b"an answer"
         machine.wait(3601.0)
-        outbox = node.api.texts.outbox
-        await outbox.run(outbox.journal.sweep)
-        assert await held(node) == {}
-
-
-async def test_a_request_is_no_older_for_a_clock_that_was_set_before_the_node_was_started_again(
-    mosquitto: PrivateBroker, tmp_path: Path
-) -> None:
-    machine, file, engine = Machine(), tmp_path / "outbox", waiting_engine()
-    start = partial(served, mosquitto, version=VERSION, heartbeat=0.1, edge={"edge": "pi"}, grace=0.2)
-    async with worker_at(links_to(mosquitto), "wa", engine, version=VERSION):
-        async with start(workers=0, journal=Journal(file, clock=machine.clock())) as node:
-            await node.leave("hello", "hello", **ASK)
-        machine.wall += 20_000 * DAY
-        engine.gate.set()
-        async with start(workers=0, journal=Journal(file, clock=machine.clock())) as node:
-            await until(lambda: node.api.texts.outbox.counts == {"unread": 1})  # and not stale
+        journal.sweep()
+        assert [each.id for each in journal.entries()] == ["text2"]
 
 
 def test_only_what_a_worker_may_have_written_is_as_old_as_answers_are_kept() -> None:
@@ -131,25 +94,6 @@ def test_a_request_that_is_sent_again_while_no_node_runs_is_new_whatever_the_mac
     with closing(Journal(tmp_path / "outbox", clock=machine.clock())) as journal:
         (waits,) = journal.begin()
         assert not waits.is_old(journal.now(), 3600.0, 0.0)
-
-
-async def test_a_full_outbox_gives_up_answers_that_were_read_and_no_others(mosquitto: PrivateBroker) -> None:
-    engine = FakeEngine()
-    async with served(mosquitto, engine=engine, version=VERSION, heartbeat=0.1, outbox_texts=4) as node:
-        await leave(node, engine, "one")
-        for prompt in ("two", "three"):
-            await node.chat(prompt, keyed(prompt), **ASK)
-        await leave(node, engine, "four")
-        assert await held(node) == {"one": False, "two": True, "three": True, "four": False}
-        await leave(node, engine, "five")
-        assert await held(node) == {"one": False, "three": True, "four": False, "five": False}
-        await leave(node, engine, "six")
-        told = said(await node.chat("seven", keyed("seven"), **ASK), 503, "outbox_full")
-        assert "outbox drop ID" in told["message"]
-        assert await held(node) == {"one": False, "four": False, "five": False, "six": False}
-        assert (await node.chat("one", keyed("one"), stream=True, **ASK)).status_code == 200
-        assert (await node.chat("seven", keyed("seven"), **ASK)).status_code == 200
-        assert await held(node) == {"four": False, "five": False, "six": False, "seven": True}
 
 
 KEEP = 100.0

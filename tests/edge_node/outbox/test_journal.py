@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ from edge_node.outbox.clock import Clock
 from edge_node.outbox.entries import ORIGINS, STARTS, Entry, Opening, OutboxError, OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox
+from flexspec_mq import waiting
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.protocol.effects import Commit
 from schemas.messages import Sampling
@@ -284,19 +286,65 @@ def test_what_is_on_the_disk_is_its_owners_alone(tmp_path: Path) -> None:
     assert secret not in path.read_bytes()
 
 
-def test_the_file_shrinks_when_answers_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "gone", "shrinks"), [(2**17, 8, True), (2**17, 3, False), (2**13, 8, False)])
+def test_the_file_shrinks_where_most_of_a_large_one_goes(
+    tmp_path: Path, size: int, gone: int, shrinks: bool
+) -> None:
     path, now = tmp_path / "a.sqlite", [0.0]
     journal = Journal(path, Bounds(retention=10.0), clock(lambda: now[0]))
     for number in range(8):
+        now[0] += 5.0 * (number == gone)
         journal.accept(entry(number))
-        journal.finish(f"text{number}", os.urandom(2**20))
+        journal.finish(f"text{number}", os.urandom(size))
+        assert path.with_name("a.sqlite-wal").stat().st_size < 2**19
     journal.close()
-    assert path.stat().st_size > 2**23
+    before = path.stat().st_size
+    assert before > 8 * size
     now[0] = 11.0
-    journal = Journal(path, Bounds(retention=10.0), clock(lambda: now[0]))
-    assert journal.begin() == []
+    journal = Journal(path, Bounds(keep=10.0), clock(lambda: now[0]))
+    assert (journal.begin(), len(journal.entries())) == ([], 8 - gone)
     journal.close()
-    assert path.stat().st_size < 2**17
+    assert (path.stat().st_size < before / 2) == shrinks
+
+
+def test_what_is_read_makes_room_then_failures_and_what_is_old_whoever_read_it() -> None:
+    now = [0.0]
+    journal = Journal(None, Bounds(texts=5, size=100, keep=10.0), clock(lambda: now[0]))
+    for number, size in ((1, 20), (2, 20), (3, 20), (4, 20), (5, 1)):
+        journal.accept(entry(number, body=b"x" * size))
+    for number, error in ((1, ""), (3, "it failed"), (4, ""), (2, "")):
+        journal.finish(f"text{number}", b"", error)
+        now[0] += 1.0
+    for name in ("text2", "text4"):
+        journal.set_read(name)
+    for number, size, left in ((6, 1, "12356"), (7, 60, "1567"), (8, 19, "1567"), (9, 18, "15679"), (0, 0, "15679")):
+        made = entry(number, body=b"x" * size)
+        if left[-1] == str(number):
+            journal.accept(made)
+        else:
+            with pytest.raises(OutboxFull, match="as much as it may") as full:
+                journal.accept(made)
+            assert "outbox drop ID" in full.value.hint
+        assert [each.id for each in journal.entries()] == [f"text{name}" for name in left]
+    now[0] = 11.0
+    assert journal.under("key1") is None
+    journal.accept(entry(10, body=b"x"))
+    assert "text1" not in [each.id for each in journal.entries()]
+
+
+@pytest.mark.asyncio
+async def test_tokens_of_a_moment_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "OUTBOX_TOKENS", 600.0)
+    outbox = Outbox(Journal(None))
+    await outbox.run(outbox.journal.accept, entry(1))
+    await outbox.run(outbox.journal.open, "text1", replace_opened(1))
+    for start in (0, 5):
+        outbox.commit("text1", commit(start, 5))
+        await asyncio.sleep(0.01)
+    assert await outbox.run(outbox.journal.committed, "text1") == []
+    outbox.write()
+    assert await outbox.run(outbox.journal.committed, "text1") == [commit(0, 10)]
+    await outbox.close()
 
 
 OPENER = """

@@ -214,6 +214,7 @@ def test_tokens_behind_a_gap_that_a_full_disk_has_left_come_anew(small: Disk) ->
     journal.commit({"text1": [commit(5005, 5)]})
     assert [each.start for each in journal.committed("text1")] == [0]
     journal.commit({"text1": [commit(5, 5000)]})
+    assert [each.start for each in journal.committed("text1")] == [0, 5]
     journal.commit({"text1": [commit(5005, 9)], "text2": [commit(0, 3)]})
     assert [len(each.tokens) for each in journal.committed("text1")] == [5, 5000, 9]
     assert journal.committed("text2") == [commit(0, 3)]

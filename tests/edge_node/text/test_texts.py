@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_node.api.errors import api_error
 from edge_node.outbox.entries import OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox, TextRecord
@@ -32,6 +33,7 @@ from flexspec_mq.grammar.tools import HERMES
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from schemas.node import TextFigures
 from tests.daemons import until
+from tests.edge_node.outbox.power import recorded
 
 pytestmark = pytest.mark.timeout(120)  # a reader who is told of no end
 
@@ -220,13 +222,46 @@ async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(tmp_pa
 async def test_nobody_is_let_in_for_whom_the_outbox_has_no_room(tmp_path: Path) -> None:
     script = Script()
     texts = node(tmp_path / "outbox", script, texts=1)
-    await texts.persist(asked("q")[0], IdempotencyKey("k", b"q"))
-    with pytest.raises(OutboxFull):
-        await texts.persist(asked("p")[0], IdempotencyKey("l", b"p"))
+    await texts.keep(asked("q")[0], IdempotencyKey("k", b"q"))
+    with pytest.raises(OutboxFull) as full:
+        await texts.keep(asked("p")[0], IdempotencyKey("l", b"p"))
+    assert (api_error(full.value).status, api_error(full.value).code) == (503, "outbox_full")
     with pytest.raises(OutboxFull):
         await read(texts, "p", "l")
     assert script.written == []
     await texts.close()
+
+
+async def test_a_request_that_waited_for_its_user_is_in_its_next_life_when_it_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    script = Script()
+    texts = node(tmp_path / "outbox", script)
+    name = await texts.keep(asked("q")[0], IdempotencyKey("k", b"q", "/v1/completions"))
+    await texts.outbox.run(texts.outbox.journal.park, name, "it is old")
+    script.end("q", FinishReason.STOP)
+    await read(texts, "q", "k")
+    assert script.lives == [1]
+    await texts.close()
+
+
+async def test_a_text_goes_on_when_a_disk_that_was_full_has_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "STATUS", 0.01)
+    script = Script()
+    with recorded() as recording:
+        texts = node(tmp_path / "outbox", script, outbox_age=HOUR)
+        async with running(texts.run(), "outbox"):
+            async with texts.reading(*asked("q", "k")):
+                pass
+            recording.full = True
+            script.end("q", LinkDown("away"))
+            await until(lambda: not texts and texts.outbox.left.empty())
+            await settle()
+            recording.full = False
+            await until(lambda: script.written == ["q", "q"])
+        await texts.close()
 
 
 async def test_a_text_without_a_key_ends_with_its_last_reader() -> None:
