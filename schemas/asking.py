@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 from schemas.openai import FinishReason, Provisional, ToolCall
 from schemas.status import ConnectionStatus
 
-AskId = Annotated[str, Meta(min_length=1, max_length=128)] | int
+AskId = Annotated[str, Meta(min_length=1, max_length=128)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

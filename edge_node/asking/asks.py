@@ -100,8 +100,6 @@ class Asks:
             will=Outbound(self._status, gone, 1, retain=True),
             birth=lambda: [self._status_message()],
             awaited=lambda: bool(self._tasks),
-            inbound_bytes=2**22,
-            inbound_queue=settings.max_asks,
         )
         self._clients = ExpiringMap[str, AskClient](most=_MOST_USERS)
         self._answering: dict[str, _Answering] = {}

@@ -32,7 +32,7 @@ class AskClient:
         self._at = now
         self._tell_at = now
         self._texts = asyncio.Semaphore(settings.ask_texts)
-        self._kept = ExpiringMap[str, None](most=settings.max_kept + 1)
+        self._kept = ExpiringMap[str, None](most=settings.max_kept)
 
     def take(self, now: float) -> bool:
         """Take an ask out of the bucket, which holds those of a minute; whether there was one, and room to wait."""

@@ -1,5 +1,6 @@
 """From a message to an ask: whose it is, where its answer goes, and what is wanted."""
 
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Self
 
@@ -21,7 +22,6 @@ from flexspec_mq.transport.base import Inbound, Outbound
 from flexspec_mq.transport.properties import read_properties
 from schemas.asking import Ask, AskError, AskErrorBody, AskId
 
-_MOST_ID = 128
 _OWN = frozenset(field.name for field in msgspec.structs.fields(Ask))
 
 
@@ -125,9 +125,8 @@ class AskReader:
             what = "the ask was retained, and would be asked again whenever the node connects"
             raise bad(None, what, code="retained")
         body = _body(inbound.payload)
-        name = body.get("id")
-        if isinstance(name, str | int) and len(str(name)) <= _MOST_ID:
-            self.reply = replace(self.reply, id=name)
+        with suppress(msgspec.ValidationError):
+            self.reply = replace(self.reply, id=msgspec.convert(body.get("id"), AskId | None))
         own = read(Ask, {field: body.pop(field) for field in _OWN & body.keys()})
         named = "" if own.id is None else str(own.id)
         if topic is None:

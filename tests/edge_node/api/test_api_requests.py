@@ -153,6 +153,7 @@ def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() 
     took = chat_request(asked, lenient=True)
     assert replace(took, ignored=()) == chat()
     assert {*took.ignored} == {*odd, "stream_options.what", "messages[0].audio", "messages[0].colour"}
+    assert len(replace(took, ignored=("x" * 600,) * 2).ignored_names) == 1000  # of a header
     assert refused(chat_request, asked).param is not None
 
     def leniently(body: dict[str, Any]) -> OpenAIRequest:

@@ -1,6 +1,9 @@
-"""Who may ask whom, and who reads whose answers, at a Mosquitto with users."""
+"""Who may ask whom, how much, and who reads whose answers, at a Mosquitto with users."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,10 +15,18 @@ from paho.mqtt.properties import Properties
 
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
+from edge_node.api.errors import ApiError
+from edge_node.asking import askers
+from edge_node.asking.asks import Asks
 from edge_node.asking.request import AskReader
-from flexspec_mq import topics
-from flexspec_mq.transport.base import Inbound
+from edge_node.asking.settings import AskSettings
+from flexspec_mq import topics, waiting
+from flexspec_mq.errors import PublishRefused
+from flexspec_mq.transport.base import Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.properties import ReadProperties, packed, read_properties
+from lab.testbed.memory_broker import MemoryBroker
+from tests.daemons import until
+from tests.edge_node.api.served import served
 from tests.edge_node.asking.asked import Asker, asked
 from tests.edge_node.asking.test_asks import ASK, TEXT
 
@@ -96,6 +107,85 @@ async def test_a_node_answers_nowhere_but_to_the_asker(
                     assert body["error"]["code"] == "wrong_response_topic"
                     assert f"{hub}/alice" in body["error"]["hint"]
         assert not [topic for topic in await drained(spy) if topic.startswith("f1/answer")]
+
+
+def test_what_one_user_may_ask_and_have_kept() -> None:
+    user = askers.Asker(AskSettings(ask_per_minute=12.0, ask_texts=2, max_kept=2), 0.0)
+    assert [user.take(1e6) for _ in range(13)] == [True] * 12 + [False]
+    told = [user.too_many(1e6 + later) for later in (0.0, 0.9, 1.0)]
+    assert [error and error.retry_after for error in told] == [5, None, 5]
+    assert [user.take(1e6 + 5.0) for _ in range(2)] == [True, False]
+    for user.asks in (7, 8):
+        assert user.take(2e6) == (user.asks == 7)
+    seldom = askers.Asker(AskSettings(ask_per_minute=0.5), 0.0)
+    assert [seldom.take(60.0 * minute) for minute in range(6)] == [False, True, False, True, False, True]
+    for topic, seconds, now in (("a", 10.0, 0.0), ("b", 20.0, 0.0), ("a", 10.0, 5.0)):
+        user.keep(topic, seconds, now)
+    with pytest.raises(ApiError, match="2 answers are kept for one user, as many as may be"):
+        user.keep("c", 10.0, 14.0)
+    user.forget("b")
+    user.keep("c", 10.0, 14.0)
+    user.keep("d", 10.0, 15.0)
+
+
+class Wary(MemoryBroker):
+    """Knows what a node sends, and lets it answer all but the user ``u1299``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Outbound] = []
+
+    def send(self, client_id: str, message: Outbound) -> None:
+        self.sent.append(message)
+        if "u1299" in message.topic:
+            raise PublishRefused("it may not be answered", reason_code=0x87)
+        super().send(client_id, message)
+
+    def ask(self, edge: str, user: int, payload: bytes = b" ") -> None:
+        self.route(Outbound(topics.ask_topic(edge, f"u{user}"), payload, 1))
+
+    def count(self, beginning: str) -> int:
+        return sum(message.topic.startswith(beginning) for message in self.sent)
+
+
+async def test_how_much_all_users_may_ask_and_are_told(
+    mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(waiting, "STATUS", 1000.0)
+    settings = AskSettings(mqtt_ask=True, max_asks=100, ask_per_minute=1.0, home_assistant="hass")
+    broker, link = Wary(), LinkSettings(client_id="asked")
+    async with served(mosquitto, workers=0) as node:
+        edge, asks = node.node.name, partial(Asks, node.api, settings, broker.link, link)
+
+        async def answers(users: range, expected: dict[str, int]) -> None:
+            broker.sent.clear()
+            for user in users:  # all before the node reads the first one
+                broker.ask(edge, user)
+            codes = (msgspec.json.decode(each.payload)["error"]["code"] for each in broker.sent)
+            await until(lambda: len(broker.sent) >= sum(expected.values()))
+            assert Counter(codes) == expected
+
+        async with asks().running():
+            await until(lambda: broker.count("homeassistant/") == 1)
+            for _ in range(3):
+                broker.route(Outbound("homeassistant/status", b"online", 1))
+            await answers(range(300), {"invalid_value": 100, "too_many_asks": 100})
+            for first in range(300, 1300, 100):
+                await answers(range(first, first + 100), {"invalid_value": 100})
+            await answers(range(1299, 1300), {"too_many_asks": 1})
+            await answers(range(1), {"invalid_value": 1})  # whom it has forgotten for others
+            assert caplog.text.count("it may not be answered") == 1
+            monkeypatch.setattr(waiting, "PATIENCE", 0.05)
+            broker.ask(edge, 2000, b'{"prompt": "x", "keep": 60}')
+            broker.stop()
+            await asyncio.sleep(1.0)
+            broker.start()
+            await until(lambda: broker.retained(topics.answer_topic("u2000", edge)), 10.0)
+        monkeypatch.setattr(waiting, "STATUS", 0.002)
+        broker.sent.clear()
+        async with asks().running():
+            await asyncio.sleep(0.2)
+        assert broker.count(topics.asked_topic(edge)) <= 3  # when it has changed
 
 
 @pytest.mark.parametrize("more", [{}, {"user": "hub"}, {"safety_identifier": "hub\0"}])

@@ -116,7 +116,9 @@ WRONG: list[tuple[Any, str | None, str | None]] = [
     ({**ASK, "id": "e", "model": "none"}, "model_not_found", "model"),
     ({**ASK, "id": "e", "schema": {"type": "nonsense"}, "ignore_eos": False}, "invalid_value", "schema"),
     ({**ASK, "id": "e", "guided_regex": "(", "ignore_eos": False}, "invalid_value", "guided_regex"),
-    ({**ASK, "id": "e", "keep": 1e9}, "invalid_value", "keep"),
+    ({**ASK, "id": "e", "keep": 1e9}, "invalid_value", "keep"), ({**ASK, "id": "e", "n": 2}, "unsupported_parameter", "n"),
+    *(({**ASK, "id": much}, "invalid_value", "id") for much in ("x" * 129, 2**63, 10**200, True, "")),
+    ({**ASK, "id": "e", "response_topic": "x" * 9000}, "wrong_response_topic", "response_topic"),
     ({**ASK, "id": "e", "response_topic": "f1/answer/anybody/other"}, "wrong_response_topic", "response_topic"),
     ("x" * 200_000, "body_too_long", None),
     *(
@@ -134,8 +136,9 @@ async def test_what_cannot_be_answered_is_told_why(mosquitto: PrivateBroker, nod
             assert topic.startswith(f"f1/answer/anybody/{node.edge}")
             assert correlation == b"c"
             assert (body["error"]["code"], body["error"].get("param")) == (code, param) or code is None
-            if isinstance(ask, dict) and "id" in ask:
-                assert body["id"] == "e"
+            assert len(body["error"]["message"]) < 400
+            if isinstance(ask, dict):
+                assert body.get("id") == ("e" if ask.get("id") == "e" else None)
 
 
 async def test_an_answer_is_kept_for_an_asker_that_is_away(mosquitto: PrivateBroker) -> None:
@@ -277,13 +280,18 @@ async def test_each_id_gets_its_text_whatever_happens_to_the_link(mosquitto: Pri
 
 
 async def test_an_ask_waits_for_a_worker_if_it_says_so(mosquitto: PrivateBroker) -> None:
-    async with asked(mosquitto, workers=0, version="ask-late") as node, Asker(mosquitto) as asker:
+    late: dict[str, Any] = {"workers": 0, "version": "ask-late", "api_texts": 1}
+    async with asked(mosquitto, **late) as node, Asker(mosquitto) as asker:
         topic = f"f1/ask/{node.edge}"
         await asker.publish(topic, {**ASK, "id": "now"})
         assert (await asker.message())[1]["error"]["code"] == "no_worker"
         await asker.publish(topic, {**ASK, "id": "later", "wait": PATIENCE, "stream": True})
         _, told, _, _ = await asker.message()
         assert told["waiting"].startswith("waiting for a worker of ask-late")
+        await asker.publish(topic, {**ASK, "id": "full", "wait": 0.5})  # for a place, less than until there may be one
+        while (told := (await asker.message())[1])["id"] != "full":
+            pass
+        assert told["error"]["code"] == "too_many_texts"
         async with worker_at(links_to(mosquitto), "ask-late", version="ask-late"):
             messages, _ = await answer_to(asker)
             assert assembled(messages) == TEXT
