@@ -13,8 +13,9 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from edge_node.api.server import SPARE
+from flexspec_mq.daemon.tasks import running
 from tests.daemons import until
-from tests.edge_node.api.served import Served, said, served
+from tests.edge_node.api.served import Served, never, said, served
 from tests.edge_node.api.test_api_refusals import lines, refused
 
 HALF = b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\nx-a: "
@@ -112,8 +113,10 @@ async def test_probes_answer_when_as_many_requests_as_may_be_are_under_way(mosqu
     async with served(mosquitto) as api:
         most = api.api.settings.max_requests
         async with holding(api, most, SLOW_BODY), httpx2.AsyncClient(trust_env=False) as http:
-            await until(lambda: len(asyncio.all_tasks()) > most)
-            for _ in range(3):
+            await until(lambda: api.api.bodies.held == 800 * most)
+            unread: Any = {"type": "http", "method": "GET", "path": "/v1/models", "headers": []}
+            async with running(api.app(unread, never, lambda _: never()), "does not read its refusal"):
+                await asyncio.sleep(0)
                 for path in ("/healthz", "/readyz"):
                     assert (await http.get(f"{api.url}{path}")).status_code == 200
             refused_one = await http.get(f"{api.url}/v1/models")
@@ -122,8 +125,8 @@ async def test_probes_answer_when_as_many_requests_as_may_be_are_under_way(mosqu
             async with holding(api, SPARE + 5, SLOW_BODY):  # whoever comes now takes the spare ones
                 pass
             assert (await http.get(f"{api.url}/healthz")).status_code == 200
-        await until(lambda: len(asyncio.all_tasks()) < most)
-        assert await api.answers(503, "/v1/models") == 1
+        await until(lambda: api.api.bodies.held == 0)
+        assert await api.answers(503, "/v1/models") == 2
 
 
 async def test_what_is_no_http(mosquitto: PrivateBroker) -> None:
@@ -239,7 +242,7 @@ async def test_a_body_that_is_too_long_or_too_slow_is_told(
 ) -> None:
     """It may take longer than a head."""
     async with served(mosquitto, max_body=500, body_timeout=1.2, head_timeout=0.8) as api:
-        async with holding(api, 1, SLOW_BODY.replace(b": 1000", b": 2000")) as [(reader, _)]:
+        async with holding(api, 1, SLOW_BODY.replace(b": 1000", b": 2000").rstrip(b" ")) as [(reader, _)]:
             assert (await reader.readline()).startswith(b"HTTP/1.1 413")
         async with holding(api, 1, SLOW_BODY.replace(b": 1000", b": 400")[:200]) as [(reader, _)]:
             assert (await reader.readline()).startswith(b"HTTP/1.1 408")

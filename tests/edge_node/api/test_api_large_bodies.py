@@ -8,8 +8,9 @@ from contextlib import suppress
 import pytest
 
 from broker.launcher import PrivateBroker
-from edge_node.api.http.bodies import parse_object
+from edge_node.api.http.bodies import Bodies, parse_object
 from edge_node.api.openai.requests import chat_request
+from edge_node.api.settings import ApiSettings
 from tests.edge_node.api.served import said, served
 
 
@@ -39,6 +40,17 @@ def took(data: bytes) -> float:
     before = time.thread_time()
     chat_request(parse_object(data))
     return time.thread_time() - before
+
+
+async def test_long_bodies_take_their_turns() -> None:
+    bodies, under_way = Bodies(ApiSettings()), list[int]()
+
+    def work() -> int:
+        under_way.append(1)
+        time.sleep(0.01)
+        return len(under_way) - under_way.pop()
+
+    assert await asyncio.gather(*(bodies.work(2**20, work) for _ in range(4))) == [0] * 4
 
 
 @pytest.mark.parametrize("name", BODIES)

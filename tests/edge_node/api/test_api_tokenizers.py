@@ -10,6 +10,7 @@ from msgspec.structs import replace as replace_field
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts
+from edge_node.api import client
 from edge_node.api.client import RunningNode, find_node
 from flexspec_mq.protocol.edge.types import SessionRequest
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB
@@ -55,7 +56,7 @@ async def readiness(api: Served) -> tuple[int, dict[str, str]]:
 
 
 async def test_a_target_with_another_chat_template_and_end_is_written_by_its_own(
-    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = f"the chat templates differ; prompts are written by the target's; {ENDS}"
     async with served(mosquitto, engine=FakeEngine(facts=another(ASKS))) as api:
@@ -70,6 +71,8 @@ async def test_a_target_with_another_chat_template_and_end_is_written_by_its_own
         assert node is not None
         assert node.state.startswith("online for ")
         assert node == RunningNode("127.0.0.1", api.port, "", node.state)
+        monkeypatch.setattr(client, "_MOST", 10)  # of what anything says that listens there
+        assert await asyncio.to_thread(find_node, "127.0.0.1", api.port) is None
         # Statuses are renewed several times a second here; a warning comes once.
         first = api.node.directory.status(api.version)
         await until(lambda: api.node.directory.status(api.version) is not first)

@@ -253,14 +253,18 @@ async def test_a_text_goes_on_when_a_disk_that_was_full_has_room_for_it(
     with recorded() as recording:
         texts = node(tmp_path / "outbox", script, outbox_age=HOUR)
         async with running(texts.run(), "outbox"):
-            async with texts.reading(*asked("q", "k")):
-                pass
+            for prompt in ("q", "p"):
+                async with texts.reading(*asked(prompt, prompt)):
+                    pass
             recording.full = True
+            script.end("p", FlexSpecError("broken"))
+            with pytest.raises(FlexSpecError, match="broken"):  # though nothing of it can be written
+                raise (await asyncio.wait_for(read(texts, "p", "p"), 30)).end.error  # type: ignore[union-attr, misc]
             script.end("q", LinkDown("away"))
             await until(lambda: not texts and texts.outbox.left.empty())
             await settle()
             recording.full = False
-            await until(lambda: script.written == ["q", "q"])
+            await until(lambda: script.written == ["q", "p", "q"])
         await texts.close()
 
 
