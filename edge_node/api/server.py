@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.link import LinkFactory
 
-_BACKLOG = 256
 SPARE = 32
 """Connections beyond as many requests as may be, for probes; all else is refused on them."""
 _log = logging.getLogger(__name__)
@@ -159,7 +158,7 @@ def _listen(settings: ApiSettings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, settings.api_port))
-        listener.listen(_BACKLOG)
+        listener.listen()
     except OSError as error:
         listener.close()
         where = f"{settings.api_host} port {settings.api_port}"

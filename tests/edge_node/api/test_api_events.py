@@ -27,7 +27,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.told: dict[str, list[Any]] = {kind: [] for kind in EVENTS}
-        self.ended = False
+        self.ended = self.lives = False
 
     async def until(self, kind: str, condition: Callable[[Any], Any]) -> Any:
         """Wait for an event of a kind, from now on or the newest one."""
@@ -45,7 +45,8 @@ class Watched:
             async for line in answer.aiter_lines():
                 if line.startswith("event: "):
                     kind = line[7:]
-                elif line.startswith("data: "):
+                self.lives |= line.startswith(": ")
+                if line.startswith("data: "):
                     self.told[kind].append(msgspec.json.decode(line[6:], type=EVENTS[kind], strict=True))
         self.ended = True
 
@@ -132,7 +133,7 @@ async def test_a_canary_is_seen_with_what_changed_and_streams_end_with_the_serve
     own, new = version(f"{family.name}-a", STABLE), version(f"{family.name}-b", CANARY, 20)
     async with (
         publisher(mosquitto, family) as publish,
-        served(mosquitto, version=own.name, family=family.followed(tmp_path)) as api,
+        served(mosquitto, version=own.name, family=family.followed(tmp_path), heartbeat=0.3) as api,
         watched(api) as seen,
     ):
         assert seen.told["fleet"][-1].catalogue.state == "none"
@@ -150,5 +151,6 @@ async def test_a_canary_is_seen_with_what_changed_and_streams_end_with_the_serve
         others = [asyncio.create_task(Watched().read(api)) for _ in range(STREAMS - 1)]
         await until(lambda: api.node.devices.watchers == STREAMS)
         said(await api.get("/v1/events"), 429, "too_many_streams")
+        await until(lambda: seen.lives)
         api.run.cancel()
         await until(lambda: seen.ended and all(task.done() for task in others), PATIENCE)

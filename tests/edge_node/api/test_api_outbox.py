@@ -118,7 +118,9 @@ async def test_requests_of_all_apis_are_found_again_shown_and_streamed_from_any_
                 assert told_by(rest.text, text_of) == written[int(since.rpartition(":")[2]) :]
         for since in ("other:3", f"{view['id']}:{'9' * 5000}"):
             headers = {"accept": "text/event-stream", "last-event-id": since}
-            said(await node.get(f"/v1/outbox/{view['id']}", headers), 404, "unknown_event")
+            told = said(await node.get(f"/v1/outbox/{view['id']}", headers), 404, "unknown_event")
+            assert len(told["message"]) < 200
+        assert len(said(await node.get(f"/v1/outbox/{'x' * 999}"), 404, "not_found")["message"]) < 300
 
 
 def told_by(stream: str, text_of: Callable[[dict[str, Any]], str]) -> str:

@@ -186,7 +186,9 @@ def test_beyond_this_machine_only_in_as_many_words_and_with_a_key(host: str, tmp
     [
         {"api_hosts": ("http://x",)}, {"api_hosts": ("x:80",)}, {"api_cors_origins": ("page.example",)},
         {"api_cors_origins": ("https://x/",)}, {"api_port": 70_000}, {"api_timeout": float("nan")},
-        {"api_texts": 0}, {"api_key": " "},
+        {"api_texts": 0}, {"api_key": " "}, {"api_port": -1}, {"api_client_connections": 0},
+        {"api_client_connections": 2**16}, {"outbox_texts": 0}, {"outbox_mb": 0.0}, {"outbox_for": 0.0},
+        {"outbox_age": 0.0}, {"api_max_tokens": -1}, {"api_timeout": 0.0},
     ],
 )  # fmt: skip
 def test_settings_that_are_none(wrong: dict[str, Any]) -> None:
@@ -200,3 +202,4 @@ def test_names_and_origins_in_small_letters_and_a_key_that_is_never_shown() -> N
     ).for_serving()
     assert known.api_hosts == ("edge-1.lan", "fe80::1")
     assert "hush" not in repr(known)
+    assert [ApiSettings(api_texts=texts).max_requests for texts in (1, 200)] == [512, 800]

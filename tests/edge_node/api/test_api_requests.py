@@ -165,8 +165,9 @@ def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() 
 
 
 def test_errors_do_not_repeat_a_whole_value() -> None:
-    for field, value in (("role", "x" * 10**6), ("content", {"a": "x" * 10**6})):
-        message = {"role": "user", "content": "x", field: value}
+    long = "x" * 10**6
+    for wrong in ({"role": long}, {"content": {"a": long}}, {"role": "tool", "tool_call_id": long}):
+        message = {"role": "user", "content": "x", **wrong}
         assert len(refused(chat_request, {"messages": [message]}).message) < 300
 
 
@@ -342,7 +343,7 @@ def test_several_answers() -> None:
     assert chat(n=3).choices == completion_request({"prompt": "x", "n": 3, "best_of": 3}).choices == 3
 
 
-@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("seed", [None, 7, 2**64 - 1])
 def test_each_text_of_a_request_of_version_0_2_0_keeps_its_seed(seed: int | None) -> None:
     body = json.dumps({"prompt": "x", "n": 3, "seed": seed}).encode()
     first = IdempotencyKey("k", b"d").seed if seed is None else seed
@@ -351,4 +352,4 @@ def test_each_text_of_a_request_of_version_0_2_0_keeps_its_seed(seed: int | None
             id="a", key=key, digest=b"d", path="/v1/completions", body=body, choice=choice, accepted=1.0
         )
         spec = unpack(from_body(ResponseStore(ApiSettings()), entry), TextRequest).spec
-        assert spec.seed == first + choice
+        assert spec.seed == (first + choice) % 2**64

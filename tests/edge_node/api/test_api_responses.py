@@ -115,14 +115,14 @@ def test_items_become_turns() -> None:
         ("background", {"background": True}), ("conversation", {"conversation": "conv_1"}),
         ("include", {"include": ["message.output_text.logprobs"]}), ("input", {"input": []}),
         ("input[0].content[0].type", {"input": [{"role": "user", "content": [{"type": "input_image", "text": ""}]}]}),
-        ("input[0].type", {"input": [{"type": "web_search_call", "id": "ws_1"}]}),
-        ("input[0].call_id", {"input": [{"type": "function_call_output", "call_id": "c", "output": ""}]}),
+        ("input[0].type", {"input": [{"type": "search" * 999, "id": "ws_1"}]}),
+        ("input[0].call_id", {"input": [{"type": "function_call_output", "call_id": "c" * 9000, "output": ""}]}),
         ("input[0].arguments", {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}]}),
         ("input[0].id", {"input": [{"id": "msg_0_0"}]}),
         ("input[0].what", {"input": [{"role": "user", "content": "x", "what": 1}]}),
         ("max_output_tokens", {"max_output_tokens": 0}), ("min_p", {"min_p": -0.1}),
-        ("metadata", {"metadata": {"a": 1}}), ("previous_response_id", {"previous_response_id": "resp_0"}),
-        ("tools[1].type", {"tools": [FUNCTION, {"type": "web_search"}]}),
+        ("metadata", {"metadata": {"a": 1}}), ("previous_response_id", {"previous_response_id": "resp_0" * 999}),
+        ("tools[1].type", {"tools": [FUNCTION, {"type": "search" * 999}]}),
         ("tools", {"tools": [FUNCTION, FUNCTION]}), ("tool_choice", {"tool_choice": "required"}),
         ("tool_choice", {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}}),
         ("text.format.schema", {"text": {"format": {"type": "json_schema", "name": "x"}}}),
@@ -133,6 +133,7 @@ def test_what_cannot_be_done_is_refused_by_its_name(param: str, more: dict[str, 
     with pytest.raises(ApiError) as raised:
         asked(**more)
     assert (raised.value.status, raised.value.param) == (400, param)
+    assert len(raised.value.message) < 300
 
 
 def test_a_lenient_node_says_what_it_leaves_out() -> None:

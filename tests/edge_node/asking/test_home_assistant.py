@@ -122,6 +122,8 @@ async def test_home_assistant_asks_and_shows_the_answer(mosquitto: PrivateBroker
         ({"home_assistant": "a/b"}, False, "e", "cannot stand in a topic"),
         ({"ask_username": "me"}, False, "e", "need ask_broker"),
         ({"ask_broker": "nowhere"}, False, "e", "nowhere"),
+        ({"ask_texts": 0}, False, "e", "ask_texts 0 is less than 1"),
+        ({"ask_per_minute": 0.0}, False, "e", "ask_per_minute"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(
