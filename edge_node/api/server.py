@@ -97,20 +97,16 @@ async def serve(app: Starlette, started: Callable[[int], None]) -> None:
             raise FlexSpecError("the API server ended by itself", hint="its log has the reason")
         finally:
             await api.texts.close()
-            await _stop(server, serving, api.settings.grace)
+            await _stop(server, serving)
 
 
-async def _stop(server: _Server, serving: asyncio.Task[None], grace: float) -> None:
+async def _stop(server: _Server, serving: asyncio.Task[None]) -> None:
     server.leave()
-    done, _ = await asyncio.wait([serving], timeout=grace + waiting.FAREWELL)
-    if not done:
-        _log.warning("the API server did not end within %.0f s; it is cut off", grace + waiting.FAREWELL)
-        serving.cancel()
-        await asyncio.wait([serving], timeout=waiting.FAREWELL)
+    await asyncio.wait([serving])
     # uvicorn leaves connections open when the grace is over.
     for connection in list(server.server_state.connections):
         connection.transport.abort()
-    if done and not serving.cancelled() and (error := serving.exception()) is not None:
+    if not serving.cancelled() and (error := serving.exception()) is not None:
         _log.error("the API server failed", exc_info=error)
 
 

@@ -239,8 +239,10 @@ def test_those_that_wait_for_a_request_make_room_and_then_those_that_do_not_take
 async def test_on_loopback_all_have_one_address_and_the_bound_of_all_is_theirs(
     mosquitto: PrivateBroker,
 ) -> None:
-    async with served(mosquitto, api_client_connections=2) as api, holding(api, 20, SLOW_BODY):
+    async with served(mosquitto, api_client_connections=2, grace=0.1) as api, holding(api, 20, SLOW_BODY):
         assert (await api.get("/v1/models")).status_code == 200
+        api.run.cancel()  # which waits for none of them
+        assert (await asyncio.wait([api.run], timeout=20.0))[0]
 
 
 async def test_long_bodies_are_bounded_all_together(
