@@ -286,7 +286,9 @@ def test_what_is_on_the_disk_is_its_owners_alone(tmp_path: Path) -> None:
     assert secret not in path.read_bytes()
 
 
-@pytest.mark.parametrize(("size", "gone", "shrinks"), [(2**17, 8, True), (2**17, 3, False), (2**13, 8, False)])
+@pytest.mark.parametrize(
+    ("size", "gone", "shrinks"), [(2**17, 8, True), (2**17, 3, False), (2**13, 8, False)]
+)
 def test_the_file_shrinks_where_most_of_a_large_one_goes(
     tmp_path: Path, size: int, gone: int, shrinks: bool
 ) -> None:
@@ -317,7 +319,13 @@ def test_what_is_read_makes_room_then_failures_and_what_is_old_whoever_read_it()
         now[0] += 1.0
     for name in ("text2", "text4"):
         journal.set_read(name)
-    for number, size, left in ((6, 1, "12356"), (7, 60, "1567"), (8, 19, "1567"), (9, 18, "15679"), (0, 0, "15679")):
+    for number, size, left in (
+        (6, 1, "12356"),
+        (7, 60, "1567"),
+        (8, 19, "1567"),
+        (9, 18, "15679"),
+        (0, 0, "15679"),
+    ):
         made = entry(number, body=b"x" * size)
         if left[-1] == str(number):
             journal.accept(made)

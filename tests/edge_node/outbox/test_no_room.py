@@ -17,7 +17,7 @@ from edge_node.outbox.entries import NoRoom
 from edge_node.outbox.journal import Journal
 from flexspec_mq import waiting
 from tests.daemons import PATIENCE, FakeEngine, worker_at
-from tests.edge_node.api.served import Served, alone, content, keyed, links_to, said, served, streamed
+from tests.edge_node.api.served import Served, alone, content, keyed, links_to, said, served
 from tests.edge_node.outbox.power import recorded
 from tests.edge_node.outbox.test_damage import write_format_1
 from tests.edge_node.outbox.test_journal import commit, entry, replace_opened
@@ -138,29 +138,6 @@ async def test_what_was_acknowledged_is_read_and_dropped_on_a_full_disk_and_goes
     assert not [file for file in small.file.parent.iterdir() if "dropped" in file.name]
     prompts = {prompt for batch in engine.batches for prompt in batch}
     assert len(prompts) == 4  # nothing was written of the request that was dropped before it began
-
-
-async def test_an_answer_that_comes_while_the_disk_is_full_is_there_when_there_is_room(
-    mosquitto: PrivateBroker, small: Disk
-) -> None:
-    engine = FakeEngine()
-    engine.gate.clear()
-    async with served(
-        mosquitto, engine=engine, version=VERSION, heartbeat=0.2, journal=Journal(small.file)
-    ) as node:
-        await node.leave("hello", "hello", wait=600.0, **ASK)
-        small.fill()
-        engine.gate.set()
-        whole = alone("hello", 5, 12, ignore_eos=True)
-        async with asyncio.timeout(2 * PATIENCE):
-            while (await node.get("/v1/outbox/hello")).json()["text"] != whole:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        for _ in range(2):  # it is told from memory, and not written again
-            again = await node.chat("hello", keyed("hello"), stream=True, wait=600.0, **ASK)
-            assert streamed(again.text) == whole
-        assert node.daemons[0].worker.machine.counters.opened == 1
-        small.free()
-        await shows(node, {"hello": "unread"})
 
 
 def test_what_is_there_is_read_and_dropped_on_a_full_disk(small: Disk) -> None:

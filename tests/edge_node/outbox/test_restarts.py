@@ -125,68 +125,6 @@ async def test_a_text_goes_on_in_the_next_life_of_its_node(mosquitto: PrivateBro
             assert streamed(answer.text) == TEXT
 
 
-async def test_requests_of_an_earlier_life_go_out_in_their_order(
-    mosquitto: PrivateBroker, tmp_path: Path
-) -> None:
-    path = tmp_path / "outbox.sqlite"
-    async with node(mosquitto, path, wait=300.0) as api:
-        asking = []
-        for number in range(12):
-            asked = api.chat(f"question {number}", headers=keyed(f"k{number}"), **ASK)
-            asking.append(asyncio.create_task(asked))
-            await holds(api, number + 1)
-    await asyncio.gather(*asking, return_exceptions=True)
-    engine = waiting_engine()
-    async with worker_at(links_to(mosquitto), "w", engine, version=VERSION) as daemon:
-        opened: list[int] = []
-        async with node(mosquitto, path) as api:
-            await until(lambda: api.node.sessions == 12)
-            opened = list(api.node._sessions)
-            entries = await known(api)
-            assert [entry.opened.session for entry in entries] == opened
-            engine.gate.set()
-            await until(lambda: api.api.texts.outbox.counts == {"unread": 12})
-            for number in range(12):
-                answer = await api.chat(f"question {number}", headers=keyed(f"k{number}"), **ASK)
-                assert content(answer) == alone(f"question {number}", 5, 200, ignore_eos=True)
-        assert daemon.worker.machine.counters.opened == 12
-
-
-async def test_a_request_that_is_dropped_before_its_turn_is_not_written(
-    mosquitto: PrivateBroker, tmp_path: Path
-) -> None:
-    path = tmp_path / "outbox.sqlite"
-    async with node(mosquitto, path, wait=300.0) as api:
-        asking = []
-        for number, letter in enumerate("abc"):
-            asking.append(asyncio.create_task(api.chat(letter, headers=keyed(letter), **ASK)))
-            await holds(api, number + 1)
-    await asyncio.gather(*asking, return_exceptions=True)
-    async with node(mosquitto, path, api_texts=1) as api:
-        first, second, third = await known(api)
-        await until(lambda: api.api.texts.text(first.id) is not None)
-        for entry in (second, first):
-            assert (await api.http.delete(f"{api.url}/v1/outbox/{entry.id}")).status_code == 200
-        await until(lambda: api.api.texts.text(third.id) is not None)
-        assert [entry.id for entry in await known(api)] == [third.id]
-
-
-async def test_a_clock_that_is_set_right_makes_no_request_old(
-    mosquitto: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with node(mosquitto, tmp_path / "outbox.sqlite") as api:
-        asking = asyncio.create_task(api.chat(headers=KEY, wait=60.0, **ASK))
-        await until(lambda: api.api.texts.waiting == 1)
-        began = time.time()
-        monkeypatch.setattr(time, "time", lambda: began + 36_000.0)
-        asking.cancel()
-        (entry,) = await known(api)
-        text = api.api.texts.text(entry.id)
-        await until(lambda: text is not None and not text.readers)
-        (entry,) = await known(api)
-        assert entry.state == "queued"
-
-
 async def test_requests_made_while_offline_go_out_in_their_order(mosquitto: PrivateBroker) -> None:
     proxy = Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port))
     async with proxy.listening() as link, served(mosquitto, through=link.port, wait=60.0) as api:
@@ -203,43 +141,6 @@ async def test_requests_made_while_offline_go_out_in_their_order(mosquitto: Priv
         assert answers == [alone(letter, 5, 200, ignore_eos=True) for letter in LETTERS]
         prompts = [prompt for batch in api.daemons[0].engine.batches for prompt in batch]
         assert sorted(LETTERS, key=lambda letter: prompts.index(ids_of(letter))) == [*LETTERS]
-
-
-async def queued(mosquitto: PrivateBroker, path: Path) -> Any:
-    """A request that an earlier incarnation of the node has taken, and could send to nobody."""
-    async with node(mosquitto, path, wait=300.0) as api:
-        asking = asyncio.create_task(api.chat(headers=KEY, **ASK))
-        await holds(api, 1)
-        (entry,) = await known(api)
-    await asyncio.gather(asking, return_exceptions=True)
-    return entry
-
-
-async def test_an_old_request_waits_until_its_user_wants_it_still(
-    mosquitto: PrivateBroker, tmp_path: Path
-) -> None:
-    path = tmp_path / "outbox.sqlite"
-    entry = await queued(mosquitto, path)
-    async with slow_worker(mosquitto) as (daemon, _), node(mosquitto, path, outbox_age=0.001) as api:
-        await until(lambda: api.api.texts.outbox.counts == {"stale": 1})
-        assert api.api.texts.waiting == 1
-        assert daemon.worker.machine.counters.opened == 0
-        assert content(await api.chat(headers=KEY, **ASK)) == TEXT
-        (again,) = await known(api)
-        assert (again.id, again.state, again.restarts) == (entry.id, "done", 2)
-
-
-async def test_a_request_is_not_lost_when_it_is_asked_for_again_in_vain(
-    mosquitto: PrivateBroker, tmp_path: Path
-) -> None:
-    path = tmp_path / "outbox.sqlite"
-    await queued(mosquitto, path)
-    await asyncio.sleep(2.1)
-    async with node(mosquitto, path, outbox_age=2.0) as api:
-        await until(lambda: api.api.texts.outbox.counts == {"stale": 1})
-        said(await api.chat(headers=KEY, **ASK), 503, "no_worker")
-        async with slow_worker(mosquitto):
-            await until(lambda: api.api.texts.outbox.counts == {"unread": 1})
 
 
 async def test_a_request_is_not_old_that_a_worker_may_have_written_meanwhile(

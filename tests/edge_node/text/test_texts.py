@@ -232,20 +232,51 @@ async def test_nobody_is_let_in_for_whom_the_outbox_has_no_room(tmp_path: Path) 
     await texts.close()
 
 
-async def test_a_request_that_waited_for_its_user_is_in_its_next_life_when_it_is_asked_for_again(
+async def test_requests_of_an_earlier_life_are_written_in_their_order_but_for_those_that_are_dropped(
     tmp_path: Path,
 ) -> None:
     script = Script()
     texts = node(tmp_path / "outbox", script)
-    name = await texts.keep(asked("q")[0], IdempotencyKey("k", b"q", "/v1/completions"))
-    await texts.outbox.run(texts.outbox.journal.park, name, "it is old")
-    script.end("q", FinishReason.STOP)
-    await read(texts, "q", "k")
-    assert script.lives == [1]
+    names = [
+        await texts.keep(asked(each)[0], IdempotencyKey(each, b"d", "/v1/completions")) for each in "abcd"
+    ]
+    await texts.close()
+    texts = node(tmp_path / "outbox", script, api_texts=1)
+    async with running(texts.run(), "outbox"):
+        await until(lambda: script.written == ["a"])
+        for name in (names[1], names[0]):
+            await texts.drop(name)
+        for each in "cd":
+            script.end(each, FinishReason.STOP)
+        await until(lambda: texts.outbox.counts == {"unread": 2})
+    assert script.written == ["a", "c", "d"]
     await texts.close()
 
 
-async def test_a_text_goes_on_when_a_disk_that_was_full_has_room_for_it(
+async def test_an_old_request_waits_for_its_user_and_is_kept_though_it_is_asked_for_in_vain(
+    tmp_path: Path,
+) -> None:
+    script, key = Script(), IdempotencyKey("k", b"q", "/v1/completions")
+    texts = node(tmp_path / "outbox", script)
+    await texts.keep(asked("q")[0], key)
+    await texts.close()
+    texts = node(tmp_path / "outbox", script, outbox_age=0.001)
+    async with running(texts.run(), "outbox"):
+        await until(lambda: texts.outbox.counts == {"stale": 1})
+    assert (script.written, texts.waiting) == ([], 1)
+    await texts.close()
+    texts = node(tmp_path / "outbox", script, outbox_age=HOUR)
+    async with running(texts.run(), "outbox"):
+        script.end("q", LinkDown("away"))
+        assert isinstance((await read(texts, "q", "k")).end.error, LinkDown)  # type: ignore[union-attr]
+        await until(lambda: len(script.written) == 2)
+        script.end("q", FinishReason.STOP)
+        await until(lambda: texts.outbox.counts == {"unread": 1})
+    assert script.lives == [3, 4]
+    await texts.close()
+
+
+async def test_on_a_full_disk_answers_and_errors_are_told_and_all_else_goes_on_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "STATUS", 0.01)
@@ -253,18 +284,19 @@ async def test_a_text_goes_on_when_a_disk_that_was_full_has_room_for_it(
     with recorded() as recording:
         texts = node(tmp_path / "outbox", script, outbox_age=HOUR)
         async with running(texts.run(), "outbox"):
-            for prompt in ("q", "p"):
+            for prompt in (prompts := ["away", "broken", "done", "dropped"]):
                 async with texts.reading(*asked(prompt, prompt)):
                     pass
             recording.full = True
-            script.end("p", FlexSpecError("broken"))
-            with pytest.raises(FlexSpecError, match="broken"):  # though nothing of it can be written
-                raise (await asyncio.wait_for(read(texts, "p", "p"), 30)).end.error  # type: ignore[union-attr, misc]
-            script.end("q", LinkDown("away"))
-            await until(lambda: not texts and texts.outbox.left.empty())
-            await settle()
+            ends = LinkDown(""), FlexSpecError("no"), FinishReason.STOP, FinishReason.STOP
+            for prompt, end in zip(prompts, ends, strict=True):
+                script.end(prompt, end)
+            told = [await read(texts, prompt, prompt) for prompt in ("broken", "done", "done", "dropped")]
+            assert [text.whole for text in told] == ["", *["answer to done"] * 2, "answer to dropped"]
+            await texts.drop(told[3].id)
             recording.full = False
-            await until(lambda: script.written == ["q", "p", "q"])
+            await until(lambda: script.written == [*prompts, "away"])
+            await until(lambda: texts.outbox.counts.get("unread") == 1)
         await texts.close()
 
 
