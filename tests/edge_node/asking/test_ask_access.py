@@ -128,6 +128,20 @@ def test_what_one_user_may_ask_and_have_kept() -> None:
     user.keep("d", 10.0, 15.0)
 
 
+async def test_a_user_has_so_many_texts_at_a_time_and_others_wait_as_long_as_they_say() -> None:
+    user = askers.Asker(AskSettings(ask_texts=2), 0.0)
+    async with user.text(0.0):
+        async with user.text(0.0):
+            for patience in (0.0, 0.01):
+                with pytest.raises(ApiError, match="2 texts are being written for one user") as full:
+                    await asyncio.wait_for(user.text(patience).__aenter__(), 30.0)
+                assert "`wait`" in full.value.hint
+            waits = asyncio.create_task(user.text(60.0).__aenter__())
+            await asyncio.sleep(0)
+            assert not waits.done()
+        await waits
+
+
 class Wary(MemoryBroker):
     """Knows what a node sends, and lets it answer all but the user ``u1299``."""
 
@@ -181,6 +195,8 @@ async def test_how_much_all_users_may_ask_and_are_told(
             await asyncio.sleep(1.0)
             broker.start()
             await until(lambda: broker.retained(topics.answer_topic("u2000", edge)), 10.0)
+            assert broker.sent[-1].expiry == 60.0
+            assert await node.metric('flexspec_edge:refused_total{reason="too_many_asks"}') == 201
         monkeypatch.setattr(waiting, "STATUS", 0.002)
         broker.sent.clear()
         async with asks().running():

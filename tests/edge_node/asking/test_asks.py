@@ -143,15 +143,12 @@ async def test_what_cannot_be_answered_is_told_why(mosquitto: PrivateBroker, nod
 
 async def test_an_answer_is_kept_for_an_asker_that_is_away(mosquitto: PrivateBroker) -> None:
     """Each id has a place of its own; the node clears what the asker has read."""
-    async with asked(mosquitto, asks={"max_kept": 2}) as node:
+    async with asked(mosquitto) as node:
         topic = f"f1/ask/{node.edge}"
         async with Asker(mosquitto) as first:
-            for name in ("k1", "k2", "k3"):
+            for name in ("k1", "k2"):
                 await first.publish(topic, {**ASK, "id": name, "keep": 60})
-                _, said = await answer_to(first)
-                assert said.get("text", said.get("error", {}).get("code")) == (
-                    "too_many_kept" if name == "k3" else TEXT
-                )
+                assert (await answer_to(first))[1]["text"] == TEXT
         async with Asker(mosquitto, five=False) as later:
             kept = {
                 topic: body
@@ -163,54 +160,10 @@ async def test_an_answer_is_kept_for_an_asker_that_is_away(mosquitto: PrivateBro
             await later.publish(topic, {"id": "k1", "clear": True})
             cleared, body, _, _ = await later.message()
             assert (cleared, body) == (f"f1/answer/anybody/{node.edge}/k1", {})
-            await later.publish(topic, {**ASK, "id": "k3", "keep": 60})
-            assert (await later.message())[1]["text"] == TEXT
             await later.publish(topic, {"id": "k2", "clear": True})
-            await later.publish(topic, {"id": "k3", "clear": True})
-            assert [(await later.message())[1] for _ in range(2)] == [{}, {}]
+            assert (await later.message())[1] == {}
         async with Asker(mosquitto) as last:
             assert await last.silent()
-
-
-async def test_what_was_kept_expires(mosquitto: PrivateBroker, node: Asked) -> None:
-    async with Asker(mosquitto) as first:
-        await first.publish(f"f1/ask/{node.edge}", {**ASK, "id": "short", "keep": 1})
-        await answer_to(first)
-    await asyncio.sleep(2.1)
-    async with Asker(mosquitto) as later:
-        assert await later.silent()
-
-
-async def test_a_user_has_so_many_texts_at_a_time(mosquitto: PrivateBroker) -> None:
-    """Asks beyond it wait if they say so; one user's asks do not touch another's."""
-    engine = waiting_engine()
-    bounds = {"ask_texts": 2}
-    async with (
-        asked(mosquitto, engine=engine, asks=bounds) as node,
-        Asker(mosquitto) as asker,
-        Asker(mosquitto, "anybody", five=False) as also,
-    ):
-        topic = f"f1/ask/{node.edge}"
-        for number in range(3):
-            await asker.publish(topic, {**ASK, "id": number})
-        refused = (await asker.message())[1]
-        assert (refused["id"], refused["error"]["code"]) == (2, "too_many_texts")
-        assert "`wait`" in refused["error"]["hint"]
-        for number in range(3, 10):  # two write, six wait, so that the last is one too many
-            await asker.publish(topic, {**ASK, "id": number, "wait": PATIENCE})
-        beyond = (await asker.message())[1]
-        assert (beyond["id"], beyond["error"]["code"]) == (9, "too_many_asks")
-        await asker.publish(
-            f"{topic}/other", {**ASK, "id": 11, "response_topic": f"f1/answer/other/{node.edge}"}
-        )
-        await also.listen("f1/answer/other/#")
-        engine.gate.set()
-        said = [(await asker.message())[1] for _ in range(8)]
-        assert {body["id"] for body in said} == {0, 1, *range(3, 9)}
-        assert {body["text"] for body in said} == {TEXT}
-        while (await also.message())[1].get("text") != TEXT:
-            pass  # what all who are nobody read
-        assert await node.served.metric('flexspec_edge:refused_total{reason="too_many_asks"}') == 1
 
 
 async def test_each_id_gets_its_text_whatever_happens_to_the_link(mosquitto: PrivateBroker) -> None:

@@ -117,12 +117,6 @@ async def test_a_text_goes_on_in_the_next_life_of_its_node(mosquitto: PrivateBro
             assert daemon.worker.machine.counters.opened == 1
             prompts = {prompt for batch in engine.batches for prompt in batch}
             assert len(prompts) == 1
-        async with node(
-            mosquitto, path
-        ) as api:  # and the answer is there after another restart, without a worker
-            engine.gate.clear()
-            answer = await api.chat(headers=KEY, **{"stream": True, **ASK})
-            assert streamed(answer.text) == TEXT
 
 
 async def test_requests_made_while_offline_go_out_in_their_order(mosquitto: PrivateBroker) -> None:
