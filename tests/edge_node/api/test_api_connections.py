@@ -245,26 +245,6 @@ async def test_on_loopback_all_have_one_address_and_the_bound_of_all_is_theirs(
         assert (await asyncio.wait([api.run], timeout=20.0))[0]
 
 
-async def test_long_bodies_are_bounded_all_together(
-    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with served(mosquitto, max_bodies=1000) as api:
-        body = {"prompt": "the " * 100, "max_tokens": 3}
-        async with holding(api, 1, SLOW_BODY) as [(_, writer)]:
-            held = api.api.bodies
-            await until(lambda: held.held == 800)
-            answer = await api.post("/v1/completions", body)
-            said(answer, 503, "overloaded")
-            assert answer.headers["retry-after"] == "1"
-            assert (await api.post("/v1/completions", {"prompt": "a", "max_tokens": 3})).status_code == 200
-            assert (await api.get("/readyz")).status_code == 200
-            writer.transport.abort()
-            await until(lambda: held.held == 0)
-        assert (await api.post("/v1/completions", body)).status_code == 200
-        assert await refused(api, "overloaded") == 1
-    assert "too many long requests" in lines(caplog, "overloaded")[0]
-
-
 async def endless() -> AsyncIterator[bytes]:
     """A body without a stated length."""
     yield b'{"prompt": "'

@@ -4,14 +4,19 @@ import asyncio
 import json
 import time
 from contextlib import suppress
+from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from broker.launcher import PrivateBroker
+from edge_node.api.errors import ApiError
 from edge_node.api.http.bodies import Bodies, parse_object
 from edge_node.api.openai.requests import chat_request
 from edge_node.api.settings import ApiSettings
-from tests.edge_node.api.served import said, served
+from flexspec_mq.daemon.tasks import running
+from tests.daemons import until
+from tests.edge_node.api.served import never, said, served
 
 
 def body(**more: object) -> bytes:
@@ -42,8 +47,25 @@ def took(data: bytes) -> float:
     return time.thread_time() - before
 
 
-async def test_long_bodies_take_their_turns() -> None:
-    bodies, under_way = Bodies(ApiSettings()), list[int]()
+async def test_long_bodies_are_bounded_all_together_and_take_their_turns() -> None:
+    bodies, under_way = Bodies(ApiSettings(max_bodies=1000)), list[int]()
+
+    async def read(size: int, *, ends: bool) -> bytes:
+        parts = iter([{"type": "http.request", "body": bytes(size), "more_body": not ends}])
+
+        async def receive() -> Any:
+            return next(parts, None) or await never()
+
+        headers = [(b"content-type", b"application/json")]
+        return await bodies.read(Request({"type": "http", "headers": headers}, receive))
+
+    async with running(read(800, ends=False), "a slow body"):
+        await until(lambda: bodies.held == 800)
+        with pytest.raises(ApiError, match="too many long requests") as raised:
+            await read(201, ends=True)
+        assert (raised.value.status, raised.value.retry_after) == (503, 1)
+        assert len(await read(200, ends=True)) == 200
+    assert len(await read(1000, ends=True)) == 1000
 
     def work() -> int:
         under_way.append(1)

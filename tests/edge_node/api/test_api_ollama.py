@@ -267,6 +267,7 @@ def test_requests() -> None:
     assert (asked.sampling, asked.seed) == (PartialSampling(0.0, 0, 1.0, 0.1), None)
     assert (asked.limit, asked.stops, asked.grammar, asked.tools) == (WHOLE_CONTEXT, ("\n",), None, None)
     assert wanted.stream
+    assert generate_request({"model": "m", "prompt": "p", "options": {"seed": 2**64 + 5}}).spec.seed == 5
 
     def add(a: int | list[str], b: int = 1) -> str:
         """Add.

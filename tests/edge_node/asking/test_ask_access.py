@@ -192,7 +192,9 @@ async def test_how_much_all_users_may_ask_and_are_told(
             monkeypatch.setattr(waiting, "PATIENCE", 0.05)
             broker.ask(edge, 2000, b'{"prompt": "x", "keep": 60}')
             broker.stop()
-            await asyncio.sleep(1.0)
+            await until(lambda: len(node.api.texts) == 1)
+            await until(lambda: len(node.api.texts) == 0)
+            await asyncio.sleep(0.3)
             broker.start()
             await until(lambda: broker.retained(topics.answer_topic("u2000", edge)), 10.0)
             assert broker.sent[-1].expiry == 60.0
