@@ -134,6 +134,7 @@ async def test_a_silent_stream_shows_that_it_lives() -> None:
     replying = asyncio.create_task(
         reply([text], wanted(), RESPONSES, ApiSettings(heartbeat=0.02), never, send)
     )
+    await until(lambda: sent, 10.0)  # a status, though nothing has come
     text.confirmed([("a", "device")])
     await until(lambda: sum(part.startswith(b":") for part in sent) >= 2)
     text.confirmed([("b", "device")])

@@ -56,6 +56,8 @@ def test_the_document_is_one_of_device_discovery() -> None:
         assert rendered(document["components"][name]["value_template"], value_json=gone) == state
     text = document["components"]["ask"]
     assert 0 < text["min"] < text["max"] <= 255
+    shows = document["components"]["answer"]["value_template"]
+    assert rendered(shows, value_json={"text": "x" * 300}) == "x" * 255
     asks = json.loads(rendered(text["command_template"], value='say "hi" \\ é\n'))
     assert asks["prompt"] == 'say "hi" \\ é\n'
     assert announcement("truck-17", None, "").payload == b""

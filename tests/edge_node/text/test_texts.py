@@ -288,6 +288,7 @@ async def test_on_a_full_disk_answers_and_errors_are_told_and_all_else_goes_on_w
                 async with texts.reading(*asked(prompt, prompt)):
                     pass
             recording.full = True
+            ends: tuple[FinishReason | FlexSpecError, ...]
             ends = LinkDown(""), FlexSpecError("no"), FinishReason.STOP, FinishReason.STOP
             for prompt, end in zip(prompts, ends, strict=True):
                 script.end(prompt, end)
