@@ -79,22 +79,17 @@ async def shows(node: Served, expected: dict[str, str]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_new_node_starts_on_a_full_disk_and_takes_keys_when_there_is_room(
-    mosquitto: PrivateBroker, small: Disk
-) -> None:
+def test_a_file_that_a_full_disk_has_no_room_for_is_made_as_soon_as_there_is(small: Disk) -> None:
     small.fill()
-    async with served(mosquitto, journal=Journal(small.file)) as node:
-        told = said(await node.chat(headers=keyed("k"), **ASK), 503, "outbox")
-        assert "is full" in told["message"]
-        assert "as soon as there is room" in told["message"]
-        said(await node.chat(offline="deliver", **ASK), 503, "outbox")  # the node would draw a key
-        assert content(await node.chat(**ASK)) == alone("hello", 5, 12, ignore_eos=True)
-        assert await views(node) == {}
-        small.free()
-        await node.chat(headers=keyed("k"), **ASK)
-        await shows(node, {"hello": "done"})
     with closing(Journal(small.file)) as journal:
-        assert [each.state for each in journal.entries()] == ["done"]
+        with pytest.raises(NoRoom, match="is full") as told:
+            journal.accept(entry(1))
+        assert "as soon as there is room" in told.value.hint
+        assert (journal.entries(), journal.under("key1"), journal.forget("text1")) == ([], None, False)
+        small.free()
+        journal.accept(entry(1))
+    with closing(Journal(small.file)) as journal:
+        assert [each.id for each in journal.begin()] == ["text1"]
 
 
 async def test_what_was_acknowledged_is_read_and_dropped_on_a_full_disk_and_goes_on_when_there_is_room(

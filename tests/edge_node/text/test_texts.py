@@ -176,31 +176,6 @@ async def test_nobody_is_let_in_or_told_before_the_disk_has_it(tmp_path: Path) -
     await texts.close()
 
 
-async def test_a_text_waits_on_where_the_node_is_full_when_its_reader_s_patience_is_over(
-    tmp_path: Path,
-) -> None:
-    """Others take its place before it is gone on with: here while the disk is slow."""
-    script, slow = Script(), threading.Event()
-    texts = node(tmp_path / "outbox", script, api_texts=1, outbox_age=HOUR)
-    async with running(texts.run(), "outbox"):
-        async with texts.reading(*asked("q", "k")):
-            pass
-        texts.outbox.later(slow.wait, 20)
-        script.end("q", LinkDown("away"))
-        await until(lambda: not texts)
-        other = asyncio.create_task(read(texts, "other"))
-        await until(lambda: len(texts) == 1)
-        slow.set()
-        await until(texts.outbox.left.empty)
-        script.end("other", FinishReason.STOP)
-        assert (await other).whole == "answer to other"
-        await until(lambda: script.written == ["q", "other", "q"])
-        assert script.restarts == [0, 1]  # no attempt and no sealed message has a number that went out before
-        script.end("q", FinishReason.STOP)
-        await until(lambda: texts.outbox.counts == {"unread": 1})
-    await texts.close()
-
-
 async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(tmp_path: Path) -> None:
     """Its text is neither under way nor over, while the disk is slow."""
     script, slow = Script(), threading.Event()
