@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from edge_node.api.views import members
 from edge_node.api.views.sentences import Watched, plan_words
 from schemas.node import TextFigures, TextView
-from schemas.plan import PlanAlternative, PlanEstimate, PlanStatus, VersionPlan
+from schemas.plan import Plan, PlanAlternative, PlanEstimate, VersionPlan
+from schemas.status import WorkerStatus
 
 
 def plan(**changes: Any) -> PlanStatus:
@@ -30,6 +32,12 @@ def version(**estimates: float) -> VersionPlan:
     return VersionPlan(
         version="base", under_way=True, age_s=None, plan=plan(), words="", alternatives=[], estimates=known
     )
+
+
+def test_a_worker_that_is_silent_for_more_than_a_minute_is_said_to_be() -> None:
+    status = WorkerStatus(state="online", epoch=1, at=0.0, worker="w", version="base")
+    told = [members.worker(age, status).facts[-1] for age in (60.0, 61.0)]
+    assert [words.startswith("silent for") for words in told] == [False, True]
 
 
 def test_rates_and_shares_come_from_the_figures() -> None:

@@ -263,10 +263,11 @@ async def test_on_a_full_disk_answers_and_errors_are_told_and_all_else_goes_on_w
                 async with texts.reading(*asked(prompt, prompt)):
                     pass
             recording.full = True
-            ends: tuple[FinishReason | FlexSpecError, ...]
-            ends = LinkDown(""), FlexSpecError("no"), FinishReason.STOP, FinishReason.STOP
+            ends: list[FinishReason | FlexSpecError]
+            ends = [LinkDown(""), FlexSpecError("no"), FinishReason.STOP, FinishReason.STOP]
             for prompt, end in zip(prompts, ends, strict=True):
                 script.end(prompt, end)
+            await settle()
             told = [await read(texts, prompt, prompt) for prompt in ("broken", "done", "done", "dropped")]
             assert [text.whole for text in told] == ["", *["answer to done"] * 2, "answer to dropped"]
             await texts.drop(told[3].id)
