@@ -53,7 +53,7 @@ class ResponseStore:
 
     def put(self, client: bytes, stored: StoredResponse) -> None:
         """Keep a response."""
-        self._kept.put((client, kept.response.id), kept, entropy.now())
+        self._stored.put((client, stored.response.id), stored, entropy.now())
 
     def get(self, client: bytes, name: str, param: str | None = None) -> StoredResponse:
         """A response by its id.

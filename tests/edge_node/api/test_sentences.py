@@ -7,7 +7,7 @@ import pytest
 from edge_node.api.views import members
 from edge_node.api.views.sentences import Watched, plan_words
 from schemas.node import TextFigures, TextView
-from schemas.plan import Plan, PlanAlternative, PlanEstimate, VersionPlan
+from schemas.plan import PlanAlternative, PlanEstimate, PlanStatus, VersionPlan
 from schemas.status import WorkerStatus
 
 

@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
 from edge_node.api.errors import ApiError
-from edge_node.asking import askers
+from edge_node.asking import clients
 from edge_node.asking.asks import Asks
 from edge_node.asking.request import AskReader
 from edge_node.asking.settings import AskSettings
@@ -110,14 +110,14 @@ async def test_a_node_answers_nowhere_but_to_the_asker(
 
 
 def test_what_one_user_may_ask_and_have_kept() -> None:
-    user = askers.Asker(AskSettings(ask_per_minute=12.0, ask_texts=2, max_kept=2), 0.0)
+    user = clients.AskClient(AskSettings(ask_per_minute=12.0, ask_texts=2, max_kept=2), 0.0)
     assert [user.take(1e6) for _ in range(13)] == [True] * 12 + [False]
     told = [user.too_many(1e6 + later) for later in (0.0, 0.9, 1.0)]
     assert [error and error.retry_after for error in told] == [5, None, 5]
     assert [user.take(1e6 + 5.0) for _ in range(2)] == [True, False]
     for user.asks in (7, 8):
         assert user.take(2e6) == (user.asks == 7)
-    seldom = askers.Asker(AskSettings(ask_per_minute=0.5), 0.0)
+    seldom = clients.AskClient(AskSettings(ask_per_minute=0.5), 0.0)
     assert [seldom.take(60.0 * minute) for minute in range(6)] == [False, True, False, True, False, True]
     for topic, seconds, now in (("a", 10.0, 0.0), ("b", 20.0, 0.0), ("a", 10.0, 5.0)):
         user.keep(topic, seconds, now)
@@ -129,7 +129,7 @@ def test_what_one_user_may_ask_and_have_kept() -> None:
 
 
 async def test_a_user_has_so_many_texts_at_a_time_and_others_wait_as_long_as_they_say() -> None:
-    user = askers.Asker(AskSettings(ask_texts=2), 0.0)
+    user = clients.AskClient(AskSettings(ask_texts=2), 0.0)
     async with user.text(0.0):
         async with user.text(0.0):
             for patience in (0.0, 0.01):

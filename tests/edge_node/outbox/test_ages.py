@@ -42,7 +42,7 @@ class Machine:
 def test_an_unread_answer_outlives_a_clock_that_is_set(tmp_path: Path, jump: float) -> None:
     """At the next sweep, and at the next start, in the same boot or after the machine was off."""
     machine = Machine()
-    start = partial(Journal, tmp_path / "outbox", Bounds(keep=DAY))
+    start = partial(Journal, tmp_path / "outbox", Bounds(retention=DAY))
     with closing(start(clock=machine.clock())) as journal:
         journal.accept(entry(1, accepted=journal.now()))
         journal.accept(entry(2, accepted=journal.now()))

@@ -303,7 +303,7 @@ def test_the_file_shrinks_where_most_of_a_large_one_goes(
     before = path.stat().st_size
     assert before > 8 * size
     now[0] = 11.0
-    journal = Journal(path, Bounds(keep=10.0), clock(lambda: now[0]))
+    journal = Journal(path, Bounds(retention=10.0), clock(lambda: now[0]))
     assert (journal.begin(), len(journal.entries())) == ([], 8 - gone)
     journal.close()
     assert (path.stat().st_size < 0.9 * before) == shrinks
@@ -311,7 +311,7 @@ def test_the_file_shrinks_where_most_of_a_large_one_goes(
 
 def test_what_is_read_makes_room_then_failures_and_what_is_old_whoever_read_it() -> None:
     now = [0.0]
-    journal = Journal(None, Bounds(texts=5, size=100, keep=10.0), clock(lambda: now[0]))
+    journal = Journal(None, Bounds(texts=5, size=100, retention=10.0), clock(lambda: now[0]))
     for number, size in ((1, 20), (2, 20), (3, 20), (4, 20), (5, 1)):
         journal.accept(entry(number, body=b"x" * size))
     for number, error in ((1, ""), (3, "it failed"), (4, ""), (2, "")):

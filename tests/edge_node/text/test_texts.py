@@ -197,9 +197,9 @@ async def test_a_request_that_is_dropped_as_it_comes_again_is_not_written(tmp_pa
 async def test_nobody_is_let_in_for_whom_the_outbox_has_no_room(tmp_path: Path) -> None:
     script = Script()
     texts = node(tmp_path / "outbox", script, texts=1)
-    await texts.keep(asked("q")[0], IdempotencyKey("k", b"q"))
+    await texts.persist(asked("q")[0], IdempotencyKey("k", b"q"))
     with pytest.raises(OutboxFull) as full:
-        await texts.keep(asked("p")[0], IdempotencyKey("l", b"p"))
+        await texts.persist(asked("p")[0], IdempotencyKey("l", b"p"))
     assert (api_error(full.value).status, api_error(full.value).code) == (503, "outbox_full")
     with pytest.raises(OutboxFull):
         await read(texts, "p", "l")
@@ -213,7 +213,7 @@ async def test_requests_of_an_earlier_life_are_written_in_their_order_but_for_th
     script = Script()
     texts = node(tmp_path / "outbox", script)
     names = [
-        await texts.keep(asked(each)[0], IdempotencyKey(each, b"d", "/v1/completions")) for each in "abcd"
+        await texts.persist(asked(each)[0], IdempotencyKey(each, b"d", "/v1/completions")) for each in "abcd"
     ]
     await texts.close()
     texts = node(tmp_path / "outbox", script, api_texts=1)
@@ -233,7 +233,7 @@ async def test_an_old_request_waits_for_its_user_and_is_kept_though_it_is_asked_
 ) -> None:
     script, key = Script(), IdempotencyKey("k", b"q", "/v1/completions")
     texts = node(tmp_path / "outbox", script)
-    await texts.keep(asked("q")[0], key)
+    await texts.persist(asked("q")[0], key)
     await texts.close()
     texts = node(tmp_path / "outbox", script, outbox_age=0.001)
     async with running(texts.run(), "outbox"):
@@ -247,7 +247,7 @@ async def test_an_old_request_waits_for_its_user_and_is_kept_though_it_is_asked_
         await until(lambda: len(script.written) == 2)
         script.end("q", FinishReason.STOP)
         await until(lambda: texts.outbox.counts == {"unread": 1})
-    assert script.lives == [3, 4]
+    assert script.restarts == [3, 4]
     await texts.close()
 
 
