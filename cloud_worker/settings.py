@@ -18,7 +18,6 @@ from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
-from flexspec_mq.scheduling.slot_budget import DEVICE_PREFILL
 from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, named_after_user
 from flexspec_mq.telemetry import TelemetryOptions
 from flexspec_mq.transport.arguments import LinkOptions
@@ -149,7 +148,7 @@ class WorkerSettings(Section):
             "work; what comes on top of that is read in 7 % of the time",
             least=0,
         ),
-    ] = DEVICE_PREFILL
+    ] = 256
     batch: Annotated[int, Setting(help="sessions in one forward", least=1)] = 64
     kv_mb: Annotated[
         int | None,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cloud_worker.settings import WorkerSettings
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.slot_budget import (
@@ -232,6 +233,11 @@ MACHINES = st.builds(
 )
 """From a GPU to a model that is far too large: 2 ms to 5 s a forward, a token read for 1/1000 to 1/8 of that."""
 TARGETS = st.sampled_from((50.0, 250.0, 1000.0))
+
+
+def test_a_budget_that_is_told_nothing_is_that_of_a_worker() -> None:
+    """Settings state it anew, as they are read where nothing that computes is installed."""
+    assert WorkerSettings().device_prefill == DEVICE_PREFILL
 
 
 @given(MACHINES, TARGETS, st.integers(0, 8), st.integers(2, DEVICE_PREFILL))
