@@ -20,7 +20,7 @@ from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, Floats, features_of
-from flexspec_mq.models.read_tokens import ReadTokens
+from flexspec_mq.models.kv import ReadTokens
 from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
 from schemas.messages import Sampling
 

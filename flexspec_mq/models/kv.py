@@ -1,15 +1,53 @@
-"""KV cache of one session, with roll-back."""
+"""KV cache of one session and the tokens that it stands for, with roll-back; torch is needed for the cache alone."""
 
 from __future__ import annotations
 
 from mmap import mmap
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-from flexspec_mq.models.read_tokens import ReadTokens
+    import torch
 
 GRAIN = 64
 """Capacity grows in multiples of this many tokens, so that a padded context always fits."""
+
+
+class ReadTokens:
+    """The tokens that a model has read in one session; the memory behind them is a subclass's.
+
+    Attributes:
+        tokens: their ids, in order.
+        capacity: tokens that the memory has room for.
+    """
+
+    capacity: int
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+
+    @property
+    def length(self) -> int:
+        """How many tokens are held."""
+        return len(self.tokens)
+
+    def roll_back(self, length: int) -> None:
+        """Forget the tokens from position `length` on."""
+        del self.tokens[length:]
+
+    def common(self, wanted: Sequence[int]) -> int:
+        """Length of the longest common prefix with `wanted`."""
+        common = min(len(self.tokens), len(wanted))
+        if self.tokens[:common] != list(wanted[:common]):
+            common = next(i for i in range(common) if self.tokens[i] != wanted[i])
+        return common
+
+    def match(self, wanted: Sequence[int]) -> int:
+        """Roll back to the longest common prefix with `wanted` and return its length."""
+        common = self.common(wanted)
+        self.roll_back(common)
+        return common
 
 
 class SessionKV(ReadTokens):
@@ -93,6 +131,8 @@ class SessionKV(ReadTokens):
         From the allocator's heap they would come interleaved with what forwards need for a moment, and a daemon
         that opens and ends sessions for days would grow by the holes between.
         """
+        import torch
+
         layers, two, heads, size = self._shape
         shape = (layers, two, heads, capacity, size)
         if self._like.device.type != "cpu" or not capacity:

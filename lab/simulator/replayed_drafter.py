@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
-from flexspec_mq.models.read_tokens import ReadTokens
+from flexspec_mq.models.kv import ReadTokens
 from lab.simulator.cost import DraftForward
 from lab.simulator.recording import RecordedText, Recording
 

@@ -14,7 +14,7 @@ from cloud_worker.engine.scheduler import Scheduled, Scheduler
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import PricedDrafter
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
-from flexspec_mq.models.read_tokens import ReadTokens
+from flexspec_mq.models.kv import ReadTokens
 from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.kv import ReadTokens
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, IDS, OnnxManifest, Rotary, read_manifest
-from flexspec_mq.models.read_tokens import ReadTokens
 from flexspec_mq.models.runner import ModelInput
 
 if TYPE_CHECKING:
