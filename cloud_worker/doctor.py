@@ -57,9 +57,8 @@ class WorkerDoctor(DaemonDoctor):
         """Probes of a worker, by the names of their checks."""
         metrics, worker = self._config.metrics, self._config.worker
         useful = {} if metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
-        wanted = {"heads": self.family.family, "few-bits": worker.weights != "native"}
         models = "servers" if worker.engine == "vllm" else "models"
-        extras = (models, *(extra for extra, needed in wanted.items() if needed))
+        extras = (models, "heads") if self.family.family else (models,)
         return super().probes() | {
             "packages": partial(check_packages, extras, useful),
             "metrics": self._check_metrics,

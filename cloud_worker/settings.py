@@ -106,12 +106,12 @@ class WorkerSettings(Section):
     weights: Annotated[
         str,
         Setting(
-            help="of the compact engine; 'int8' and 'int4' take less memory and are quicker for large models, run by "
-            "OpenVINO (extra few-bits), and are another target with texts of its own, so they need a --version of "
-            "their own",
-            choices=("native", "int8", "int4"),
+            help="of the compact engine on a CPU: 'native' is as the dtype says, 'int8' has 8-bit integers, which take "
+            "half of the memory and the time for large models; it is another target with texts of its own, so it needs "
+            "a --version of its own; 'auto' is int8 for a GGUF file in few bits, native for others",
+            choices=("auto", "native", "int8"),
         ),
-    ] = "native"
+    ] = "auto"
     threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
     draft: Annotated[
         str,
@@ -183,7 +183,7 @@ class WorkerSettings(Section):
                 else f"--engine-url is of no use with --engine {self.engine}",
                 hint="for example --engine vllm --engine-url http://127.0.0.1:8000",
             )
-        if self.engine == "vllm" and (self.draft not in ("auto", "none") or self.weights != "native"):
+        if self.engine == "vllm" and (self.draft not in ("auto", "none") or self.weights != "auto"):
             raise UsageError(
                 "drafts and weights of a server are its own affair", hint="leave --draft and --weights out"
             )

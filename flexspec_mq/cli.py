@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import NoReturn
 
 import flexspec_mq
@@ -122,13 +123,20 @@ def _elsewhere(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    model = commands.add_parser("model", help="prepare the default model")
+    model = commands.add_parser(
+        "model", help="prepare the default model, or remove what was made of another one"
+    )
     actions = model.add_subparsers(dest="action", metavar="action", required=True)
     prepare = actions.add_parser(
         "prepare", help="convert the default model into the cache, unless it is there"
     )
     prepare.add_argument("--quiet", action="store_true", help="print nothing when there is nothing to do")
     prepare.set_defaults(func=_model_prepare)
+    remove = actions.add_parser(
+        "remove", help="remove from the cache what was made of a model's file or folder"
+    )
+    remove.add_argument("model", metavar="MODEL", help="a GGUF file or a checkpoint folder, which stays")
+    remove.set_defaults(func=_model_remove)
 
 
 def _model_prepare(args: argparse.Namespace) -> None:
@@ -145,6 +153,13 @@ def _model_prepare(args: argparse.Namespace) -> None:
         path = default_model_path(tell)
     if worked or not args.quiet:
         answer(f"default model: {path}")
+
+
+def _model_remove(args: argparse.Namespace) -> None:
+    from flexspec_mq.models.gguf.convert import remove_made
+
+    for folder in remove_made(Path(args.model)):
+        answer(f"removed {folder}")
 
 
 def _schema(args: argparse.Namespace) -> None:

@@ -358,7 +358,7 @@ def build_engine(
         flip_rate=None if proof.exact else proof.flip_rate,
         device=settings.device,
         dtype=settings.dtype,
-        weights=settings.weights,
+        weights=target.candidate.kind,
         keeps=True,
         recommended=recommended(loaded.generation),
         tokenizer=loaded.tokenizer_status,

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 import torch
 
 from cloud_worker.engine.memory import limit_kernels
-from flexspec_mq.errors import UsageError
-from flexspec_mq.models.compact.load_exact import Checkpoint
+from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.models.compact.load_exact import Checkpoint, check_few_bits
 from flexspec_mq.models.invariance.proof import Proof
 from flexspec_mq.models.invariance.proof_cache import Candidate, proved
 from flexspec_mq.models.invariance.target import TargetModel
-from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_device, torch_dtype
+from flexspec_mq.models.load import LoadedText, find_model, load_target, load_text, torch_device, torch_dtype
 from flexspec_mq.models.memory import collapse, trim
-from flexspec_mq.models.shape import UnknownModel
+from flexspec_mq.models.shape import Shape, UnknownModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cloud_worker.settings import WorkerSettings
 
+_FEW = 1.2
+"""Most bytes a weight of a GGUF file that is computed in 8-bit integers when nobody says."""
 _NATIVE_VERSION = "base"
 """The version that workers serve when nobody says another."""
 
@@ -82,20 +84,20 @@ def candidate_of(settings: WorkerSettings, say: Callable[[str], None]) -> tuple[
         ModelError: the model cannot be loaded, or not by the engine that is asked for.
         UsageError: settings that do not go together.
     """
-    if settings.weights != "native" and settings.version == _NATIVE_VERSION:
+    if settings.weights == "int8" and settings.version == _NATIVE_VERSION:
         raise UsageError(
-            f"a target with {settings.weights} weights writes texts of its own, so it is another version",
-            hint=f"name it: --version {settings.version}-{settings.weights}",
+            "a target with int8 weights writes texts of its own, so it is another version",
+            hint=f"name it: --version {settings.version}-int8",
         )
     dtype = torch_dtype(settings.dtype)
     torch.set_num_threads(settings.threads)
     limit_kernels()
-    if settings.engine != "transformers" or settings.weights != "native":
+    if settings.engine != "transformers" or settings.weights == "int8":
         try:
             loaded = load_text(settings.target, progress=say)
-            return loaded, _compact(loaded, settings, dtype), "compact"
+            return loaded, _compact(loaded, settings, dtype, say), "compact"
         except UnknownModel as error:
-            if settings.engine == "compact" or settings.weights != "native":
+            if settings.engine == "compact" or settings.weights == "int8":
                 raise
             say(f"{error.message}; transformers runs the target")
     # These import transformers' models, which the compact engine does without.
@@ -111,11 +113,38 @@ def candidate_of(settings: WorkerSettings, say: Callable[[str], None]) -> tuple[
     return model, candidate(model.model), "transformers"
 
 
-def _compact(loaded: LoadedText, settings: WorkerSettings, dtype: torch.dtype) -> Candidate:
+def _compact(
+    loaded: LoadedText, settings: WorkerSettings, dtype: torch.dtype, say: Callable[[str], None]
+) -> Candidate:
     if not isinstance(loaded.source, Path):
         raise UnknownModel(
             f"the compact engine reads folders, not the model hub's {loaded.source}",
             hint="download the target first, or use --engine transformers",
         )
-    device = torch_device(settings.device)
-    return Checkpoint(loaded.source, loaded, dtype, settings.weights, device).candidate()
+    device, weights, source = (
+        torch_device(settings.device),
+        settings.weights,
+        Path(settings.target).expanduser(),
+    )
+    if weights == "auto":
+        weights = _usual_weights(source, loaded, dtype, device, say)
+    if weights == "native" or not source.is_file():
+        found = find_model(settings.target, progress=say)
+        assert isinstance(found, Path)  # noqa: S101  as the text's source is
+        source = found
+    return Checkpoint(source, loaded, dtype, weights, device, say).candidate()
+
+
+def _usual_weights(
+    source: Path, loaded: LoadedText, dtype: torch.dtype, device: torch.device, say: Callable[[str], None]
+) -> str:
+    """Few bits for a GGUF file that has few, where this machine can compute with them."""
+    shape = Shape.from_config(loaded.config)
+    if not source.is_file() or source.stat().st_size > _FEW * shape.weights or device.type != "cpu":
+        return "native"
+    try:
+        check_few_bits(dtype, device)
+    except FlexSpecError as error:
+        say(f"{error.message}; the target runs in {dtype}".replace("torch.", ""))
+        return "native"
+    return "int8"

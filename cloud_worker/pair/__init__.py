@@ -29,4 +29,4 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"JSON lines with `prompt` or `turns`, of which {MOST} are answered (default: plain questions)",
     )
     choices = get_type_hints(WorkerSettings, include_extras=True)["weights"].__metadata__[0].choices
-    parser.add_argument("--weights", choices=choices, default="native", help="of the target, as a worker's")
+    parser.add_argument("--weights", choices=choices, default="auto", help="of the target, as a worker's")

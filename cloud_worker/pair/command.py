@@ -179,7 +179,7 @@ def _tell_forecasts(figures: Figures, tokens: int) -> None:
 def _tell_commands(args: argparse.Namespace) -> None:
     name, draft = Path(args.target).name.lower().removesuffix(".gguf"), args.draft
     target = args.target
-    if args.weights != "native":
+    if args.weights != "auto":
         name, target = f"{name}-{args.weights}", f"{target} --weights {args.weights}"
     answer("to run them:")
     if draft != "default" and not has_graphs(Path(draft)):

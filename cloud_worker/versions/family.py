@@ -16,6 +16,7 @@ from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.manifest import Manifest
+from flexspec_mq.models.load import find_model
 from flexspec_mq.models.weights import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def family_follower(
             "this engine holds no heads, so it cannot follow a family", hint="leave --family out"
         )
     say("computing the fingerprint of the base")
-    base = base_of(worker, heads)
+    base = base_of(worker, heads, engine.facts.weights, say)
     drafter = partial(load_for_version, worker, heads.loaded, say=_log.info)
     drafts = (drafter,) if engine.facts.draft else ()
     loader = HeadLoader(worker.version, base, engine, heads, settings.folder / "heads", *drafts)
@@ -68,25 +69,37 @@ def remembered(settings: FamilySettings) -> tuple[Follower, Store] | None:
     return Follower(settings.family, read_public(settings.root_key), store.load()), store
 
 
-def base_of(worker: WorkerSettings, heads: HeadHolder) -> Manifest:
+def base_of(
+    worker: WorkerSettings,
+    heads: HeadHolder,
+    weights: str = "native",
+    say: Callable[[str], None] | None = None,
+) -> Manifest:
     """Manifest of the base that a worker runs, without canaries.
+
+    Args:
+        worker: settings of the worker.
+        heads: heads of its engine.
+        weights: kind of weights that the engine computes with.
+        say: told what takes longer than a second, as heads of a GGUF file are for the folder that is made of it.
 
     Raises:
         UsageError: the target is not in a folder.
         ModelError: it cannot have heads, or cannot be read.
     """
     loaded = heads.loaded
-    if not isinstance(loaded.source, Path):
+    source = find_model(worker.target, progress=say)
+    if not isinstance(source, Path):
         raise UsageError(
-            f"heads are for a base in a folder, not for the model hub's {loaded.source}",
+            f"heads are for a base in a folder, not for the model hub's {source}",
             hint="download the target first",
         )
     return Manifest(
         kind="base",
-        base=weights_fingerprint(loaded.source),
+        base=weights_fingerprint(source),
         tokenizer=loaded.fingerprint.hex(),
         layers=heads.layers,
         floor=0,
         dtype=worker.dtype,  # type: ignore[arg-type]
-        weights=worker.weights,  # type: ignore[arg-type]
+        weights=weights,  # type: ignore[arg-type]
     )

@@ -60,7 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         layers: number of the base's layers.
         floor: the lowest layer that the head may touch, the depth of the family's backbone.
         dtype: type that the version is computed in.
-        weights: the base's: ``native``, ``int8`` or ``int4``.
+        weights: the base's: ``native`` or ``int8``.
         files: beside the manifest.
         canaries: texts that must come out, but for ties.
     """
@@ -72,7 +72,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     layers: Annotated[int, Meta(ge=1, le=4096)]
     floor: Annotated[int, Meta(ge=0, le=4096)]
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    weights: Literal["native", "int8", "int4"] = "native"
+    weights: Literal["native", "int8"] = "native"
     files: Annotated[tuple[HeadFile, ...], Meta(max_length=MAX_FILES)] = ()
     canaries: Annotated[tuple[Canary, ...], Meta(max_length=MAX_CANARIES)] = ()
 

@@ -47,7 +47,8 @@ class LoadedText:
     """All that is to be known of a causal LM without its weights: enough to speak of its texts.
 
     Attributes:
-        source: the checkpoint's folder, or its name on the hub.
+        source: folder of configuration and tokenizer, which has the weights as well unless a GGUF file has them; or a
+            name on the hub.
         config: sizes and kinds of the model.
         generation: settings of ``generation_config.json``, which its makers recommend for writing; may be empty.
         fingerprint: fingerprint of the tokenizer's contents, 16 bytes.
@@ -85,11 +86,18 @@ class LoadedModel(LoadedText):
     model: PreTrainedModel
 
 
-def find_model(name_or_path: str | Path | None, *, progress: Progress | None = None) -> Path | str:
+def find_model(
+    name_or_path: str | Path | None, *, progress: Progress | None = None, weights: bool = True
+) -> Path | str:
     """Find out what a user means by a model: a checkpoint folder, a GGUF file, or a name on the model hub.
 
     None and ``default`` are the default model. It and a GGUF file are converted first if need be. A folder that
     exists wins over a hub name that reads the same.
+
+    Args:
+        name_or_path: The words of a user.
+        progress: Is told, in a few words, what takes longer than a second.
+        weights: Whether those of a GGUF file are wanted, or its configuration and tokenizer alone.
 
     Raises:
         ModelError: A path to something else, a folder that is no checkpoint, a text that is neither path nor hub name,
@@ -99,7 +107,7 @@ def find_model(name_or_path: str | Path | None, *, progress: Progress | None = N
         return default_model_path(progress)
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        return gguf_checkpoint(path, progress)
+        return gguf_checkpoint(path, progress, weights=weights)
     if (path / "config.json").is_file():
         return path
     if path.is_dir():
@@ -136,11 +144,11 @@ def load_target(
         ModelError: No such model, not a causal LM, damaged or incomplete weights, a dtype or device that is
             not to be had here, or a hub that does not answer.
     """
-    find_model(name_or_path, progress=progress)
+    source = find_model(name_or_path, progress=progress)
     need_libraries()
     weights_dtype, where = torch_dtype(dtype), torch_device(device)
     text = load_text(name_or_path, progress=progress)
-    model = _load_weights(text.source, weights_dtype, attn_implementation)
+    model = _load_weights(source, weights_dtype, attn_implementation)
     try:
         model = model.to(where).eval().requires_grad_(False)
     except RuntimeError as error:
@@ -148,7 +156,8 @@ def load_target(
             f"the model does not fit on {where}: {first_line(error)}",
             hint="use a smaller dtype or another device",
         ) from error
-    return LoadedModel(model=model, **{field.name: getattr(text, field.name) for field in fields(text)})
+    known = {field.name: getattr(text, field.name) for field in fields(text)}
+    return LoadedModel(model=model, **(known | {"source": source}))
 
 
 def load_text(name_or_path: str | Path | None = None, *, progress: Progress | None = None) -> LoadedText:
@@ -161,7 +170,7 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
     Raises:
         ModelError: No such model, not a causal LM, or a hub that does not answer.
     """
-    source = find_model(name_or_path, progress=progress)
+    source = find_model(name_or_path, progress=progress, weights=False)
     tell = progress or (lambda _: None)
     if isinstance(source, str):
         tell(f"asking the model hub for {source}")
@@ -340,4 +349,7 @@ def _max_context(config: Config, tokenizer: Tokenizer) -> int:
 def _name(name_or_path: str | Path | None, source: Path | str) -> str:
     if name_or_path is None or str(name_or_path) == "default":
         return DEFAULT_MODEL_NAME
-    return source.resolve().name if isinstance(source, Path) else source
+    if not isinstance(source, Path):
+        return source
+    file = Path(name_or_path).expanduser()
+    return file.stem if file.is_file() else source.resolve().name

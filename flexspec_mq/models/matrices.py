@@ -1,4 +1,4 @@
-"""Matrices of targets: weights as they are, or in the processor's order. `few_bits` has those of 8 and 4 bits."""
+"""Matrices of targets: weights as they are, or in the processor's order. `Integers` has those of 8 bits."""
 
 from typing import Protocol, cast
 

@@ -83,6 +83,13 @@ class Shape:
             head_norms=config["model_type"] in _HEAD_NORMS,
         )
 
+    @property
+    def weights(self) -> int:
+        """Number of its weights, without norms and biases."""
+        heads = 2 * (self.queries + self.keys) * self.head
+        layer = self.width * (heads + 3 * self.inner)
+        return self.layers * layer + (1 if self.tied else 2) * self.vocab_size * self.width
+
 
 class UnknownModel(ModelError):
     """Nothing is wrong with the model, but this runner does not know it."""

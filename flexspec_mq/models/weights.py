@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -104,6 +106,53 @@ class Tensors:
                 hint=f"expected a checkpoint folder with {WEIGHTS}; a file may be missing, cut off or damaged: "
                 "fetch it again",
             ) from error
+
+
+class TensorsWriter:
+    """Writes one file of safetensors, tensor by tensor, of which nobody needs to hold two.
+
+    Args:
+        path: the file.
+        tensors: type, as safetensors names it, and shape of each, in the order in which they are written.
+
+    Raises:
+        ModelError: the disk has no room for them.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, Sequence[int]]]) -> None:
+        import torch
+
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, (kind, shape) in tensors.items():
+            start, end = end, end + prod(shape) * getattr(torch, _TYPES[kind]).itemsize
+            header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+        free = shutil.disk_usage(path.parent).free
+        if free < end:
+            raise ModelError(
+                f"its weights take {end / 1e6:,.0f} MB in {path.parent.parent}, and {free / 1e6:,.0f} MB are free",
+                hint="free some space, or set XDG_CACHE_HOME to a folder that has it",
+            )
+        self.size, self.written = end, 0
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self._file = path.open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def __enter__(self) -> Self:
+        """Write all of them in this context."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the file."""
+        self._file.close()
+        assert kind is not None or self.written == self.size  # noqa: S101  all that was named was written
+
+    def write(self, values: torch.Tensor) -> None:
+        """Append values of the tensor whose turn it is, all or some."""
+        import torch
+
+        self.written += self._file.write(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def weights_fingerprint(folder: Path) -> str:

@@ -46,8 +46,9 @@ def engine_of(worker: str, generation: Mapping[str, Any] | None = None, **option
         generation=generation or {}, tokenizer_status=None, tokenizer=byte_level_tokenizer(),
     )  # fmt: skip
     target = Target(
-        cast("Any", loaded), model_of(), Proof(True, 1, 0, 0.0, 0.0), "transformers", cast("Any", None)
-    )
+        cast("Any", loaded), model_of(), Proof(True, 1, 0, 0.0, 0.0), "transformers",
+        cast("Any", SimpleNamespace(kind="native")),
+    )  # fmt: skip
     return build_engine(target, WorkerSettings(worker=worker, version=worker[:3]), **options)
 
 

@@ -13,7 +13,7 @@ import pytest
 from cloud_worker.engine.interface import recommended
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models import default
-from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
+from flexspec_mq.models.cache import made_once, models_cache, whole_folder
 from flexspec_mq.models.gguf import convert
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.onnx import write
@@ -29,7 +29,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "flexspec-mq" / "models"
 
 
-def write_checkpoint(_gguf: Path, out: Path, _tell: Progress, _generation: object) -> None:
+def write_checkpoint(_gguf: Path, out: Path, *_more: object, weights: bool) -> None:
+    assert weights
     (out / "config.json").write_text("{}")
 
 
@@ -45,10 +46,10 @@ def test_the_key_holds_the_versions_of_package_and_converter(
 def test_many_at_once_convert_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conversions: list[Path] = []
 
-    def slow(gguf: Path, out: Path, tell: Progress, generation: object) -> None:
+    def slow(gguf: Path, out: Path, *more: object, weights: bool) -> None:
         conversions.append(out)
         time.sleep(0.3)
-        write_checkpoint(gguf, out, tell, generation)
+        write_checkpoint(gguf, out, *more, weights=weights)
 
     monkeypatch.setattr(convert, "_convert", slow)
     said: list[str] = []
@@ -76,7 +77,8 @@ def test_many_at_once_write_the_drafts_graphs_once(cache: Path, monkeypatch: pyt
 def test_a_conversion_that_fails_leaves_nothing_and_is_tried_again(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_gguf: Path, out: Path, _tell: Progress, _generation: object) -> None:
+    def fail(_gguf: Path, out: Path, *_more: object, weights: bool) -> None:
+        assert weights
         (out / "half").write_text("x")
         raise KeyboardInterrupt
 

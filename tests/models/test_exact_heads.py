@@ -291,7 +291,7 @@ def test_canaries_pass_on_their_head_only(folders: dict[str, Path]) -> None:
 
 def test_a_base_in_few_bits_takes_heads_too(folders: dict[str, Path]) -> None:
     base = folders["base"]
-    model = Checkpoint(base, load_text(base), torch.bfloat16, "int4").load()
+    model = Checkpoint(base, load_text(base), torch.bfloat16, "int8").load()
     before = read(model, TEXT, [60, 5])
     for name in VERSIONS[1:]:
         model.hold(name, head(folders, name))

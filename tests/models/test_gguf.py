@@ -16,14 +16,18 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cloud_worker.engine.interface import recommended
+from cloud_worker.engine.target import candidate_of
+from cloud_worker.settings import WorkerSettings
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import _find_gguf
-from flexspec_mq.models.gguf import convert
-from flexspec_mq.models.gguf.convert import gguf_checkpoint
+from flexspec_mq.models.gguf import tensors
+from flexspec_mq.models.gguf.convert import gguf_checkpoint, remove_made
 from flexspec_mq.models.gguf.tokenizer import read_tokenizer
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.text import Turn, render_turns
 from flexspec_mq.models.weights import Tensors
+from tests.models.tiny_packed import read
 
 WORDS, CONTEXT = 300, 128
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -151,7 +155,7 @@ def write(
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(convert, "_SLICE", 500)
+    monkeypatch.setattr(tensors, "_SLICE", 500)
     return tmp_path / "cache" / "flexspec-mq" / "models"
 
 
@@ -206,6 +210,73 @@ def test_few_bits_are_unpacked_as_gguf_does(form: str, tmp_path: Path) -> None:
             pairs = expected.reshape(4 if "q_proj" in name else 2, -1, 2, 256)
             expected = pairs.transpose(1, 2).reshape(expected.shape)
         assert torch.equal(found.read(name), expected), name
+
+
+def mixed(name: str, values: Floats) -> Stored:
+    """Random weights as files of Q4_K_M mix them, which gguf reads and does not make."""
+    form = "Q6_K" if name.split(".")[-2] in ("v_proj", "down_proj", "embed_tokens") else "Q4_K"
+    kind = gguf.GGMLQuantizationType[form]
+    rows, size = gguf.quant_shape_to_byte_shape(values.shape, kind)
+    rng = np.random.default_rng(len(name))
+    data = rng.integers(0, 256, (rows, size), np.uint8)
+    blocks = data.reshape(-1, 210 if form == "Q6_K" else 144)
+    halves = np.array([0.0004, 0.002], np.float16).view(np.uint8)
+    if form == "Q6_K":
+        blocks[:, 192:208] = rng.integers(1, 64, (len(blocks), 16))
+        blocks[:, 208:] = halves[:2]
+    else:
+        blocks[:, :4] = halves
+    return data, kind
+
+
+def eight(_name: str, values: Floats) -> Stored:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    return gguf.quants.quantize(values, kind), kind
+
+
+@pytest.mark.parametrize("stored", [eight, mixed], ids=["Q8_0", "Q4_K_M"])
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("Llama 2 and Mistral", "int8"), ("Llama 3", "int8"), ("Qwen2", "int8"), ("Qwen3", "int8"),
+     ("Gemma 3", "native"), ("Phi-3", "native"), ("SmolLM3", "native")],
+)  # fmt: skip
+def test_a_file_is_a_target_and_its_rows_are_their_own(
+    name: str, weights: str, stored: Callable[[str, Floats], Stored], tmp_path: Path
+) -> None:
+    """Where the compact engine knows the model nothing is written but 8-bit integers and the tokenizer."""
+    arch, changes = SHAPES[name]
+    model = tiny(arch, {**changes, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64})
+    file = write(tmp_path / "a.gguf", arch, model, stored)
+    _, candidate, engine = candidate_of(WorkerSettings(target=str(file)), lambda _: None)
+    assert (candidate.kind, engine) == (weights, "compact" if weights == "int8" else "transformers")
+    ids = random.Random(1).choices(range(WORDS), k=60)
+    target = candidate.build(None)
+    found = read(target, ids, [60])
+    assert torch.equal(read(target, ids, [1, 5, 1, 9, 2, 16, 26]), found)
+    own = load_target(file, dtype="float32").model
+    with torch.no_grad():
+        wanted = own(torch.tensor([ids])).logits[0]
+    distance = float((found.float() - wanted).norm() / wanted.norm())
+    assert distance < 0.2, "random layers make much of little"
+
+
+def test_a_target_of_a_file_has_the_bits_of_the_folder_that_it_is_converted_to(
+    cache: Path, tmp_path: Path
+) -> None:
+    """Its embedding is read from the file itself."""
+    file = write(tmp_path / "a.gguf", "llama", tiny("llama", SHAPES["Llama 3"][1]))
+    direct = Checkpoint(file, load_text(file), torch.bfloat16, "int8")
+    assert len([*cache.glob("a-*")]) == 2, "its text, and its integers"
+    folder = gguf_checkpoint(file)
+    through = Checkpoint(folder, load_text(folder), torch.bfloat16, "int8")
+    ids = list(range(WORDS))
+    assert torch.equal(read(direct.load(), ids, [WORDS]), read(through.load(), ids, [WORDS]))
+    assert direct.candidate().architecture == through.candidate().architecture
+    assert len(remove_made(folder)) == 1
+    assert folder in remove_made(file)
+    assert not [*cache.glob("*/")]
+    with pytest.raises(ModelError, match=r"nothing in .* was made of"):
+        remove_made(file)
 
 
 def test_a_file_is_converted_once_and_anew_when_it_changes(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ some forty operations a layer where transformers' modules take six times as many
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch.nn import functional
@@ -24,6 +24,8 @@ from flexspec_mq.models.shape import Shape, Turns
 
 Banks = dict[str, LoraBank]
 Additions = tuple[Banks, RowOwners]
+Embed = Callable[[list[int]], torch.Tensor]
+"""Looks up the embedding's rows of token ids, [ids, width]."""
 
 
 class ExactModel(TargetModel):
@@ -32,7 +34,7 @@ class ExactModel(TargetModel):
     Args:
         shape: sizes.
         layers: decoder layers.
-        embedding: [vocabulary, width].
+        embed: the embedding.
         norm: weights of the final norm, [width].
         lm_head: matrix to the logits.
         products: products with weights.
@@ -45,7 +47,7 @@ class ExactModel(TargetModel):
         self,
         shape: Shape,
         layers: Sequence[ExactLayer],
-        embedding: torch.Tensor,
+        embed: Embed,
         norm: torch.Tensor,
         lm_head: Matrix,
         products: Products,
@@ -58,7 +60,7 @@ class ExactModel(TargetModel):
         super().__init__(shape.layers, shape.vocab_size, heads, products, shapes, like, addition)
         self.shape = shape
         self._layers = layers
-        self._embedding, self._norm, self._lm_head = embedding, norm, lm_head
+        self._embed, self._norm, self._lm_head = embed, norm, lm_head
         self._make, self._names = make, names
         # By name of a head: its final norm and LM head, and its lowest layer with all from there on.
         self._norms: dict[str, torch.Tensor] = {}
@@ -153,7 +155,7 @@ class ExactModel(TargetModel):
         """The last hidden state, [rows, width]."""
         heads, rows = self.heads, len(batch.ids)
         every = heads.queries + 2 * heads.keys
-        state = functional.embedding(torch.tensor(batch.ids, device=self._like.device), self._embedding)
+        state = self._embed(batch.ids)
         cosines, sines = self._turns.at(batch.positions)
         packed = Packed(batch.segments, rows, heads, self.shapes, self._like, stride=every)
         for index in range(len(self._layers)):

@@ -1,14 +1,14 @@
 """Tensors of a checkpoint with Llama's layers: checked, and joined to a layer's matrices."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from flexspec_mq.models.head import MODULES, FullHead, full_name, module_shapes
 from flexspec_mq.models.matrices import Matrix
 from flexspec_mq.models.shape import Shape, refused
-from flexspec_mq.models.weights import Tensors
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 FIRST_NORM, SECOND_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
@@ -18,6 +18,20 @@ MATRICES = {"project": ("q", "k", "v"), "merge": ("o",), "widen": ("gate", "up")
 
 Make = Callable[[torch.Tensor, "torch.Tensor | None"], Matrix]
 """Prepares a matrix from weights and bias."""
+
+
+class Source(Protocol):
+    """Tensors of a checkpoint folder or of a GGUF file, by transformers' names."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of all tensors."""
+
+    def read(self, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
+        """Read a tensor, which must have the shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +59,7 @@ class ExactLayer:
     key_norm: torch.Tensor | None = None
 
 
-def check_names(tensors: Tensors, shape: Shape) -> None:
+def check_names(tensors: Source, shape: Shape) -> None:
     """Refuse a model that has parts which would be left out, such as norms of queries.
 
     Raises:
@@ -69,15 +83,12 @@ def _names(shape: Shape) -> Iterator[str]:
     for module in MODULES:
         yield f"{full_name(module)}.weight"
         yield f"{full_name(module)}.bias"
-    yield FIRST_NORM
-    yield SECOND_NORM
-    if shape.head_norms:
-        yield QUERY_NORM
-        yield KEY_NORM
+    for name, _ in layer_norms(shape):
+        yield name
 
 
 def layer_weights(
-    tensors: Tensors | FullHead, index: int, shape: Shape, room: torch.Tensor | None = None
+    tensors: Source | FullHead, index: int, shape: Shape, room: torch.Tensor | None = None
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
     """Read name, joined weights and bias of each of `MATRICES`, one after another.
 
@@ -104,8 +115,7 @@ def layer_weights(
             tensors.read(f"{name}.bias", size[:1]) if f"{name}.bias" in tensors else torch.zeros(size[0])
             for name, size in named
         ]
-        biased = any(f"{name}.bias" in tensors for name, _ in named)
-        yield matrix, weight, torch.cat(biases) if biased else None
+        yield matrix, weight, torch.cat(biases) if has_bias(tensors, index, parts) else None
 
 
 def joining_room(shape: Shape, like: torch.Tensor) -> torch.Tensor:
@@ -119,7 +129,7 @@ def joining_room(shape: Shape, like: torch.Tensor) -> torch.Tensor:
 
 
 def read_exact_layer(
-    tensors: Tensors | FullHead,
+    tensors: Source | FullHead,
     index: int,
     shape: Shape,
     make: Make,
@@ -133,16 +143,33 @@ def read_exact_layer(
     Raises:
         ModelError: a tensor is missing, of another shape, or unreadable.
     """
-
-    def norm(name: str, width: int) -> torch.Tensor:
-        return tensors.read(f"{layer_prefix(index)}{name}", (width,)).to(like, copy=True)
-
     # A matrix is made before the next one is joined in the same room.
-    project, merge, widen, narrow = (
-        make(weight, bias) for _, weight, bias in layer_weights(tensors, index, shape, room)
+    matrices = (make(weight, bias) for _, weight, bias in layer_weights(tensors, index, shape, room))
+    return exact_layer(matrices, tensors, index, shape, like)
+
+
+def exact_layer(
+    matrices: Iterable[Matrix], tensors: Source | FullHead, index: int, shape: Shape, like: torch.Tensor
+) -> ExactLayer:
+    """Read a layer's norms beside its matrices, which are in the order of `MATRICES`.
+
+    Raises:
+        ModelError: a norm is missing, of another shape, or unreadable.
+    """
+    project, merge, widen, narrow = matrices
+    norms = (
+        tensors.read(f"{layer_prefix(index)}{name}", (width,)).to(like, copy=True)
+        for name, width in layer_norms(shape)
     )
-    head_norms = (norm(QUERY_NORM, shape.head), norm(KEY_NORM, shape.head)) if shape.head_norms else ()
-    return ExactLayer(
-        project, merge, widen, narrow,
-        norm(FIRST_NORM, shape.width), norm(SECOND_NORM, shape.width), *head_norms,
-    )  # fmt: skip
+    return ExactLayer(project, merge, widen, narrow, *norms)
+
+
+def layer_norms(shape: Shape) -> list[tuple[str, int]]:
+    """Name and width of each norm of a layer, in the order in which `ExactLayer` has them."""
+    head_norms = [(QUERY_NORM, shape.head), (KEY_NORM, shape.head)] if shape.head_norms else []
+    return [(FIRST_NORM, shape.width), (SECOND_NORM, shape.width), *head_norms]
+
+
+def has_bias(tensors: Source | FullHead, index: int, parts: Iterable[str]) -> bool:
+    """Whether some of these modules of a layer have a bias."""
+    return any(f"{layer_prefix(index)}{full_name(part)}.bias" in tensors for part in parts)

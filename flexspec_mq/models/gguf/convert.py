@@ -7,32 +7,28 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
 from flexspec_mq.models.checkpoint import first_line, quiet_transformers
-from flexspec_mq.models.weights import WEIGHTS
+from flexspec_mq.models.weights import WEIGHTS, TensorsWriter, weights_fingerprint
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from gguf import GGUFReader, ReaderTensor
+    from gguf import ReaderTensor
     from transformers import PreTrainedConfig
 
-    Rows = npt.NDArray[np.intp] | None
+    from flexspec_mq.models.gguf.tensors import GgufTensors
 
 CONVERTER_VERSION = 3
 """Part of the cache's key. Raise it whenever the conversion would write other files."""
 
 _HEAD = 1 << 20
 """Bytes at the file's start that its key in the cache is made from, beside its size and time."""
-_SLICE = 1 << 24
-"""Values that are unpacked at a time."""
-_LONGEST = 1 << 22
-"""Items that an array of metadata may have: ten times the largest vocabulary."""
+_DAMAGED = "it may be damaged or cut off: fetch it again"
 _SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 
 
@@ -41,8 +37,9 @@ def gguf_checkpoint(
     say: Progress | None = None,
     *,
     folder: Path | None = None,
-    hint: str = "it may be damaged or cut off: fetch it again",
+    hint: str = _DAMAGED,
     generation: Mapping[str, Any] | None = None,
+    weights: bool = True,
 ) -> Path:
     """The checkpoint folder of a GGUF file, in the cache of models, converted first if it is not there.
 
@@ -52,41 +49,62 @@ def gguf_checkpoint(
         folder: The folder, for files whose name and version say what they hold.
         hint: Advice about a damaged file.
         generation: Settings of generation_config.json that the file lacks.
+        weights: Whether the folder has weights, in bfloat16, beside configuration and tokenizer.
 
     Raises:
         ModelError: The file is damaged or of a kind that is not known here, what converts it is not installed, or
             the cache cannot be written.
     """
-    tell, place = say or (lambda _: None), folder or _folder(file)
+    tell = say or (lambda _: None)
+    place = folder or gguf_folder(file, "" if weights else "-text")
 
     def make() -> None:
-        missing = [name for name in ("torch", "transformers", "gguf") if util.find_spec(name) is None]
-        if missing:
-            raise ModelError(
-                f"converting {file.name} needs {', '.join(missing)}",
-                hint=f"install them, {how_to_install('models,gguf')}; or copy here what another machine made of the "
-                "file: its folder in the cache of models, or a draft by `flexspec draft export --onnx`",
-            )
         tell(f"converting {file.name}, once: reading it")
-        with whole_folder(place) as work:
-            try:
-                with quiet_transformers():
-                    _convert(file, work, tell, generation or {})
-            except ModelError as error:
-                raise ModelError(f"cannot use {file}: {error.message}", hint=error.hint) from error
-            except OSError:
-                raise
-            # Three libraries meet what a damaged file says, each with errors of its own.
-            except Exception as error:
-                what = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
-                raise ModelError(f"cannot read {file}: {what}", hint=hint) from error
+        with whole_folder(place) as work, _readable(file, hint), quiet_transformers():
+            _convert(file, work, tell, generation or {}, weights=weights)
 
-    size = 4 * file.stat().st_size
+    size = 4 * file.stat().st_size if weights else 20_000_000
     return made_once(place, Path.is_dir, make, what=f"the checkpoint of {file.name}", size=size, say=tell)
 
 
-def _folder(file: Path) -> Path:
-    """The folder in the cache.
+def gguf_tensors(file: Path) -> GgufTensors:
+    """The tensors of a GGUF file.
+
+    Raises:
+        ModelError: as `gguf_checkpoint`.
+    """
+    with _readable(file), quiet_transformers():
+        return _read(file).tensors
+
+
+@contextmanager
+def _readable(file: Path, hint: str = _DAMAGED) -> Iterator[None]:
+    missing = [name for name in ("torch", "transformers", "gguf") if util.find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"converting {file.name} needs {', '.join(missing)}",
+            hint=f"install them, {how_to_install('models,gguf')}; or copy here what another machine made of the "
+            "file: its folder in the cache of models, or a draft by `flexspec draft export --onnx`",
+        )
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"cannot use {file}: {error.message}", hint=error.hint) from error
+    except OSError:
+        raise
+    # Three libraries meet what a damaged file says, each with errors of its own.
+    except Exception as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise ModelError(f"cannot read {file}: {what}", hint=hint) from error
+
+
+def gguf_folder(file: Path, kind: str, version: int = 0) -> Path:
+    """The folder in the cache for what is made of a file.
+
+    Args:
+        file: The file; written anew, it has another folder.
+        kind: Part of the folder's name.
+        version: Version of what makes it of what is read here.
 
     Raises:
         ModelError: It is no GGUF file, or cannot be read.
@@ -103,14 +121,37 @@ def _folder(file: Path) -> Path:
             hint="name a GGUF file, or the folder that holds config.json, the weights and the tokenizer",
         )
     key = hashlib.blake2b(head + f"{facts.st_size} {facts.st_mtime_ns}".encode(), digest_size=6)
-    return models_cache() / f"{file.stem}-{key.hexdigest()}-c{CONVERTER_VERSION}"
+    return models_cache() / f"{file.stem}-{key.hexdigest()}{kind}-c{CONVERTER_VERSION + version}"
 
 
-def _convert(file: Path, out: Path, tell: Progress, generation: Mapping[str, Any]) -> None:
+def remove_made(model: Path) -> list[Path]:
+    """Remove from the cache what was made of a GGUF file, or of a checkpoint folder, and return what that was.
+
+    Raises:
+        ModelError: There is no such model, or nothing was made of it.
+    """
+    made_of = (
+        weights_fingerprint(model) if model.is_dir() else gguf_folder(model, "").name.rpartition("-c")[0]
+    )
+    found = [folder for folder in models_cache().glob("*/") if folder.name.startswith(f"{made_of}-")]
+    if not found:
+        raise ModelError(f"nothing in {models_cache()} was made of {model}", hint="it may have changed since")
+    for folder in found:
+        shutil.rmtree(folder)
+    return found
+
+
+class _Gguf(NamedTuple):
+    facts: Mapping[str, Any]
+    config: PreTrainedConfig
+    tensors: GgufTensors
+
+
+def _read(file: Path) -> _Gguf:
     from flexspec_mq.models.gguf.architecture import ROPE_TENSORS, read_config
-    from flexspec_mq.models.gguf.tokenizer import ending_ids, read_tokenizer
+    from flexspec_mq.models.gguf.tensors import GgufTensors, open_gguf, shape_of, unpack
 
-    reader = _open(file)
+    reader = open_gguf(file)
     facts = {key: field.contents() for key, field in reader.fields.items()}
     if facts.get("split.count", 1) > 1:
         raise ModelError(
@@ -120,13 +161,21 @@ def _convert(file: Path, out: Path, tell: Progress, generation: Mapping[str, Any
     if facts.get("general.type", "model") != "model":
         raise ModelError(f"it holds no model but: {facts['general.type']}", hint="take the model's own file")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    factors = {name: _values(tensors.pop(name), slice(None)) for name in ROPE_TENSORS & tensors.keys()}
-    config = read_config(facts, {name: _shape(tensor) for name, tensor in tensors.items()}, factors)
-    tokenizer = read_tokenizer(facts)
-    named = _named(facts["general.architecture"], config, tensors)
-    _write_weights(out / WEIGHTS, named, facts["general.architecture"], config, file.name, tell)
+    rope = {name: tensors.pop(name) for name in ROPE_TENSORS & tensors.keys()}
+    factors = {name: unpack(tensor.data, tensor.tensor_type, name) for name, tensor in rope.items()}
+    config = read_config(facts, {name: shape_of(tensor) for name, tensor in tensors.items()}, factors)
+    arch = facts["general.architecture"]
+    return _Gguf(facts, config, GgufTensors(config, arch, _named(arch, config, tensors)))
+
+
+def _convert(file: Path, out: Path, tell: Progress, generation: Mapping[str, Any], *, weights: bool) -> None:
+    from flexspec_mq.models.gguf.tokenizer import ending_ids, read_tokenizer
+
+    facts, config, tensors = _read(file)
+    if weights:
+        _write_weights(out / WEIGHTS, tensors, file.name, tell)
+    read_tokenizer(facts).save_pretrained(out)
     config.save_pretrained(out)
-    tokenizer.save_pretrained(out)
     sampling = {
         theirs: facts[f"general.sampling.{key}"]
         for key, theirs in _SAMPLING.items()
@@ -143,32 +192,6 @@ def _convert(file: Path, out: Path, tell: Progress, generation: Mapping[str, Any
     (out / "generation_config.json").write_text(json.dumps(stated, indent=2) + "\n", "utf-8")
 
 
-def _open(file: Path) -> GGUFReader:
-    """The file's metadata, and where its tensors lie.
-
-    Raises:
-        LookupError, ValueError, OverflowError: It is damaged.
-    """
-    import numpy as np
-    from gguf import GGUFReader, GGUFValueType
-
-    class Bounded(GGUFReader):
-        """A reader that goes on neither behind the file's end nor for ever, and takes less than half of the time."""
-
-        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-            del override_order
-            if self.byte_order == "S" or offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
-                raise ValueError("it ends too early, or is for big-endian machines")
-            return np.frombuffer(self.data, dtype, int(count), int(offset))
-
-        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-            if raw_type == GGUFValueType.ARRAY and self._get(orig_offs + 4, np.uint64)[0] > _LONGEST:
-                raise ValueError("its metadata have an array without end")
-            return super()._get_field_parts(orig_offs, raw_type)
-
-    return Bounded(file)
-
-
 def _named(
     arch: str, config: PreTrainedConfig, tensors: Mapping[str, ReaderTensor]
 ) -> dict[str, ReaderTensor]:
@@ -181,6 +204,8 @@ def _named(
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
     from transformers import AutoModelForCausalLM
 
+    from flexspec_mq.models.gguf.tensors import shape_of
+
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     config.architectures = [type(model).__name__]
@@ -192,7 +217,7 @@ def _named(
         del shapes["lm_head.weight"]
     theirs = {name: names.get_name(name, try_suffixes=(".weight", ".bias")) or name for name in shapes}
     odd = set(theirs.values()) ^ tensors.keys() or {
-        name for own, name in theirs.items() if shapes[own] != _shape(tensors[name])
+        name for own, name in theirs.items() if shapes[own] != shape_of(tensors[name])
     }
     if odd:
         raise ModelError(
@@ -202,86 +227,15 @@ def _named(
     return {own: tensors[name] for own, name in sorted(theirs.items())}
 
 
-def _write_weights(
-    path: Path,
-    named: Mapping[str, ReaderTensor],
-    arch: str,
-    config: PreTrainedConfig,
-    name: str,
-    tell: Progress,
-) -> None:
+def _write_weights(path: Path, tensors: GgufTensors, name: str, tell: Progress) -> None:
     """Write a file of safetensors, of which no two tensors are in memory at a time."""
     import torch
 
-    from flexspec_mq.models.gguf.architecture import PAIRED, SHIFTED
-
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for own, tensor in named.items():
-        start, end = end, end + 2 * int(tensor.n_elements)
-        header[own] = {"dtype": "BF16", "shape": _shape(tensor), "data_offsets": [start, end]}
-    free = shutil.disk_usage(path.parent).free
-    if free < end:
-        raise ModelError(
-            f"its weights take {end / 1e6:,.0f} MB in {path.parent.parent}, and {free / 1e6:,.0f} MB are free",
-            hint="free some space, or set XDG_CACHE_HOME to a folder that has it",
-        )
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     last = 0.0
-    with path.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for own, tensor in named.items():
+    with TensorsWriter(path, {own: ("BF16", tensors.shape(own)) for own in tensors.names}) as out:
+        for own in tensors.names:
             if time.monotonic() > last + 5:
                 last = time.monotonic()
-                tell(
-                    f"converting {name}, once: {header[own]['data_offsets'][0] / end:.0%} of {end / 1e6:,.0f} MB"
-                )
-            heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-            rows = _unpaired(tensor, heads.get(own.split(".")[-2])) if arch in PAIRED else None
-            for values in _slices(tensor, rows):
-                shifted = values - 1 if arch in SHIFTED and own.endswith("norm.weight") else values
-                numbers = torch.from_numpy(shifted).to(torch.bfloat16)
-                out.write(numbers.view(torch.uint8).numpy().data)
-
-
-def _slices(tensor: ReaderTensor, rows: Rows) -> Iterator[npt.NDArray[np.float32]]:
-    """A tensor's values in order, some rows at a time."""
-    step = max(1, _SLICE // int(tensor.shape[0]))
-    for start in range(0, len(tensor.data), step):
-        part = slice(start, start + step)
-        yield _values(tensor, part if rows is None else rows[part])
-
-
-def _unpaired(tensor: ReaderTensor, heads: int | None) -> Rows:
-    """Row of queries or keys in the file for each row of transformers, which has first all first halves of pairs."""
-    import numpy as np
-
-    if heads is None:
-        return None
-    return np.arange(len(tensor.data)).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
-
-
-def _values(tensor: ReaderTensor, rows: Any) -> npt.NDArray[np.float32]:
-    """Values of some rows.
-
-    Raises:
-        ModelError: Of a kind that gguf does not unpack.
-        ValueError: Not all are numbers.
-    """
-    import numpy as np
-    from gguf import quants
-
-    try:
-        values = quants.dequantize(tensor.data[rows], tensor.tensor_type)
-    except NotImplementedError as error:
-        raise ModelError(
-            f"gguf does not unpack {tensor.tensor_type.name}", hint="take a file in Q4_K_M, Q8_0 or BF16"
-        ) from error
-    if not np.isfinite(values).all():
-        raise ValueError(f"{tensor.name} holds what is no number")
-    return np.require(values, np.float32, ("C", "W"))
-
-
-def _shape(tensor: ReaderTensor) -> tuple[int, ...]:
-    return tuple(int(size) for size in reversed(tensor.shape))
+                tell(f"converting {name}, once: {out.written / out.size:.0%} of {out.size / 1e6:,.0f} MB")
+            for values in tensors.slices(own):
+                out.write(torch.from_numpy(values).to(torch.bfloat16))

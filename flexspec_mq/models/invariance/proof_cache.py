@@ -72,6 +72,7 @@ class Candidate:
         architecture: all that decides how they are used.
         source: the library's file with its code, if it runs through one.
         device: where.
+        kind: kind of its weights, as status documents say it.
     """
 
     build: Callable[[Shapes | None], TargetModel]
@@ -79,6 +80,7 @@ class Candidate:
     architecture: str
     device: torch.device
     source: Path | None = None
+    kind: str = "native"
 
 
 def proved(
