@@ -78,7 +78,7 @@ def _export(args: argparse.Namespace) -> int:
     # Before anything that takes minutes.
     prompts = PROMPTS if args.prompts is None else [prompt for _, prompt in read_prompts(args.prompts)]
     with stages() as tell, tempfile.TemporaryDirectory(prefix="flexspec-export-") as between:
-        checkpoint = _folder(args.model or args.base, tell)
+        checkpoint = checkpoint_folder(args.model or args.base, tell)
         if args.base is not None:
             tell("joining base and delta")
             checkpoint = export(checkpoint, Path(between) / "draft" if args.onnx else args.out, args.delta)
@@ -107,8 +107,16 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _folder(name: str, tell: Progress) -> Path:
-    """A checkpoint folder, fetched first where it is a name on the model hub."""
+def checkpoint_folder(name: str, tell: Progress) -> Path:
+    """A checkpoint folder, converted or fetched first where it is a GGUF file or a name on the model hub.
+
+    Args:
+        name: a folder, GGUF file or name as a user wrote it.
+        tell: told what takes longer than a second.
+
+    Raises:
+        ModelError: as of `find_model`.
+    """
     from flexspec_mq.models.load import find_model, load_text
 
     source = find_model(name, progress=tell)
