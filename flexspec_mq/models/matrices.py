@@ -10,7 +10,7 @@ _USUAL_ROWS = 16
 
 
 class Matrix(Protocol):
-    """A linear layer of `rows` outputs: [n, width] → [n, rows], both bfloat16."""
+    """A linear layer of `rows` outputs: [n, width] → [n, rows]."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""

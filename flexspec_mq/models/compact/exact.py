@@ -1,8 +1,9 @@
 """A target with Llama's layers: few operations a layer, and the bits of transformers' own code.
 
-Every step rounds where transformers rounds, so a row of logits is what `PackedModel` gives for the same products.
-It saves everything around it: joined matrices, weights in the order in which the processor's kernel reads them, and
-some forty operations a layer where transformers' modules take six times as many.
+With its own weights every step rounds where transformers rounds, so a row of logits is what `PackedModel` gives for the
+same products. Around integers nothing is rounded but attention. It saves everything around products: joined matrices,
+weights in the order in which the processor's kernel reads them, and some forty operations a layer where transformers'
+modules take six times as many.
 """
 
 import math
@@ -35,12 +36,13 @@ class ExactModel(TargetModel):
         shape: sizes.
         layers: decoder layers.
         embed: the embedding.
-        norm: weights of the final norm, [width].
+        norm: weights of the final norm, [width], in the dtype of hidden states.
         lm_head: matrix to the logits.
         products: products with weights.
         shapes: shapes of products.
         make: prepares a matrix of the model, or of a full head.
         names: names of the base's tensors, which those of a full head must be.
+        like: a tensor in the dtype of attention and the KV cache; by default that of hidden states.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class ExactModel(TargetModel):
         shapes: Shapes,
         make: Make,
         names: Collection[str],
+        like: torch.Tensor | None = None,
     ) -> None:
-        heads, like = Heads(shape.queries, shape.keys, shape.head), norm.new_empty(0)
+        heads = Heads(shape.queries, shape.keys, shape.head)
+        like = norm.new_empty(0) if like is None else like
         addition = Reordered if shapes.reordered else Plain
         super().__init__(shape.layers, shape.vocab_size, heads, products, shapes, like, addition)
         self.shape = shape
@@ -76,7 +80,7 @@ class ExactModel(TargetModel):
 
     def _take(self, name: str, head: Head) -> None:
         if head.norm is not None:
-            self._norms[name] = head.norm.to(self._like, copy=True)
+            self._norms[name] = head.norm.to(self._norm, copy=True)
         if isinstance(head.lm_head, torch.Tensor):
             self._lm_heads[name] = self._make(head.lm_head, None)
         elif head.lm_head is not None:
@@ -84,7 +88,7 @@ class ExactModel(TargetModel):
         if isinstance(head, FullHead):
             self._check_names(head)
             layers = [
-                read_exact_layer(head, index, self.shape, self._make, self._like)
+                read_exact_layer(head, index, self.shape, self._make, self._norm)
                 for index in range(head.floor, len(self._layers))
             ]
             self._upper_layers[name] = head.floor, layers
@@ -163,7 +167,7 @@ class ExactModel(TargetModel):
             projected = joined(
                 [self._project(_part(state, lane), layer, added) for lane, layer, added in lanes]
             )
-            halves = projected.view(rows, every, 2, heads.size // 2)
+            halves = projected.to(self._like).view(rows, every, 2, heads.size // 2)
             turned = (halves * cosines).add_(halves.flip(2).mul_(sines)).view(rows, every, heads.size)
             fresh = turned[:, heads.queries :].view(rows, 2, heads.keys, heads.size).permute(1, 2, 0, 3)
             mixed = packed.attend(index, turned, fresh, self._scale)

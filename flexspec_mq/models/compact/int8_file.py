@@ -76,18 +76,17 @@ class Int8File:
         """Whether one of `MATRICES` has a bias."""
         return f"{layer_prefix(0)}{matrix}.bias" in self._tensors
 
-    def layer(self, index: int, like: torch.Tensor) -> ExactLayer:
-        """Read a layer, its norms in the dtype of `like`."""
+    def read(self, like: torch.Tensor) -> tuple[list[ExactLayer], torch.Tensor, Integers]:
+        """Read layers, weights of the last norm, [width], and LM head; norms in the dtype of `like`."""
+        lm_head = self._matrix(_LM_HEAD)
+        layers = [self._layer(index, like) for index in range(self._shape.layers)]
+        norm = self._tensors.read(NORM, (self._shape.width,)).to(like, copy=True)
+        self._order.forget()
+        return layers, norm, lm_head
+
+    def _layer(self, index: int, like: torch.Tensor) -> ExactLayer:
         matrices = (self._matrix(f"{layer_prefix(index)}{name}") for name in MATRICES)
         return exact_layer(matrices, self._tensors, index, self._shape, like)
-
-    def lm_head(self) -> Integers:
-        """Read the LM head."""
-        return self._matrix(_LM_HEAD)
-
-    def norm(self, like: torch.Tensor) -> torch.Tensor:
-        """Read the weights of the last norm, [width], in the dtype of `like`."""
-        return self._tensors.read(NORM, (self._shape.width,)).to(like, copy=True)
 
     def _matrix(self, name: str) -> Integers:
         rows, width = self._sizes[name]

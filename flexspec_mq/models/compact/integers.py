@@ -37,7 +37,7 @@ _WIDTH = 256
 
 
 class Integers:
-    """A matrix in 8-bit integers: [n, width] → [n, rows], both in the dtype of the input.
+    """A matrix in 8-bit integers: [n, width] → float32 [n, rows].
 
     Args:
         width: numbers of a row.
@@ -70,7 +70,7 @@ class Integers:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Spread and round the rows, each by its largest number, and multiply."""
         largest = _largest(x, _TINY)
-        fine = x.to(torch.float32, copy=True).mul_(_FINE / largest).round_()
+        fine = torch.mul(x.float(), _FINE / largest).round_()
         spread = torch.mm(fine.view(-1, len(self._spread)), self._spread).view(x.shape)
         most = _largest(spread, 1.0)
         # Half a step more, as what follows the point is cut off; and by way of 16 bits, which is quicker.
@@ -85,7 +85,7 @@ class Integers:
         out.mul_(largest.mul_(most))
         if self._bias is not None:
             out.add_(self._bias)
-        return out.to(x.dtype)
+        return out
 
 
 def pack(codes: torch.Tensor) -> list[torch.Tensor]:
@@ -134,6 +134,10 @@ class KernelOrder:
     def nbytes(self, rows: int, width: int) -> int:
         """Bytes of a matrix of this size."""
         return sum(len(packed_bytes(self._like(each, width))) for each in _parts(rows))
+
+    def forget(self) -> None:
+        """Free what it needs for reading; it is made again when it is needed again."""
+        self._empty.clear()
 
     def read(self, rows: int, width: int, stored: torch.Tensor) -> list[torch.Tensor]:
         """A matrix of this size from its bytes, one part behind the other, which are copied."""

@@ -116,21 +116,23 @@ class Checkpoint:
         if self.weights == "native":
             return self._native(shapes)
         shape, file, like = self.shape, self._int8, torch.empty(0, dtype=self.dtype)
+        states = like.float()
         kinds = self._kinds(lambda matrix, _: file.has_bias(matrix))
         products = Products(kinds, Integers.rounded)
         shapes = shapes or Shapes.for_products(products, like, shape.head)
-        lm_head, norm = file.lm_head(), file.norm(like)
-        layers = [file.layer(index, like) for index in range(shape.layers)]
+        layers, norm, lm_head = file.read(states)
         if file.embedding is None:
-            embed = self._embedding(self._tensors, like)
+            lookup = self._embedding(self._tensors, torch.empty(0, dtype=torch.bfloat16))
         else:
             rows = file.embedding.reader(self._source)
 
-            def embed(ids: list[int]) -> torch.Tensor:
-                return torch.from_numpy(rows(ids)).to(like)
+            def lookup(ids: list[int]) -> torch.Tensor:
+                return torch.from_numpy(rows(ids))
 
-        names = file.names
-        return ExactModel(shape, layers, embed, norm, lm_head, products, shapes, Integers.rounded, names)
+        return ExactModel(
+            shape, layers, lambda ids: lookup(ids).float(), norm, lm_head, products, shapes,
+            Integers.rounded, file.names, like,
+        )  # fmt: skip
 
     def _native(self, shapes: Shapes | None) -> ExactModel:
         shape, tensors = self.shape, self._tensors

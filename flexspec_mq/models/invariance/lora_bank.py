@@ -155,7 +155,7 @@ class LoraBank:
         down, up, shapes = self._down, self._up, owners.shapes
         if down is None or up is None:
             return
-        window = x[owners.window]
+        window = x[owners.window].to(self._like)
         if owners.padding:
             window = functional.pad(window, (0, 0, 0, owners.padding))
         between = shapes.multiply(down, window)
