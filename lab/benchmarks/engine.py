@@ -22,7 +22,7 @@ from lab.benchmarks.peers.compare import GROWTH, PREFILL, PeerTexts, chosen, com
 def build_parser() -> ArgumentParser:
     """The command's flags."""
     made = parser(__doc__ or "")
-    made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument("--target", default="default", help="folder or GGUF file of the target, or 'default'")
     made.add_argument("--gguf", type=Path, nargs="+", default=[], metavar="FILE", help="of the same target")
     made.add_argument("--context", type=int, default=128, help="tokens that every session holds")
     made.add_argument("--dtype", default="bfloat16", help="of the weights and the forward")
@@ -42,13 +42,14 @@ def main(argv: Sequence[str]) -> int:
             f"there is no file {absent[0]}", hint="python -m lab.benchmarks.peers.gguf_file writes one"
         )
     loaded = load_text(options.target)
-    if not isinstance(loaded.source, Path):
-        raise ModelError(f"{loaded.source} is no folder", hint="engines are compared on a checkpoint folder")
+    target = Path(options.target) if Path(options.target).is_file() else loaded.source
+    if not isinstance(target, Path):
+        raise ModelError(f"{target} is no folder", hint="engines are compared on a checkpoint folder or a file")
     if max(options.context, PREFILL) > loaded.max_context - GROWTH:
         raise UsageError(f"--context {options.context} and a prompt of {PREFILL} tokens do not fit the model")
     text = "\n\n".join(question.text for question in read_questions(options.prompts or OWN))
     texts = PeerTexts.cut(loaded.tokenizer.encode(text), options.context, options.seed)
-    engines = chosen(options.dtype, loaded.source, options.gguf)
+    engines = chosen(options.dtype, target, options.gguf)
     if options.quick:
         engines, options.turns = engines[:1], 2  # the others load for longer than a minute
     results: dict[str, Any] = {"target": loaded.name, "dtype": options.dtype, "context": options.context}

@@ -28,6 +28,8 @@ _MOST = 127.0
 """Largest number that weights, and inputs on either side of the middle, are rounded to."""
 _MIDDLE = 128
 _TINY = 1e-30
+_LEAST = 4
+"""Rows of a product at least: one to three take a kernel that is slower for one than this one is for six."""
 _PIECE = 1 << 18
 """Weights that are rounded at a time, which a processor's caches hold."""
 _MOST_ROWS = 1 << 15
@@ -73,15 +75,16 @@ class Integers:
         fine = torch.mul(x.float(), _FINE / largest).round_()
         spread = torch.mm(fine.view(-1, len(self._spread)), self._spread).view(x.shape)
         most = _largest(spread, 1.0)
+        codes = torch.empty((max(len(x), _LEAST), x.shape[1]), dtype=torch.uint8)
         # Half a step more, as what follows the point is cut off; and by way of 16 bits, which is quicker.
-        codes = spread.mul_(_MOST / most).add_(_MIDDLE + 0.5).to(torch.int16).to(torch.uint8)
+        codes[: len(x)] = spread.mul_(_MOST / most).add_(_MIDDLE + 0.5).to(torch.int16)
         products = [
             torch.ops.onednn.qlinear_pointwise(
                 codes, 1.0, _MIDDLE, part, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "none"
             )
             for part, scales, zeros in self._parts
         ]
-        out = products[0] if len(products) == 1 else torch.cat(products, dim=1)
+        out = (products[0] if len(products) == 1 else torch.cat(products, dim=1))[: len(x)]
         out.mul_(largest.mul_(most))
         if self._bias is not None:
             out.add_(self._bias)

@@ -35,10 +35,12 @@ _ENV = {
 }
 
 
-def chosen(dtype: str, folder: Path, files: Sequence[Path]) -> list[tuple[str, str, Path]]:
-    """Kind, number format, and folder or file of each engine, ours first."""
+def chosen(dtype: str, target: Path, files: Sequence[Path]) -> list[tuple[str, str, Path]]:
+    """Kind, number format, and folder or file of each engine, ours first; a target in a file runs in few bits."""
     llama = [(LLAMA, path.stem, path) for path in files]
-    return [(OURS, dtype, folder), *llama, (TRANSFORMERS, dtype, folder)]
+    if target.is_file():
+        return [(OURS, "int8", target), (LLAMA, target.stem, target), *llama]
+    return [(OURS, dtype, target), *llama, (TRANSFORMERS, dtype, target)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ async def compare(
         name: {case: percentile(ms, 0.5) for case, ms in peer.times.items()} for name, peer in peers.items()
     }
     print("one thread; medians in milliseconds\n")
-    print(table(("engine", *CASES), [[name, *ms.values()] for name, ms in medians.items()]))
+    print(table(("engine", *CASES), [[name, *map(ms.get, CASES)] for name, ms in medians.items()]))
     for name, why in left_out.items():
         print(f"{name}: {why}")
     return {"ms": {name: peer.times for name, peer in peers.items()}, "left_out": left_out}

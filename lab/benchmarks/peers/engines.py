@@ -62,7 +62,11 @@ class Ours:
     """Our worker's runner."""
 
     def __init__(self, folder: str, dtype: str) -> None:
-        settings = WorkerSettings(target=folder, worker="bench", dtype=dtype, threads=1)
+        weights = "int8" if dtype == "int8" else "native"
+        settings = WorkerSettings(
+            target=folder, worker="bench", version="bench", threads=1, weights=weights,
+            dtype="bfloat16" if dtype == "int8" else dtype,
+        )  # fmt: skip
         self._runner = cloud_target.load(settings, say).model
         self._held: list[tuple[Any, Sequence[int]]] = []
 

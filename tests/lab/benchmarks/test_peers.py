@@ -125,6 +125,7 @@ def test_texts_are_windows_of_the_stream(stream: list[int], context: int, seed: 
 def test_llama_cpp_has_a_file_and_the_others_the_folder_and_rows_fill_blocks() -> None:
     folder, file = Path("folder"), Path("target-Q4_1.gguf")
     assert [engine[2] for engine in chosen("float32", folder, [file])] == [folder, file, folder]
+    assert [engine[2] for engine in chosen("float32", file, [file])] == [file, file, file]
     with pytest.raises(CannotConvertError, match="a row of blk has 48"):
         tensor_format("blk", (10, 48), "Q8_0")
 
