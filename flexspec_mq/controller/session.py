@@ -24,11 +24,12 @@ _FADES = 0.9
 a device that was busy, would keep the draft away for good."""
 _IDLE = 0.996
 """Share of the known time of drafting that a verdict leaves of a text whose device does not draft, for the same."""
-_FREE = 0.005
-"""Seconds below which a token of the worker's own draft counts as free, as it is there before the device's can be. Such
-a worker is let draft beside the device, and before anything is known: with one at a time answers of the default pair
-over wifi take 0.82 of streaming's time, with both 0.75. A slower draft that is hardly ever right costs where it is not
-counted: 1.07 of streaming in simulated time at an acceptance of 0.2, and 1.00 where it is."""
+_FREE, _FREE_SHARE = 0.005, 1 / 6
+"""Seconds, or share of a forward if that is more, below which a token of the worker's own draft counts as free, as it
+is there before the device's can be. Such a worker is let draft beside the device, and before anything is known: with
+one at a time texts of the default pair take 1.00 to 1.11 of the simulated seconds at a seventh of a forward, and 0.95
+to 1.06 at three tenths. A slower draft that is hardly ever right costs where it is not counted: 1.07 of streaming in
+simulated time at an acceptance of 0.2, and 1.00 where it is."""
 _SETTLED = 2
 """Verdicts after a plan without look-ahead that may still be of a worker that ran ahead."""
 _SILENT = DeviceReading()
@@ -148,8 +149,9 @@ class SessionController:
     @property
     def _worker_token(self) -> float:
         """Seconds of a token of the worker's own draft; 0 where it counts as free, or is not stated."""
-        token = self.worker.stated.token or 0.0
-        return token if token >= _FREE else 0.0
+        stated = self.worker.stated
+        token = stated.token or 0.0
+        return token if token >= max(_FREE, _FREE_SHARE * (stated.forward or 0.0)) else 0.0
 
     def drafted(self, seconds: float, now: float) -> None:
         """The draft model's newest token took so long, in time or not; the first one, as the prompt was read for it."""

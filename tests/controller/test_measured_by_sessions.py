@@ -294,6 +294,24 @@ def test_what_a_worker_says_of_its_times_holds_until_they_are_measured() -> None
     assert script.seen.row_cost == 0.01, "which nothing here measures"
 
 
+@pytest.mark.parametrize(
+    ("forward", "token", "counts"),
+    [
+        (0.01, 0.004, False),
+        (0.02, 0.006, True),
+        (0.06, 0.009, False),
+        (0.06, 0.011, True),
+        (None, 0.006, True),
+    ],
+)
+def test_a_token_of_the_workers_draft_is_free_below_5_ms_or_a_sixth_of_a_forward(
+    forward: float | None, token: float, counts: bool
+) -> None:
+    node = NodeEstimates()
+    node.stated("w", StatedTimes(forward, 0.001, token), 0.0)
+    assert Script(node, Plan(4, 1)).seen.worker.token == (token if counts else 0.0)
+
+
 def test_one_of_the_sessions_at_a_worker_asks_for_its_round_trip() -> None:
     node = NodeEstimates()
     first, second = (Script(node, Plan(0, ahead=8), number=number) for number in (1, 2))
