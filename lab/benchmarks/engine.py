@@ -44,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
     loaded = load_text(options.target)
     target = Path(options.target) if Path(options.target).is_file() else loaded.source
     if not isinstance(target, Path):
-        raise ModelError(f"{target} is no folder", hint="engines are compared on a checkpoint folder or a file")
+        raise ModelError(
+            f"{target} is no folder", hint="engines are compared on a checkpoint folder or a file"
+        )
     if max(options.context, PREFILL) > loaded.max_context - GROWTH:
         raise UsageError(f"--context {options.context} and a prompt of {PREFILL} tokens do not fit the model")
     text = "\n\n".join(question.text for question in read_questions(options.prompts or OWN))
