@@ -61,6 +61,18 @@ def test_a_batch_may_be_empty() -> None:
     assert machine.draft_request() is not None
 
 
+@pytest.mark.parametrize(("confidence", "goes_on"), [(0.9, True), (0.6, False)])
+def test_a_batch_that_may_not_go_out_yet_is_drafted_only_where_it_is_likely_of_use(
+    confidence: float, *, goes_on: bool
+) -> None:
+    machine = writing(Plan(2, 1))
+    give(machine, DraftToken(1, confidence))
+    assert batches(give(machine, DraftToken(2, confidence))) == [(1, (1, 2))]
+    assert (machine.draft_request() is not None) is goes_on
+    machine.receive(verdict((7,), (1, 2, 5)), 0.3)
+    assert machine.draft_request() is not None
+
+
 def test_survival_counts_what_is_in_flight() -> None:
     machine = writing(Plan(2, 2, confidence_threshold=0.5))
     give(machine, DraftToken(1, 0.8))
