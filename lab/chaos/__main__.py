@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--answers", type=int, help="texts that are asked for (default: 500; quick: 12)")
     parser.add_argument("--faults", type=int, help="faults and attacks (default: 300; quick: 10)")
     parser.add_argument("--real", type=int, default=0, help="texts, of these, of the default model")
-    parser.add_argument("--target", default="", help="checkpoint that writes all of them, or 'default'")
+    parser.add_argument(
+        "--target", default="", help="what writes all of them: a checkpoint, a GGUF file, or 'default'"
+    )
     parser.add_argument("--draft", default="default", help="folder of its draft, or 'default'")
     parser.add_argument("--tokens", type=int, help="compare about so many, instead of --answers")
     parser.add_argument("--edges", type=int, default=len(EDGES), help="devices, 1 to 3")

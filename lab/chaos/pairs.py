@@ -136,12 +136,12 @@ def real(name: str, draft: str, prompts: Path | None, say: Callable[[str], None]
     """A target by its name or folder, asked what people ask.
 
     Args:
-        name: folder of the target, or ``default``.
+        name: folder of the target, a GGUF file in few bits, which workers run in integers, or ``default``.
         draft: folder of its draft, or ``default``.
         prompts: file of questions; None takes our own.
         say: told of progress.
     """
-    target = str(find_model(name, progress=say))
+    target = name if Path(name).is_file() else str(find_model(name, progress=say))
     text, questions = load_text(target), read_questions(prompts or OWN)
     turns = [[Turn("user", question.text)] for question in questions]
     return Pair(

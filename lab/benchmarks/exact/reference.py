@@ -20,7 +20,7 @@ come; all others lose their logits before anything else is done with these.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -280,15 +280,18 @@ def _no_mask(*_args: Any, **_kwargs: Any) -> None:
     return
 
 
-def main() -> None:
+def answer(write: Callable[[Text], ReferenceText]) -> None:
     """Answer texts, one JSON line each, until standard input ends."""
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(asdict(write(msgspec.json.decode(line, type=Text)))) + "\n")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    """Answer texts as the arguments say."""
     folder, dtype, *head = sys.argv[1:]
     torch.set_num_threads(1)
-    reference = Reference(folder, dtype, *head)
-    for line in sys.stdin:
-        written = reference.write(msgspec.json.decode(line, type=Text))
-        sys.stdout.write(json.dumps(asdict(written)) + "\n")
-        sys.stdout.flush()
+    answer(Reference(folder, dtype, *head).write)
 
 
 if __name__ == "__main__":

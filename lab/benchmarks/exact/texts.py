@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import inf
+from pathlib import Path
 
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
@@ -22,7 +23,7 @@ class ReferencePool:
     """Reference processes that take texts in turn.
 
     Attributes:
-        folder: checkpoint of the target.
+        folder: checkpoint of the target, or a GGUF file that is run in 8-bit integers.
         dtype: number format of it.
         processes: how many, of one thread each.
         head: PEFT adapter directory that `reference` puts into the target; empty is none.
@@ -55,10 +56,13 @@ class ReferencePool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _program(self) -> tuple[str, ...]:
+        if Path(self.folder).is_file():
+            return "lab.benchmarks.exact.one_row", self.folder
+        return "lab.benchmarks.exact.reference", self.folder, self.dtype, *([self.head] if self.head else [])
+
     async def _serve(self) -> None:
-        command = python(
-            "lab.benchmarks.exact.reference", self.folder, self.dtype, *([self.head] if self.head else [])
-        )
+        command = python(*self._program())
         env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         async with running("reference process", command, env=env) as process:
             while True:

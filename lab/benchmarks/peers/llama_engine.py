@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lab.benchmarks.peers.engines import Stopwatch, TimedForward
 
@@ -24,7 +25,7 @@ def _only_errors(level: int, text: bytes, _user: object) -> None:
 class LlamaCpp:
     """A GGUF file in llama.cpp."""
 
-    def __init__(self, path: str, longest: int) -> None:
+    def __init__(self, path: str, longest: int, threads: int = 1) -> None:
         import llama_cpp
 
         self._lib: Any = llama_cpp
@@ -37,7 +38,7 @@ class LlamaCpp:
         if not self._model:
             raise RuntimeError(f"llama.cpp does not load {path}")
         self._vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
-        self._longest = longest
+        self._longest, self._threads = longest, threads
         self._reader = self._context(longest, 1)
         self._texts: list[list[int]] = []
         self._length = 0
@@ -69,12 +70,17 @@ class LlamaCpp:
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._reader), True)
         return self._decode(self._reader, [(0, ids)], 0, rows)
 
+    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits of all tokens of a text, [tokens, vocabulary]."""
+        self.read(ids, len(ids))
+        return np.stack([self._row(self._reader, row) for row in range(len(ids))])
+
     def _context(self, length: int, sessions: int) -> Any:
         settings = self._lib.llama_context_default_params()
         settings.n_ctx = length * sessions
         settings.n_seq_max = sessions
         settings.n_batch = settings.n_ubatch = max(512, self._longest)
-        settings.n_threads = settings.n_threads_batch = 1
+        settings.n_threads = settings.n_threads_batch = self._threads
         settings.kv_unified = False
         settings.no_perf = True
         made = self._lib.llama_init_from_model(self._model, settings)
@@ -108,5 +114,8 @@ class LlamaCpp:
         return TimedForward(spent, best)
 
     def _best(self, context: Any, row: int) -> int:
+        return int(self._row(context, row).argmax())
+
+    def _row(self, context: Any, row: int) -> npt.NDArray[np.float32]:
         logits = self._lib.llama_get_logits_ith(context, row)
-        return int(np.ctypeslib.as_array(logits, shape=(self._vocab,)).argmax())
+        return np.ctypeslib.as_array(logits, shape=(self._vocab,))
