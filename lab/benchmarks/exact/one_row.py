@@ -1,4 +1,4 @@
-"""A target in 8-bit integers on its own: one text, one new row in each forward, no other text beside it.
+"""A target in 8-bit integers on its own: a prompt, then one new row in each forward, no other text beside it.
 
 No other program has these numbers, so the forward is that of the worker's engine; how tokens are chosen is written a
 second time, as for `reference`, whose program this stands in for::
@@ -35,13 +35,13 @@ class OneRow:
         self._model = Checkpoint(Path(path), text, torch.bfloat16, "int8").load()
 
     def write(self, text: Text) -> ReferenceText:
-        """Write a text, its prompt row by row as well."""
+        """Write a text."""
         written = ReferenceText(text.number, [], "")
         mask = GrammarMask(self._tokenizer_json, text) if text.grammar else None
         kv = self._model.new_kv()
-        for token in text.prompt[:-1]:
-            self._model.forward([ModelInput(kv, [token], 0)])
-        newest = text.prompt[-1]
+        *before, newest = text.prompt
+        if before:
+            self._model.forward([ModelInput(kv, before, 0)])
         while not written.reason:
             row = self._model.forward([ModelInput(kv, [newest], 1)])[0].float().numpy()
             if mask is not None:
