@@ -135,12 +135,16 @@ def _compact(
     return Checkpoint(source, loaded, dtype, weights, device, say).candidate()
 
 
+def in_few_bits(source: Path, loaded: LoadedText) -> bool:
+    """Whether a target is a GGUF file of so few bits that a CPU computes it in integers when nobody says."""
+    return source.is_file() and source.stat().st_size <= _FEW * Shape.from_config(loaded.config).weights
+
+
 def _usual_weights(
     source: Path, loaded: LoadedText, dtype: torch.dtype, device: torch.device, say: Callable[[str], None]
 ) -> str:
     """Few bits for a GGUF file that has few, where this machine can compute with them."""
-    shape = Shape.from_config(loaded.config)
-    if not source.is_file() or source.stat().st_size > _FEW * shape.weights or device.type != "cpu":
+    if not in_few_bits(source, loaded) or device.type != "cpu":
         return "native"
     try:
         check_few_bits(dtype, device)

@@ -118,6 +118,8 @@ def main(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
     torch.set_num_threads(options.threads)
     path = options.target.expanduser()
+    if not path.is_file():
+        raise UsageError(f"{path} is no file", hint="few bits are compared with the weights of a GGUF file")
     if options.quick:
         options.tokens = _WINDOW
     text = load_text(str(path), progress=say)

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cloud_worker.engine.target import in_few_bits
 from flexspec_mq.models.load import find_model, load_text
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.text import Turn, decode, encode_turns
@@ -136,13 +137,13 @@ def real(name: str, draft: str, prompts: Path | None, say: Callable[[str], None]
     """A target by its name or folder, asked what people ask.
 
     Args:
-        name: folder of the target, a GGUF file in few bits, which workers run in integers, or ``default``.
+        name: folder of the target, a GGUF file, which workers run in integers if it has few bits, or ``default``.
         draft: folder of its draft, or ``default``.
         prompts: file of questions; None takes our own.
         say: told of progress.
     """
-    target = name if Path(name).is_file() else str(find_model(name, progress=say))
-    text, questions = load_text(target), read_questions(prompts or OWN)
+    text, questions = load_text(name, progress=say), read_questions(prompts or OWN)
+    target = name if in_few_bits(Path(name), text) else str(find_model(name, progress=say))
     turns = [[Turn("user", question.text)] for question in questions]
     return Pair(
         target=target, draft=draft, graphs=draft,

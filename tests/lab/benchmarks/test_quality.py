@@ -64,6 +64,11 @@ def test_a_text_that_is_too_short_is_refused(target: Path, capsys: pytest.Captur
     assert "fewer --tokens" in capsys.readouterr().err
 
 
+def test_a_target_that_is_no_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--target", "default"]) == UsageError.exit_code
+    assert "default is no file" in capsys.readouterr().err
+
+
 def test_the_distance_is_the_divergence_of_the_reference() -> None:
     mine = torch.log(torch.tensor([[0.5, 0.5], [0.9, 0.1]]))
     other = torch.log(torch.tensor([[0.25, 0.75], [0.9, 0.1]])) + 3.0
