@@ -36,7 +36,7 @@ OWN = tuple(
     for name in ("docs/protocol.md", "edge_node/node.py", "lab/bench/prompts.jsonl", "lab/bench/calls.jsonl")
 )
 _WINDOW = 250
-"""Tokens that are read from nothing; each position is compared but the last."""
+"""Tokens that are read from nothing, with logits behind each."""
 
 Read = Callable[[list[int]], torch.Tensor]
 """Logits of a text's tokens, float32 [tokens, vocabulary]."""
@@ -58,12 +58,12 @@ def build_parser() -> ArgumentParser:
 def reference(path: Path, text: LoadedText) -> Read:
     """The weights of a GGUF file in float32, as they are unpacked."""
     tensors, shape, like = gguf_tensors(path), Shape.from_config(text.config), torch.empty(0)
-    table = tensors.read(EMBEDDING, (shape.vocab_size, shape.width)).float()
-    last = table if shape.tied else tensors.read(HEAD, (shape.vocab_size, shape.width)).float()
+    embedding = tensors.read(EMBEDDING, (shape.vocab_size, shape.width)).float()
+    last = embedding if shape.tied else tensors.read(HEAD, (shape.vocab_size, shape.width)).float()
     make = lambda weight, bias: Plain(weight.float(), None if bias is None else bias.float())  # noqa: E731
     layers = [read_exact_layer(tensors, index, shape, make, like) for index in range(shape.layers)]
     norm = tensors.read(NORM, (shape.width,)).float()
-    embed = lambda ids: functional.embedding(torch.tensor(ids), table)  # noqa: E731
+    embed = lambda ids: functional.embedding(torch.tensor(ids), embedding)  # noqa: E731
     shapes = Shapes(1, None, 1, 64, 64)  # bits are of no matter here
     return _reader(
         ExactModel(shape, layers, embed, norm, Plain(last), Products((), Plain), shapes, make, tensors.names)
