@@ -55,6 +55,8 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("write", "f1/o/{asked}/{name}"),
         AccessRule("write", "f1/d/{worker}/{name}"),
         AccessRule("read", "f1/v/{name}"),
+        AccessRule("write", "f1/g/{worker}/{name}"),
+        AccessRule("read", "f1/b/{name}"),
         AccessRule("readwrite", "f1/e/{name}"),  # read, to see whether another device goes by the same name
         AccessRule("read", "f1/ask/{name}/#"),
         AccessRule("write", "f1/answer/{asker}/{name}/#"),  # which says who answers
@@ -66,7 +68,9 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         *_ALL,
         AccessRule("read", "f1/o/{version}/+"),
         AccessRule("read", "f1/d/{name}/+"),
+        AccessRule("read", "f1/g/{name}/+"),
         AccessRule("write", "f1/v/+"),
+        AccessRule("write", "f1/b/+"),
         AccessRule("write", "f1/r/+/+"),
         AccessRule("write", "f1/w/{name}"),
         AccessRule("write", "f1/t/{name}"),

@@ -38,6 +38,7 @@ from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.share_groups import read_groups
 from flexspec_mq.telemetry import Telemetry
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription
+from flexspec_mq.transport.blobs import BlobHolder
 from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
@@ -148,6 +149,8 @@ class CloudWorker:
         self._changes: list[Change] = []
         self.window = BatchingWindow()
         self._publish_queue = PublishQueue()
+        blobs = {facts.tokenizer.file: facts.file} if facts.tokenizer and facts.file else {}
+        self._blobs = BlobHolder(blobs, self._publish_queue.flush)
         self._throttle = LogThrottle()
         self.malformed = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
@@ -191,6 +194,7 @@ class CloudWorker:
             birth=lambda: [*self._target_text(), *self._birth()],
             subscriptions=(
                 Subscription(topics.draft_filter(self.settings.worker)),
+                Subscription(topics.blob_request_topic(self.settings.worker, "+")),
                 *self._wire.subscriptions,
                 *(Subscription(self._open_share(version)) for version in self._shares),
                 *(() if self.family is None else self.family.subscriptions),
@@ -215,6 +219,7 @@ class CloudWorker:
                         ("step", self._step_loop, thread),
                         ("timer", self._timer_loop),
                         ("publish", self._publish_queue.run, link),
+                        ("blobs", self._blobs.run, link),
                         *family,
                     )
                 ]
@@ -328,6 +333,12 @@ class CloudWorker:
             return
         if inbound.topic == topics.statement_topic():
             self._receive_statement(inbound.payload)
+            return
+        if (asker := topics.asker_of_blob(inbound.topic)) is not None:
+            try:
+                self._blobs.ask(asker, inbound.payload)
+            except RemoteProtocolError as error:
+                self._refuse(asker, error.message, entropy.now())
             return
         sender = topics.sender_of(inbound.topic)
         if sender is None:

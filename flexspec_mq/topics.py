@@ -2,7 +2,8 @@
 
 `f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
 `f1/r/<edge>/<session>` answers that are kept for an edge, `f1/w/<worker>` worker status, `f1/t/<worker>` how its
-target's texts are written, `f1/e/<edge>` edge status, `f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the
+target's texts are written, `f1/g/<worker>/<edge>` an edge gets a blob such as a tokenizer from a worker, `f1/b/<edge>`
+its pieces, `f1/e/<edge>` edge status, `f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the
 deployment's statement of its keys, `f1/s` what the broker has on its disk; `f1/ask/<edge>/<user>` texts that a client
 asks an edge for, `f1/answer/<user>/<edge>` the answers, `f1/a/<edge>` the edge's figures for those who ask.
 """
@@ -15,7 +16,7 @@ from flexspec_mq.errors import UsageError
 ROOT = "f1"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
-BRIDGED = frozenset("odvrewthki")
+BRIDGED = frozenset("odvrewtgbhki")
 """Letters of the topics that brokers of a deployment carry to each other; asks and their answers stay at a site."""
 _LEVELS = 8
 """Levels of a topic that a client may name for its answer."""
@@ -85,6 +86,22 @@ def worker_status_topic(worker: str) -> str:
 def target_text_topic(worker: str) -> str:
     """Retained description of how the texts of a worker's target are written and read."""
     return f"{ROOT}/t/{worker}"
+
+
+def blob_request_topic(holder: str, asker: str) -> str:
+    """Where a client asks another one for some bytes of a blob."""
+    return f"{ROOT}/g/{holder}/{asker}"
+
+
+def blob_topic(asker: str) -> str:
+    """Where the pieces come that a client has asked for."""
+    return f"{ROOT}/b/{asker}"
+
+
+def asker_of_blob(topic: str) -> str | None:
+    """Who asks for bytes of a blob; None for any other topic."""
+    parts = topic.split("/", 4)
+    return parts[3] if len(parts) == 4 and parts[:2] == [ROOT, "g"] and _NAME.fullmatch(parts[3]) else None
 
 
 def edge_status_topic(edge: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from schemas.asking import Answer, AnswerPiece, Ask, AskedStatus, AskError, AskErrorBody, AskUsage
+from schemas.blobs import BlobPiece, BlobRequest
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
 from schemas.jsonschema import Json, described
 from schemas.messages import (
@@ -37,7 +38,7 @@ PAYLOAD_TYPE = "application/vnd.flexspec-mq"
 _ASKING = Ask, Answer, AnswerPiece, AskError, AskedStatus
 _CONTENT_TYPES: dict[type[msgspec.Struct], str] = {
     **dict.fromkeys((WorkerStatus, EdgeStatus, *_ASKING), "application/json"),
-    **dict.fromkeys((Signed, Statement), "application/msgpack"),
+    **dict.fromkeys((Signed, Statement, BlobRequest, BlobPiece), "application/msgpack"),
 }
 
 _PARAMETERS = {
@@ -105,6 +106,17 @@ CHANNELS = (
         "How texts of a worker's target are written, for edges whose tokenizer has another fingerprint: JSON behind a "
         "flag byte, compressed as session messages are.",
         retained=True,
+    ),
+    _Channel(
+        "blobRequest",
+        "f1/g/{worker}/{edge}",
+        "send",
+        (BlobRequest,),
+        "Asks a worker for some bytes of a blob, such as the tokenizer that its status names: a msgpack array behind "
+        "the flag byte.",
+    ),
+    _Channel(
+        "blob", "f1/b/{edge}", "receive", (BlobPiece,), "Bytes of a blob, in order: as the request, by QoS 1."
     ),
     _Channel(
         "edgeStatus",

@@ -74,6 +74,8 @@ class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         eos: ids that end a text, ascending.
         template: the first 8 bytes of the BLAKE2b-128 of its chat template, in hex; empty without one.
         rows: token ids that the model has, padding included; 0 of a worker that tells no `TargetText`.
+        file: name of the blob that a device without this tokenizer can fetch from the worker: its tokenizer.json in
+            one frame of zstd; empty where it gives none.
     """
 
     tokens: Count
@@ -81,6 +83,7 @@ class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     eos: TokenIds = ()
     template: Beginning = ""
     rows: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID + 1)] = 0
+    file: Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")] = ""
 
 
 class AddedToken(msgspec.Struct, frozen=True, array_like=True):

@@ -70,7 +70,7 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
         return lookups
     trim()
     beside = settings.device == "cpu" and len(os.sched_getaffinity(0)) > settings.threads
-    return WorkerDrafter(drafter, f"{draft.loaded.name}, {draft.engine}", beside=beside)
+    return WorkerDrafter(drafter, f"{draft.text.name}, {draft.engine}", beside=beside)
 
 
 def load_for_version(
@@ -97,7 +97,7 @@ def _model_of(settings: WorkerSettings) -> DraftSettings | None:
 
 def _for_target(draft: DraftModel, settings: WorkerSettings, target: LoadedText) -> PricedDrafter:
     """The drafter of a model, for ids of the target."""
-    known = _map_of(settings, draft.loaded, target)
+    known = _map_of(settings, draft.text, target)
     assert draft.model is not None  # noqa: S101  a model was named
     assert draft.drafter is not None  # noqa: S101
     draft.model.prefill = PREFILL

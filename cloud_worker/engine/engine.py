@@ -16,7 +16,7 @@ from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.grammar.reader import engine_name
-from flexspec_mq.models.target_text import target_text
+from flexspec_mq.models.target_text import told_text
 from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from flexspec_mq.sampling.noise import lucky_words
@@ -361,8 +361,7 @@ def build_engine(
         weights=target.candidate.kind,
         keeps=True,
         recommended=recommended(loaded.generation),
-        tokenizer=loaded.tokenizer_status,
-        text=target_text(loaded),
+        **told_text(loaded)._asdict(),
         timings=timings,
         target=loaded.name,
         proof=f"{proof}{'; proved at an earlier start' if target.remembered else ''}",

@@ -56,6 +56,7 @@ class Facts:
         draft: name of the draft that it drafts with itself; empty without one.
         tokenizer: Summary of the tokenizer; None if nobody knows more than its fingerprint.
         text: how its texts are written and read; None if nobody knows.
+        file: the tokenizer itself, as `told_text` packs it; empty where there is no such file.
         timings: Times of target and draft, measured at the start; None where nobody timed them.
         target: name of the target, for people.
         proof: how exact it is, in words; empty where nothing was proved.
@@ -76,6 +77,7 @@ class Facts:
     draft: str = ""
     tokenizer: TokenizerStatus | None = None
     text: TargetText | None = None
+    file: bytes = b""
     timings: Timings | None = None
     target: str = ""
     proof: str = ""

@@ -84,7 +84,7 @@ def drafter_for(target: str, drafts: DraftSettings, tell: Callable[[str], None])
     """Load a draft that speaks the target's ids."""
     draft = load_draft(drafts, tell)
     if draft.model is not None:
-        tokens = token_map(draft.loaded, load_text(target))
+        tokens = token_map(draft.text, load_text(target))
         draft.model.token_map = lambda _fingerprint: tokens
     return draft
 

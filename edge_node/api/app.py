@@ -133,7 +133,7 @@ PATHS = tuple(path for path, _, _ in _TABLE if "{" not in path)
 
 def create_app(
     node: EdgeNode,
-    model: LoadedText,
+    model: LoadedText | None,
     *,
     policy: Callable[[], Policy],
     settings: ApiSettings,

@@ -169,7 +169,7 @@ def _listen(settings: ApiSettings) -> socket.socket:
 
 async def serve_node(
     node: EdgeNode,
-    model: LoadedText,
+    model: LoadedText | None,
     connect: LinkFactory,
     base: LinkSettings,
     *,

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv, extras="edge,serve")
+    return run_main(_main, argv, extras="edge")
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -147,7 +148,9 @@ def _main(argv: Sequence[str]) -> int:
     energy = energy_meter(config.node)
     limits = config.limits.limits(config.plan, energy)
     battery = config.limits.gauge()
-    run: Callable[[EdgeNode, LoadedText, Callable[[], Policy], LinkSettings], Coroutine[Any, Any, None]]
+    run: Callable[
+        [EdgeNode, LoadedText | None, Callable[[], Policy], LinkSettings], Coroutine[Any, Any, None]
+    ]
     if args.command == "serve":
         never_fails("stdout")
         asks = None
@@ -167,6 +170,7 @@ def _main(argv: Sequence[str]) -> int:
     preflight(link, logs.tell, daemon=args.command == "serve")
     with exporting(config.telemetry, EDGE, config.node.edge) as telemetry:
         with logs.logged_stages() as tell:
+            config = replace(config, node=_possible(config.node))
             draft = _load(config.node, tell)
         from edge_node.fleet.target_texts import TargetTexts
         from edge_node.node import EdgeNode
@@ -174,13 +178,13 @@ def _main(argv: Sequence[str]) -> int:
         node = EdgeNode(
             config.node,
             draft.drafter,
-            draft.loaded.fingerprint,
-            draft.loaded.eos,
+            b"" if draft.loaded is None else draft.loaded.fingerprint,
+            () if draft.loaded is None else draft.loaded.eos,
             family=family,
             energy=energy,
             battery=battery,
             memory=_memory(config, link),
-            texts=TargetTexts(draft),
+            texts=TargetTexts(draft, config.node.edge, partial(cache_folder, "tokenizers")),
             telemetry=telemetry,
         )
         spare_what_is_loaded()
@@ -239,6 +243,16 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.run(args, prepare)
 
 
+def _possible(settings: EdgeSettings) -> EdgeSettings:
+    """The settings, without the default draft where that is not installed: the device needs none."""
+    from flexspec_mq.drafting.load import has_default_draft
+
+    if settings.draft != "default" or has_default_draft():
+        return settings
+    logs.tell("no draft is installed here, so the target writes alone; --draft FOLDER names one")
+    return replace(settings, draft="none")
+
+
 def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
     """Load the draft; call it outside of the event loop, where Ctrl-C ends it.
 
@@ -246,7 +260,7 @@ def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
     """
     from flexspec_mq.drafting.load import load
 
-    return load(settings, tell)
+    return load(_possible(settings), tell)
 
 
 def _spec(args: argparse.Namespace) -> TextSpec:
@@ -270,7 +284,7 @@ async def _serve(
     asks: Callable[[Api], AbstractAsyncContextManager[asyncio.Task[None]]] | None,
     journal: Journal,
     node: EdgeNode,
-    text: LoadedText,
+    text: LoadedText | None,
     policy: Callable[[], Policy],
     link: LinkSettings,
     *,
@@ -310,7 +324,7 @@ async def _serve(
 async def _write(
     spec: TextSpec,
     node: EdgeNode,
-    text: LoadedText,
+    text: LoadedText | None,
     policy: Callable[[], Policy],
     link: LinkSettings,
     *,

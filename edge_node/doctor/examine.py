@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
-_NO_SERVER = {"serve": "`flexspec-edge serve` will not start, `ask` will"}
+_NO_DRAFT = {"draft": "no draft runs on this device"}
 
 
 class EdgeDoctor(DaemonDoctor):
@@ -62,7 +62,7 @@ class EdgeDoctor(DaemonDoctor):
     def probes(self) -> dict[str, checks.Probe]:
         """Probes of an edge node, by the names of their checks."""
         return super().probes() | {
-            "packages": partial(check_packages, ("edge",), _NO_SERVER),
+            "packages": partial(check_packages, ("edge",), _NO_DRAFT),
             "api": self._check_api,
             "model": self._load_draft,
             "access": self._check_access,
@@ -76,7 +76,9 @@ class EdgeDoctor(DaemonDoctor):
         default = node.tokenizer is None and node.draft in ("default", "none") and not _has_default_graphs()
         load = partial(self._load, node, lambda _text: None)
         draft = self._draft = await load_model(f"the draft {node.draft}", load, default=default)
-        if node.draft == "none":
+        if draft.loaded is None:
+            return "no draft; a worker gives the target's tokenizer"
+        if draft.model is None:
             return f"no draft; tokenizer of {draft.loaded.name}"
         return f"draft {draft.loaded.name}, {draft.engine}"
 
@@ -133,11 +135,14 @@ class EdgeDoctor(DaemonDoctor):
         # It imports numpy, without which all else can be checked; here the draft is loaded already.
         from edge_node.fleet.target_texts import OTHER_VOCABULARY, TargetTexts
 
-        texts = TargetTexts(self._draft)
-        short = self._draft.loaded.fingerprint.hex()[:12]
+        texts, own = TargetTexts(self._draft), self._draft.loaded
+        short = "none" if own is None else f"{own.fingerprint.hex()[:12]}…"
         stated = [status for status in self._workers if status.fingerprint]
-        fatal, harmless = [], []
+        fatal, harmless, gives = [], [], []
         for status in stated:
+            if status.tokenizer is not None and texts.lacks(status.tokenizer):
+                gives.append(status.worker)
+                continue
             if texts.of(status) is None and (told := self.watch.texts.get(status.worker)):
                 texts.read(status, told)
             how = texts.difference(status)
@@ -148,11 +153,13 @@ class EdgeDoctor(DaemonDoctor):
         if not stated:
             raise Skipped("no worker says which tokenizer its target has")
         if fatal:
-            raise Fault("wrong tokenizer", f"ours is {short}…, and {', '.join(fatal)}", OTHER_VOCABULARY)
+            raise Fault("wrong tokenizer", f"ours is {short}, and {', '.join(fatal)}", OTHER_VOCABULARY)
         if harmless:
             detail = f"token ids are the target's; {', '.join(harmless)}"
             raise Warned(detail, "texts are the target's all the same")
-        return f"that of the target ({short}…)"
+        if gives:
+            return f"ours is {short}; fetched from {' or '.join(gives)}, once"
+        return f"that of the target ({short})"
 
     async def _check_text(self) -> str:
         # It imports what runs models, without which all else can be checked; here the draft is loaded already.

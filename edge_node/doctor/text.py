@@ -21,6 +21,7 @@ from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.doctor.broker import beside
 from flexspec_mq.doctor.checks import Fault
 from flexspec_mq.errors import FlexSpecError, LinkError, PublishRefused, TimeIsOver, WorkerError
+from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.text import Turn
 from flexspec_mq.transport.base import NOT_AUTHORIZED, LinkSettings, no_birth
 from flexspec_mq.transport.link import Link
@@ -53,7 +54,9 @@ async def text_over_broker(
     """
     loaded = draft.loaded
     settings = replace(config.node, wait=waiting.UNLINKED, reuse=False)
-    node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
+    own = (b"", ()) if loaded is None else (loaded.fingerprint, loaded.eos)
+    texts = TargetTexts(draft, settings.edge, partial(cache_folder, "tokenizers"))
+    node = EdgeNode(settings, draft.drafter, *own, texts=texts)
     spec = TextSpec(
         prompt=(Turn("user", _PROMPT),),
         sampling=PartialSampling(0.0),

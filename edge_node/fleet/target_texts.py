@@ -1,7 +1,8 @@
-"""Tokenizers of the targets that a node can ask: each worker tells what its own has beside the common vocabulary.
+"""Tokenizers of the targets that a node can ask.
 
-A status says which tokenizer a target has. Where that is not the node's, the worker's document is read once, and a
-tokenizer made of both. Until that is there nothing can be said of it, and texts wait for it.
+A status says which tokenizer a target has. Where that is not the node's, the worker's document is read once: it tells
+all but the vocabulary. Where that is another one too, or the node has none, the tokenizer itself is fetched and kept in
+the cache. Until it is there, texts wait for it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,25 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.codec import Codec
+from flexspec_mq.codec.blobs import blob_name
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkRefused, WorkerError
 from flexspec_mq.models.fingerprint import Difference, other_vocabulary
-from flexspec_mq.models.target_text import TokenMap, as_told, token_map
+from flexspec_mq.models.target_text import (
+    MOST_PACKED,
+    TokenMap,
+    as_fetched,
+    as_told,
+    token_map,
+    unpacked_tokenizer,
+)
+from flexspec_mq.transport.blobs import BlobFetch
 from schemas.status import TokenizerStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -32,7 +44,7 @@ OTHER_VOCABULARY = (
     "give another --draft, or ask for another --version; or name the target's tokenizer with --tokenizer, and the node "
     "streams"
 )
-"""Advice for a node whose vocabulary is not the target's."""
+"""Advice for a node whose vocabulary is not the target's, and that cannot fetch it."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,15 +53,21 @@ class TargetTexts:
     """Texts of targets, and what the node's draft knows of their tokens.
 
     Args:
-        draft: the node's; its text part has the vocabulary that all targets must have.
+        draft: the node's.
+        edge: name of the node on topics.
+        folder: where fetched tokenizers are kept; None keeps none.
 
     Attributes:
-        own: the node's own text part.
+        own: the node's own text part; None where it has no tokenizer.
         changed: called when a worker has told.
     """
 
-    def __init__(self, draft: DraftModel) -> None:
+    def __init__(
+        self, draft: DraftModel, edge: str = topics.NOBODY, folder: Callable[[], Path] | None = None
+    ) -> None:
         self.own = draft.loaded
+        self._edge, self._folder = edge, folder
+        self._fetch: BlobFetch | None = None
         self._draft = draft.own
         self._codec = Codec()
         self._known: ExpiringMap[str, LoadedText | str] = ExpiringMap(most=_MOST)
@@ -59,15 +77,17 @@ class TargetTexts:
         self._work: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue()
         self._denied = False
         self.changed: Callable[[], None] = lambda: None
-        self._compare(self.own)
+        if self.own is not None:
+            self._compare(self.own)
         if draft.model is not None:
             draft.model.token_map = self._map_of
 
     def of(self, status: WorkerStatus) -> LoadedText | str | None:
         """Text part of a worker's target; why there is none, in words; None while the worker has not told."""
         stated, known = status.tokenizer, self._known
-        if status.fingerprint in ("", self.own.fingerprint.hex()):
-            text: LoadedText | str | None = self.own
+        own = self.own
+        if own is not None and status.fingerprint in ("", own.fingerprint.hex()):
+            text: LoadedText | str | None = own
         elif stated is None:
             return "the worker does not say in what it differs"
         else:
@@ -89,7 +109,10 @@ class TargetTexts:
         texts = [self.of(status) for status in statuses] or [self.own]
         known = [text for text in texts if text is not None and not isinstance(text, str)]
         if known:
-            return next((text for text in known if text.fingerprint == self.own.fingerprint), known[-1])
+            ours = (
+                text for text in known if self.own is not None and text.fingerprint == self.own.fingerprint
+            )
+            return next(ours, known[-1])
         if None in texts:
             for status in statuses:
                 self.heard(status, entropy.now())
@@ -107,8 +130,21 @@ class TargetTexts:
 
     def _untold(self, stated: TokenizerStatus) -> str:
         """Why there is no text part of a target whose worker tells nothing but this, or nothing that we may read."""
+        if self.own is None:
+            return "this node has none, and its worker has not given it"
         return (
             other_vocabulary(self.own.tokenizer_status, stated) or "how its texts are written cannot be read"
+        )
+
+    @property
+    def fetched(self) -> tuple[int, int]:
+        """Bytes that are there of a tokenizer which is being fetched, and all its bytes; 0 where that is not known."""
+        return (0, 0) if self._fetch is None else (len(self._fetch), self._fetch.size)
+
+    def lacks(self, stated: TokenizerStatus) -> bool:
+        """Whether a target's tokenizer has to be fetched, and can be."""
+        return bool(stated.file) and (
+            self.own is None or bool(other_vocabulary(self.own.tokenizer_status, stated))
         )
 
     def difference(self, status: WorkerStatus) -> Difference:
@@ -121,14 +157,18 @@ class TargetTexts:
             words.append(f"the draft drafts nothing for it: {tokens.misfit}")
         elif tokens is not None and (tokens.lacking or tokens.writes):
             words.append(f"the draft lacks {tokens.lacking} of its tokens")
-        if status.tokenizer is not None and status.tokenizer.template != self.own.tokenizer_status.template:
-            words.append("the chat templates differ; prompts are written by the target's")
-        if text.eos != self.own.eos:
-            words.append(f"it ends texts with {_ids(text.eos)} and the draft with {_ids(self.own.eos)}")
+        own = self.own
+        if own is not None and status.tokenizer is not None:
+            if status.tokenizer.template != own.tokenizer_status.template:
+                words.append("the chat templates differ; prompts are written by the target's")
+            if text.eos != own.eos:
+                words.append(f"it ends texts with {_ids(text.eos)} and the draft with {_ids(own.eos)}")
         return Difference("", "; ".join(words))
 
     def heard(self, status: WorkerStatus, now: float, *, wanted: bool = True) -> None:
         """Take a status, and ask for the worker's document where it is news and wanted."""
+        if status.state == "gone":
+            self._stated.pop(status.worker)
         if not wanted or status.state == "gone":
             return
         text = self.of(status)
@@ -141,7 +181,15 @@ class TargetTexts:
             self._compare(text)
 
     def take(self, topic: str, payload: bytes) -> bool:
-        """Take what came on the topic of a worker's document; tell whether it is one."""
+        """Take what came on the topic of a worker's document, or of pieces of a tokenizer; tell whether it did.
+
+        Raises:
+            RemoteProtocolError: it is no piece.
+        """
+        if topic == topics.blob_topic(self._edge):
+            if self._fetch is not None:
+                self._fetch.take(payload)
+            return True
         worker = topics.worker_of_status(topic, "t")
         if worker is not None and payload:
             self._work.put_nowait((worker, payload))
@@ -158,8 +206,59 @@ class TargetTexts:
             if payload is None:
                 await self._ask(link, worker)
             elif (status := self._stated.get(worker, 0.0)) is not None and self.of(status) is None:
-                await asyncio.to_thread(self.read, status, payload)
+                await self._learn(link, status, payload)
                 self.changed()
+
+    async def _learn(self, link: Link, status: WorkerStatus, payload: bytes) -> None:
+        """Read a worker's document, and fetch the tokenizer where it takes that."""
+        stated, text = status.tokenizer, None
+        try:
+            if stated is not None and self.lacks(stated):
+                text = await self._tokenizer(link, stated.file)
+                if text is None:
+                    return  # whoever comes next is asked
+        except LinkDown:
+            return
+        except FlexSpecError as error:
+            self._known.put(_name(status), f"its tokenizer cannot be fetched: {error.message}", 0.0)
+        else:
+            await asyncio.to_thread(self.read, status, payload, text)
+
+    async def _tokenizer(self, link: Link, name: str) -> str | None:
+        """The tokenizer of this name, of the cache or of a worker; None if no worker is left that holds it.
+
+        Raises:
+            LinkError: it cannot be asked for.
+            RemoteProtocolError: what came is something else.
+            ModelError: it cannot be read.
+        """
+        path = None if self._folder is None else self._folder() / f"{name}.zst"
+        if path is not None and (kept := await asyncio.to_thread(_kept, path, name)) is not None:
+            return await asyncio.to_thread(unpacked_tokenizer, kept, checked=True)
+        pieces = topics.blob_topic(self._edge)
+        await link.subscribe(pieces)
+        self._fetch = BlobFetch(self._edge, name, MOST_PACKED, lambda: self._holder(name))
+        _log.warning("fetching the target's tokenizer from a worker, once")
+        try:
+            file = await self._fetch.run(link)
+        finally:
+            self._fetch = None
+            await link.unsubscribe(pieces)
+        if file is None:
+            return None
+        text = await asyncio.to_thread(unpacked_tokenizer, file, checked=False)
+        _log.warning("the target's tokenizer is here: %.1f MB", len(file) / 1e6)
+        if path is not None:
+            await asyncio.to_thread(_keep, path, file)
+        return text
+
+    def _holder(self, name: str) -> str | None:
+        """A worker that holds a tokenizer, each in its turn."""
+        for worker, status in tuple(self._stated.items()):
+            if status.tokenizer is not None and status.tokenizer.file == name:
+                self._stated.put(worker, status, 0.0)
+                return worker
+        return None
 
     async def _ask(self, link: Link, worker: str) -> None:
         try:
@@ -170,18 +269,24 @@ class TargetTexts:
             self._denied = True
             _log.warning("how workers' targets write prompts cannot be read: %s", error.message)
 
-    def read(self, status: WorkerStatus, payload: bytes) -> None:
+    def read(self, status: WorkerStatus, payload: bytes, tokenizer: str | None = None) -> None:
         """Read what the worker of a status tells. May take a second.
 
         Args:
             status: status for which `of` has no text yet.
             payload: the worker's document.
+            tokenizer: the target's tokenizer.json; None where the node's vocabulary is the target's.
         """
         stated = status.tokenizer
         assert stated is not None  # noqa: S101  else `of` has an answer
         try:
             told = self._codec.decode_target_text(payload)
-            text = as_told(self.own, told, status.fingerprint, stated)
+            if tokenizer is not None:
+                text = as_fetched(tokenizer, told, status.fingerprint, stated)
+            elif self.own is not None:
+                text = as_told(self.own, told, status.fingerprint, stated)
+            else:
+                raise WorkerError(self._untold(stated))
         except FlexSpecError as error:
             # Said of this worker alone: another one of the same tokenizer may tell the truth.
             self._known.put(_name(status), error.message, 0.0)
@@ -201,6 +306,23 @@ class TargetTexts:
 
 def _name(status: WorkerStatus) -> str:
     return f"{status.fingerprint} at {status.worker}"
+
+
+def _kept(path: Path, name: str) -> bytes | None:
+    """A file of the cache; None if it is not there, or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data if blob_name(data) == name else None
+
+
+def _keep(path: Path, data: bytes) -> None:
+    try:
+        with whole(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        _log.warning("the target's tokenizer is fetched again at the next start: %s", error)
 
 
 def _ids(ids: tuple[int, ...]) -> str:

@@ -68,7 +68,7 @@ class CompletionGenerator:
     def __init__(
         self,
         node: EdgeNode,
-        model: LoadedText,
+        model: LoadedText | None,
         policy: Callable[[], Policy],
         default_limit: int = WHOLE_CONTEXT,
         deliver: int = 0,

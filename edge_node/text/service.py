@@ -137,23 +137,38 @@ class Service:
             # A worker was there when the request came, so losing it is a fault during the text.
             self._served_by = self._until(self.waits.token)
 
-    async def text(self, own: LoadedText) -> LoadedText:
+    async def text(self, own: LoadedText | None) -> LoadedText:
         """Whose ids the text is written in: the target's, once its worker has told.
 
         Args:
-            own: the node's.
+            own: the node's; None where it has no tokenizer, and a worker gives it one first.
 
         Raises:
-            WorkerError: the node's vocabulary is not the target's.
+            WorkerError: the target's tokenizer is not the node's, and cannot be fetched; or no worker is there to ask.
+            LinkDown: there is no link either.
         """
         if (texts := self._node.texts) is None:
+            assert own is not None  # noqa: S101  as prompts are made elsewhere
             return own
         statuses = partial(self._directory.statuses, self.target.version)
-        if not await self._directory.wait_until(
-            lambda: texts.chosen(statuses()) is not None, waiting.STALLED
-        ):
-            texts.give_up(statuses())
-        return texts.chosen(statuses()) or own
+        if own is None and not statuses():
+            await self.wait()
+        while (text := texts.chosen(statuses())) is None:
+            there, size = texts.fetched
+            if size:
+                self._tell(f"the target's tokenizer, {size / 1e6:.1f} MB, once", self._until(waiting.STALLED))
+            if not await self._directory.wait_until(
+                lambda: texts.chosen(statuses()) is not None, waiting.STALLED
+            ) and texts.fetched == (there, size):
+                texts.give_up(statuses())
+                text = texts.chosen(statuses()) or own
+                break
+        if text is None:
+            raise WorkerError(
+                f"no worker of {self.target.version} has given its tokenizer, and this node has none",
+                hint="--tokenizer names a folder that has it",
+            )
+        return text
 
     def _until(self, seconds: float) -> float:
         """The time in so many seconds, or when the whole text's are over."""

@@ -154,7 +154,7 @@ class Texts:
         return sum(text.end is None or text.readers > 0 for text in self._active)
 
     @property
-    def model(self) -> LoadedText:
+    def model(self) -> LoadedText | None:
         """The node's own; whose tokenizer is the targets', unless they tell of others."""
         return self._generator.model
 

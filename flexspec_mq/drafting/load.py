@@ -15,8 +15,8 @@ from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.checkpoint import need_libraries
-from flexspec_mq.models.default import default_draft_path
-from flexspec_mq.models.load import LoadedText, find_model, load_text
+from flexspec_mq.models.default import default_draft_path, default_model_folder
+from flexspec_mq.models.load import UNSTATED_CONTEXT, LoadedText, find_model, load_text
 from flexspec_mq.models.memory import collapse
 from flexspec_mq.models.onnx.folder import can_write, default_graphs_folder, has_graphs
 from flexspec_mq.models.onnx.write import cached_graphs, default_graphs
@@ -25,6 +25,7 @@ from flexspec_mq.models.runner import DraftRunner
 Say = Callable[[str], None]
 
 
+_NO_TOKENIZER = "this device has no tokenizer of its own"
 _POOL = 2048
 """Tokens of ended texts that are kept. The KV cache is float32: 21.5 kB a token of the default draft."""
 
@@ -34,7 +35,8 @@ class DraftModel:
     """A draft that is ready.
 
     Attributes:
-        loaded: text part with the tokenizer that the user's text goes through.
+        loaded: text part with the tokenizer that the user's text goes through; None where that is the target's, which
+            a worker gives.
         drafter: None when the user wants no drafting: neither a model's nor by lookup.
         model: the part of it that runs the draft.
         engine: name of what runs it, for people; empty without a model.
@@ -43,13 +45,24 @@ class DraftModel:
         own: the draft's own text part; None without a model.
     """
 
-    loaded: LoadedText
+    loaded: LoadedText | None
     drafter: PricedDrafter | None
     model: ModelDrafter | None = None
     engine: str = ""
     network: DraftRunner | None = None
     ids: npt.NDArray[np.int64] | None = None
     own: LoadedText | None = None
+
+    @property
+    def text(self) -> LoadedText:
+        """`loaded`, for those who cannot ask a worker.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.loaded is None:
+            raise UsageError(_NO_TOKENIZER, hint="--tokenizer names a folder with the target's")
+        return self.loaded
 
 
 def load(settings: DraftSettings, say: Say) -> DraftModel:
@@ -64,11 +77,10 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
         UsageError: settings that do not go together.
     """
     if settings.draft == "none":
-        text = text_of(settings, say)
-        return DraftModel(
-            text,
-            GrammarDrafter(PromptLookupDrafter(max_context=text.max_context)) if settings.lookup else None,
-        )
+        text = None if settings.tokenizer is None else load_text(settings.tokenizer, progress=say)
+        longest = UNSTATED_CONTEXT if text is None else text.max_context
+        lookup = GrammarDrafter(PromptLookupDrafter(max_context=longest)) if settings.lookup else None
+        return DraftModel(text, lookup)
     draft = _by_onnx(_graphs(settings.draft, say), settings, say)
     collapse()
     if settings.tokenizer is not None:
@@ -107,10 +119,19 @@ def text_of(settings: DraftSettings, say: Say) -> LoadedText:
 
     Raises:
         ModelError: there is no such draft, or nothing that runs it.
+        UsageError: they name neither.
     """
     if settings.draft == "none":
-        return load_text(settings.tokenizer or _default_text(say), progress=say)
+        return load(settings, say).text
     return load_text(_graphs(settings.draft, say), progress=say)
+
+
+def has_default_draft() -> bool:
+    """Whether the default draft is here, or what it is made of."""
+    try:
+        return has_graphs(default_graphs_folder()) or bool(default_model_folder())
+    except ModelError:
+        return False
 
 
 def _graphs(draft: str, say: Say) -> Path:
@@ -127,22 +148,16 @@ def _graphs(draft: str, say: Say) -> Path:
             f"there is no folder {folder}, and a draft on the model hub is exported first",
             hint=f"{export} does, here or elsewhere; then name that folder with --draft",
         )
-    need_libraries("running a draft", "edge", ("onnxruntime",))
+    need_libraries("running a draft", "draft", ("onnxruntime",))
     if has_graphs(folder):
         return folder
     if not can_write():
         raise ModelError(
             f"the draft {draft} has no graphs for ONNX Runtime, and nothing that writes them is installed",
             hint=f"{export} does elsewhere: name that folder with --draft; or, "
-            f"{how_to_install('models,edge,export,gguf')}",
+            f"{how_to_install('models,draft,export,gguf')}",
         )
     return default_graphs(say) if draft == "default" else cached_graphs(folder, say)
-
-
-def _default_text(say: Say) -> Path:
-    """A folder with the default draft's tokenizer and configuration."""
-    graphs = default_graphs_folder()
-    return graphs if has_graphs(graphs) else default_draft_path(say)
 
 
 def _by_onnx(folder: Path, settings: DraftSettings, say: Say) -> DraftModel:

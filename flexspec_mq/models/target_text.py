@@ -1,31 +1,70 @@
 """A target's texts on a device that has another tokenizer, and drafts for them by a model that has yet another one.
 
-Only the meaning of token ids must be common. The rest is the target's: which tokens it has added to its vocabulary,
-which of them show, end a text or begin one, and how a conversation is written. A worker tells that (`target_text`), and
-a device makes a tokenizer of its own one and this (`as_told`). Where a draft has not quite these tokens, a `TokenMap`
-stands between the two.
+A worker tells which tokens its target has added to its vocabulary, which of them show, end a text or begin one, and how
+a conversation is written (`told_text`). A device whose vocabulary is the target's makes a tokenizer of its own one and
+this (`as_told`); any other one fetches the target's own file first. Where a draft has not quite these tokens, a
+`TokenMap` stands between the two.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, get_frame_parameters
 
+from flexspec_mq.codec.blobs import blob_name
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.fingerprint import TokenizerContents, left_out_ids, other_vocabulary
+from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 from schemas.status import AddedToken, TargetText, TokenizerStatus
 
-if TYPE_CHECKING:
-    from flexspec_mq.models.load import LoadedText
-
 _LEFT_OUT = "left out"
+MOST_PACKED, _MOST_UNPACKED = 4_000_000, 40_000_000
+"""Bytes of a tokenizer's file, compressed and not."""
+_LEVEL = 9
+"""Level of zstd."""
+_PARSE_SECONDS, _PARSE_BYTES = 60, 4 << 30
+"""Bounds of a process that parses a stranger's tokenizer."""
+_PARSE = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({_PARSE_SECONDS}, {_PARSE_SECONDS}))
+resource.setrlimit(resource.RLIMIT_AS, ({_PARSE_BYTES}, {_PARSE_BYTES}))
+from tokenizers import Tokenizer
+Tokenizer.from_str(sys.stdin.buffer.read().decode()).encode("Why is the sky blue?")
+"""
+
+
+class ToldText(NamedTuple):
+    """Facts that a worker tells of its target's texts.
+
+    Attributes:
+        tokenizer: tokenizer in short, as in the worker's status.
+        text: how texts are written and read.
+        file: the tokenizer.json, compressed; empty where there is none.
+    """
+
+    tokenizer: TokenizerStatus
+    text: TargetText
+    file: bytes = b""
+
+
+def told_text(text: LoadedText) -> ToldText:
+    """Describe how a target's texts are written and read. May take some tenths of a second."""
+    backend = getattr(text.tokenizer, "backend_tokenizer", None)
+    file = b"" if backend is None else ZstdCompressor(_LEVEL).compress(backend.to_str().encode())
+    if not 0 < len(file) <= MOST_PACKED:
+        return ToldText(text.tokenizer_status, target_text(text))
+    return ToldText(replace(text.tokenizer_status, file=blob_name(file)), target_text(text), file)
 
 
 def target_text(text: LoadedText) -> TargetText:
@@ -59,8 +98,6 @@ def as_told(ours: LoadedText, told: TargetText, fingerprint: str, stated: Tokeni
     Raises:
         ModelError: the target's ids mean other tokens than ours.
     """
-    from jinja2 import TemplateError
-
     backend = getattr(ours.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"the tokenizer of {ours.name} has no tokenizer.json, from which one could be made")
@@ -72,6 +109,59 @@ def as_told(ours: LoadedText, told: TargetText, fingerprint: str, stated: Tokeni
         except Exception as error:
             # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
             raise ModelError(other) from error
+    return _text_of(backend, told, fingerprint, stated, other)
+
+
+def unpacked_tokenizer(file: bytes, *, checked: bool) -> str:
+    """The tokenizer.json in a file that a worker gave; a process of its own parses it first. Takes some seconds.
+
+    Args:
+        file: the bytes; their hash is the one that the worker's status tells.
+        checked: whether that was done before.
+
+    Raises:
+        ModelError: it is too large, damaged, or takes too much to parse.
+    """
+    try:
+        if get_frame_parameters(file).content_size > _MOST_UNPACKED:  # an undeclared size reads as 2**64 - 1
+            raise ModelError(f"the target's tokenizer unpacks to more than {_MOST_UNPACKED} bytes")
+        text = ZstdDecompressor().decompress(file)
+        if not checked:
+            command = [sys.executable, "-I", "-c", _PARSE]
+            subprocess.run(command, input=text, check=True, capture_output=True, timeout=2 * _PARSE_SECONDS)
+        return text.decode()
+    except (ZstdError, ValueError, subprocess.SubprocessError, OSError) as error:
+        raise ModelError(f"the target's tokenizer cannot be read: {error!s:.200}") from error
+
+
+def as_fetched(text: str, told: TargetText, fingerprint: str, stated: TokenizerStatus) -> LoadedText:
+    """A target's texts by its own tokenizer.json. May take a second.
+
+    Args:
+        text: the file, as `unpacked_tokenizer` gives it.
+        told: the worker's document.
+        fingerprint: fingerprint of the target's tokenizer, in hex.
+        stated: the target's tokenizer in short.
+
+    Raises:
+        ModelError: the two are not of one tokenizer.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    other = "what its worker says of its tokenizer is not true"
+    return _text_of(Backend.from_str(text), told, fingerprint, stated, other)
+
+
+def _text_of(
+    backend: Any, told: TargetText, fingerprint: str, stated: TokenizerStatus, other: str
+) -> LoadedText:
+    """Texts by a tokenizer that has the target's tokens.
+
+    Raises:
+        ModelError: saying `other`, if it has not.
+    """
+    from jinja2 import TemplateError
+
     special = msgspec.to_builtins(told.special)
     try:
         tokenizer = PlainTokenizer(backend, special, told.template.get("default"), told.context)
@@ -82,8 +172,11 @@ def as_told(ours: LoadedText, told: TargetText, fingerprint: str, stated: Tokeni
     contents = TokenizerContents(tokenizer.get_vocab(), roles, told.template)
     if contents.digest().hex() != fingerprint:
         raise ModelError(other)
-    return replace(
-        ours,
+    return LoadedText(
+        source="",
+        config={},
+        generation={},
+        name="the target",
         tokenizer=tokenizer,
         fingerprint=contents.digest(),
         tokenizer_status=contents.status(stated.eos, stated.rows),

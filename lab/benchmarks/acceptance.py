@@ -142,10 +142,7 @@ def load_drafter(name: str, options: Namespace, target: LoadedText, head: Path |
     draft = (
         draft_model.load(settings, say) if head is None else draft_model.load_for_version(settings, head, say)
     )
-    if (
-        draft.drafter is None
-        or draft.loaded.tokenizer_status.vocabulary != target.tokenizer_status.vocabulary
-    ):
+    if draft.drafter is None or draft.text.tokenizer_status.vocabulary != target.tokenizer_status.vocabulary:
         raise FingerprintError("draft and target have different tokenizers")
     return draft.drafter
 

@@ -300,7 +300,7 @@ async def serve(model: DraftModel, settings: LinkSettings, energy: EnergyMeter |
     """Answer lines until standard input ends."""
     if model.network is None:
         raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
-    loaded, loop = model.loaded, asyncio.get_running_loop()
+    loaded, loop = model.text, asyncio.get_running_loop()
     drafts = Drafts(model.network, model.ids, vocab_size=loaded.vocab_size, eos=loaded.eos)
     with ThreadPoolExecutor(1, "draft") as compute:
         async with mqtt_channel(settings, out=UP, into=DOWN) as mqtt:

@@ -28,6 +28,7 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Sampling
+from schemas.status import TokenizerStatus
 from tests.cloud_worker.test_engine import model_of
 from tests.daemons import PATIENCE, until
 from tests.keys.deployments_of_keys import KeyedDeployment
@@ -43,7 +44,8 @@ def engine_of(worker: str, generation: Mapping[str, Any] | None = None, **option
     loaded = SimpleNamespace(
         grammars=lambda: None,
         fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny",
-        generation=generation or {}, tokenizer_status=None, tokenizer=byte_level_tokenizer(),
+        generation=generation or {}, tokenizer=byte_level_tokenizer(),
+        tokenizer_status=TokenizerStatus(tokens=1, vocabulary="0" * 32),
     )  # fmt: skip
     target = Target(
         cast("Any", loaded), model_of(), Proof(True, 1, 0, 0.0, 0.0), "transformers",

@@ -33,7 +33,7 @@ async def test_a_node_that_is_killed_writes_the_same_text_when_it_is_asked_again
         settings.write(f"metrics_port = {metrics}\n")
     hand_out = directory / "hand-out"
     worker = ("--config", str(hand_out / "worker/w1/cloud.toml"), "--target", str(tiny), "--threads", "1")
-    edge = ("--config", str(hand_out / "edge/alice/edge.toml"), "--draft", "none", "--tokenizer", str(tiny))
+    edge = ("--config", str(hand_out / "edge/alice/edge.toml"), "--draft", "none")
     with running(directory, tmp_path / "log") as (_, ready):
         started: list[Process] = []
 

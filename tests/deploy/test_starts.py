@@ -107,7 +107,7 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
     of_worker = ("--config", str(worker / "cloud.toml"), "--target", str(tiny))
     watched = (*of_worker, "--metrics-port", str(figures_of_worker))
     of_edge = (
-        *("--config", str(edge / "edge.toml"), "--draft", "none", "--tokenizer", str(tiny)),
+        *("--config", str(edge / "edge.toml"), "--draft", "none"),
         *("--api-port", str(api)),
     )
     with running(directory, tmp_path / "log", "--log-level", "info"):

@@ -176,7 +176,7 @@ def test_it_drafts_what_transformers_would_and_is_as_sure(graphs: Path, checkpoi
     ("missing", "what", "why", "hint"),
     [
         ("onnx", "checkpoint", "has no graphs", "flexspec draft export --model"),
-        ("onnxruntime", "graphs", "needs onnxruntime", "pip install '.[edge]'"),
+        ("onnxruntime", "graphs", "needs onnxruntime", "pip install '.[draft]'"),
         ("torch", "default", "has no graphs", "flexspec draft export --base default --onnx"),
     ],
 )

@@ -78,7 +78,7 @@ def draft() -> DraftModel:
 
 
 def prompt_of(text: str) -> tuple[int, ...]:
-    loaded = draft().loaded
+    loaded = draft().text
     return encode_turns(loaded.tokenizer, [Turn("user", text)], max_context=loaded.max_context)
 
 
@@ -112,7 +112,7 @@ async def read(generation: Generation) -> tuple[int, ...]:
 
 def check(generation: Generation, tokens: tuple[int, ...]) -> None:
     wish = generation.request
-    assert tokens == alone(wish.prompt, wish.sampling, wish.limit, draft().loaded.eos)
+    assert tokens == alone(wish.prompt, wish.sampling, wish.limit, draft().text.eos)
 
 
 PLANS = {
@@ -129,7 +129,7 @@ PLANS = {
 async def test_it_is_the_targets_text_whoever_drafts(broker: PrivateBroker) -> None:
     """Drawn texts by all plans in one batch, beside a greedy one and one with `min_p`."""
     prompt = prompt_of(SEA)
-    async with edge_of(broker, "edge", draft().drafter, draft().loaded) as node:
+    async with edge_of(broker, "edge", draft().drafter, draft().text) as node:
         asked = {who: node.generate(request(prompt, WARM, 28, plan)) for who, plan in PLANS.items()}
         others = [
             node.generate(request(prompt_of(SKY), params, 24))
@@ -159,7 +159,7 @@ WITHOUT_TORCH = (
 async def test_the_command_of_a_device_without_torch_prints_the_targets_text(broker: PrivateBroker) -> None:
     # Here, and in all tests of this file.
     assert draft().engine == "ONNX Runtime, mixed weights, 16,384 token ids"
-    folder = str(draft().loaded.source)
+    folder = str(draft().text.source)
     finishes: list[dict[str, Any]] = []
     for drafts in (("--draft", folder), ("--draft", "none", "--tokenizer", folder, "--draft-length", "0")):
         asked = await Process.start(
@@ -172,7 +172,7 @@ async def test_the_command_of_a_device_without_torch_prints_the_targets_text(bro
         )
         finishes.append((await events_of(asked))[-1])
     drafted, undrafted = finishes
-    expected = alone(prompt_of(SEA), WARM, 28, draft().loaded.eos)
+    expected = alone(prompt_of(SEA), WARM, 28, draft().text.eos)
     assert tuple(drafted["tokens"]) == tuple(undrafted["tokens"]) == expected
     assert drafted["stats"]["accepted"] > 0 == undrafted["stats"]["accepted"]
 
@@ -201,7 +201,7 @@ ASKED: dict[str, Any] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(broker: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
-    drafter, text = draft().drafter, draft().loaded
+    drafter, text = draft().drafter, draft().text
     node = EdgeNode(EdgeSettings(edge="tools"), drafter, text.fingerprint, text.eos)
     link = LinkSettings(port=broker.port, client_id="e-tools")
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -218,7 +218,7 @@ async def client(broker: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
 def called_alone(params: Sampling, **more: Any) -> tuple[str, list[tuple[str, str]]]:
     """Content and calls of the text that the target alone writes under the mask, with our tools or `more` ones."""
     asked = chat_request({**ASKED, "tools": TOOLS, **more})
-    use, text = asked.spec.tools, draft().loaded
+    use, text = asked.spec.tools, draft().text
     assert isinstance(use, ToolUse)
     turns = [turn for turn in asked.spec.prompt if isinstance(turn, Turn)]
     prompt = encode_turns(text.tokenizer, turns, use, max_context=text.max_context)
@@ -356,23 +356,23 @@ CALL = Grammar.from_json_schema({
 async def test_the_text_is_what_the_target_alone_writes_under_the_mask(broker: PrivateBroker) -> None:
     prompt, limit = prompt_of("Turn on the kitchen light at half brightness."), 80
     params = Sampling(0.9, 40, 0.95, 11)
-    grammars = draft().loaded.grammars()
+    grammars = draft().text.grammars()
     assert grammars is not None
     compiled = grammars.compile(CALL)
     wish = GenerationRequest(
         prompt=prompt, sampling=params, limit=limit, policy=FixedPolicy(Plan(4, 1, 1)), grammar=CALL,
         engine=engine_name(), compiled=compiled,
     )  # fmt: skip
-    async with edge_of(broker, "edge", draft().drafter, draft().loaded) as node:
+    async with edge_of(broker, "edge", draft().drafter, draft().text) as node:
         asked = {who: node.generate(replace(wish, policy=FixedPolicy(plan))) for who, plan in PLANS.items()}
         asked["a device that reads no grammars"] = node.generate(replace(wish, compiled=None))
         texts = await asyncio.gather(*map(read, asked.values()))
-    expected = alone(prompt, params, limit, draft().loaded.eos, CALL.source)
+    expected = alone(prompt, params, limit, draft().text.eos, CALL.source)
     assert dict(zip(asked, texts, strict=True)) == dict.fromkeys(asked, expected)
     assert max(each.machine.counters.forced for each in asked.values()) > 30
     assert asked["each token asked for"].machine.counters.rounds <= len(expected) - 30
     assert asked["device"].machine.counters.rounds < asked["each token asked for"].machine.counters.rounds
-    json.loads(decode(draft().loaded.tokenizer, expected))
+    json.loads(decode(draft().text.tokenizer, expected))
 
 
 async def test_a_grammar_travels_once_and_a_wrong_one_is_told(broker: PrivateBroker) -> None:
@@ -384,7 +384,7 @@ async def test_a_grammar_travels_once_and_a_wrong_one_is_told(broker: PrivateBro
     )  # fmt: skip
     asks = (Subscription("f1/o/+/+"), Subscription("f1/d/+/+"))
     listens = LinkSettings(port=broker.port, client_id="hears", subscriptions=asks)
-    async with edge_of(broker, "edge", draft().drafter, draft().loaded) as node, linked(listens) as link:
+    async with edge_of(broker, "edge", draft().drafter, draft().text) as node, linked(listens) as link:
         first = node.generate(wish)
         text = await read(first)
         again = node.generate(replace(wish, prompt=(*prompt, *text, *prompt)))

@@ -13,13 +13,23 @@ from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from zstandard import ZstdCompressor
 
 from flexspec_mq.codec import Codec
+from flexspec_mq.codec.blobs import blob_name
 from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models import target_text as module
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.fingerprint import FINGERPRINT_BYTES, TokenizerContents, left_out_ids
 from flexspec_mq.models.load import LoadedText, load_text
-from flexspec_mq.models.target_text import as_told, target_text, token_map
+from flexspec_mq.models.target_text import (
+    as_fetched,
+    as_told,
+    target_text,
+    token_map,
+    told_text,
+    unpacked_tokenizer,
+)
 from flexspec_mq.models.text import StreamDecoder, Turn, decode, encode_turns, text_from_bytes
 from flexspec_mq.models.tokenizer import Tokenizer
 from schemas.status import TokenizerStatus
@@ -281,7 +291,7 @@ TARGETS = {
 WRITTEN = st.lists(
     st.sampled_from(["<think>", "<tool>", "<s>", "</s>", " ", "cat", "x"]) | st.text(max_size=4)
 ).map("".join)
-DEVICES = {"plain": PLAIN, "two": with_added(TOOL, THINK), "one": with_added(THINK)}
+DEVICES = {"plain": PLAIN, "two": with_added(TOOL, THINK), "one": with_added(THINK), "none": None}
 
 
 @pytest.mark.parametrize("theirs", TARGETS)
@@ -305,20 +315,45 @@ def test_a_device_writes_and_reads_as_the_target_does(
 @cache
 def at_a_device(ours: str, theirs: str) -> tuple[LoadedText, LoadedText]:
     """The text part of a target, and what a device makes of it."""
-    target = spoken(TARGETS[theirs], eos=(1, 2))
-    return target, told(spoken(DEVICES[ours]), target)
+    target, own = spoken(TARGETS[theirs], eos=(1, 2)), DEVICES[ours]
+    return target, told(None if own is None else spoken(own), target)
 
 
-def told(ours: LoadedText, target: LoadedText) -> LoadedText:
-    """The target's text as it arrives at a device."""
-    payload = CODEC.encode_target_text(target_text(target))
-    return as_told(ours, CODEC.decode_target_text(payload), target.fingerprint.hex(), target.tokenizer_status)
+def told(ours: LoadedText | None, target: LoadedText) -> LoadedText:
+    """The target's text as it arrives at a device, which may have no tokenizer of its own."""
+    tokenizer, text, file = told_text(target)
+    assert tokenizer.file == blob_name(file)
+    document = CODEC.decode_target_text(CODEC.encode_target_text(text))
+    if ours is None:
+        unpacked = unpacked_tokenizer(file, checked=True)
+        return as_fetched(unpacked, document, target.fingerprint.hex(), tokenizer)
+    return as_told(ours, document, target.fingerprint.hex(), tokenizer)
 
 
 def test_the_real_target_tells_half_a_kilobyte() -> None:
     real = load_text(default_model_path())
     assert len(CODEC.encode_target_text(target_text(real))) < 500
     assert told(real, real).tokenizer.encode("Hello<|im_end|>") == real.tokenizer.encode("Hello<|im_end|>")
+
+
+def test_a_strangers_tokenizer_is_parsed_in_a_process_of_its_own_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = spoken(PLAIN)
+    tokenizer, text, file = told_text(target)
+    unpacked = unpacked_tokenizer(file, checked=False)
+    assert unpacked == PLAIN.backend_tokenizer.to_str()
+    with pytest.raises(ModelError, match="is not true"):
+        as_fetched(unpacked, text, "00" * 16, tokenizer)
+    packed = ZstdCompressor().compress
+    for damaged in (b"", b"x", file[:-1], packed(b"{}"), packed(b"\xff"), packed(b"[" * 100_000)):
+        with pytest.raises(ModelError, match="cannot be read"):
+            unpacked_tokenizer(damaged, checked=False)
+    with pytest.raises(ModelError, match="more than 40000000 bytes"):
+        unpacked_tokenizer(packed(bytes(40_000_001)), checked=False)
+    monkeypatch.setattr(module, "_PARSE", "import os; os.abort()")  # as the library may
+    with pytest.raises(ModelError, match="SIGABRT"):
+        unpacked_tokenizer(file, checked=False)
 
 
 @pytest.mark.parametrize(

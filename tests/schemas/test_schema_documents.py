@@ -123,6 +123,8 @@ def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
         "delivery": topics.delivery_filter(edge).replace("+", "{session}"),
         "workerStatus": topics.worker_status_topic(worker),
         "targetText": topics.target_text_topic(worker),
+        "blobRequest": topics.blob_request_topic(worker, edge),
+        "blob": topics.blob_topic(edge),
         "edgeStatus": topics.edge_status_topic(edge),
         "statement": topics.statement_topic(),
         "keySet": topics.keys_topic(family),

@@ -23,7 +23,7 @@ from flexspec_mq.daemon.retry import Backoff, retrying
 from flexspec_mq.errors import LinkDown, UsageError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.load import load_text
-from flexspec_mq.models.target_text import target_text
+from flexspec_mq.models.target_text import told_text
 from flexspec_mq.settings.values import is_loopback, read_api_key
 from schemas.messages import Sampling
 
@@ -129,8 +129,7 @@ async def _connect(
         dtype="",
         keeps=True,
         recommended=recommended(loaded.generation),
-        tokenizer=loaded.tokenizer_status,
-        text=target_text(loaded),
+        **told_text(loaded)._asdict(),
         timings=timings,
         target=model,
         proof=f"{model} at {server.url}: exact up to ties; {timings.forward:.0f} ms a token of a stream, "

@@ -91,7 +91,7 @@ def write_onnx(
     if not can_write():
         raise ModelError(
             "writing graphs of ONNX needs onnx, torch, transformers and safetensors",
-            hint=f"install them, {how_to_install('models,edge,export')}",
+            hint=f"install them, {how_to_install('models,draft,export')}",
         )
     if out.exists() and not (out / MANIFEST).exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty and holds no graphs of a draft", hint="give another folder")

@@ -1,0 +1,175 @@
+"""Blobs over a link: who holds some answers requests for them, and who fetches one puts its pieces together.
+
+A device asks for a few pieces at a time, and for the rest when these are there: so a bad link costs what was on its
+way, and a holder sends nothing that nobody waits for. Any holder of a blob can go on where another one stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from flexspec_mq import entropy, topics, waiting
+from flexspec_mq.codec.blobs import blob_name, decode_blob, encode_blob
+from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.errors import LinkDown, PublishRefused, RemoteProtocolError
+from schemas.blobs import MAX_PIECE, BlobPiece, BlobRequest
+
+if TYPE_CHECKING:
+    from flexspec_mq.transport.link import Link
+
+_PIECES = 8
+"""Pieces that are asked for at a time."""
+_ASKERS = 1024
+"""Clients whose requests wait, and whose bytes of the day are counted."""
+_DAY = 86_400.0
+_A_DAY = 4
+"""Times that a client gets the bytes of all blobs in a day."""
+
+_log = logging.getLogger(__name__)
+
+
+class BlobHolder:
+    """Answers requests for blobs, one piece after the other, behind all else that is to be published.
+
+    Args:
+        blobs: bytes by their names.
+        others: waits until nothing else is to be published, or for so many seconds.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        blobs: Mapping[str, bytes],
+        others: Callable[[float], Awaitable[object]],
+        clock: Callable[[], float] = entropy.now,
+    ) -> None:
+        self._blobs, self._others, self._clock = blobs, others, clock
+        self._requests: OrderedDict[str, BlobRequest] = OrderedDict()
+        self._given: ExpiringMap[str, list[int]] = ExpiringMap(most=_ASKERS, ttl=_DAY)
+        self._a_day = _A_DAY * sum(map(len, blobs.values()))
+        self._work = asyncio.Event()
+
+    def ask(self, asker: str, payload: bytes) -> None:
+        """Take a client's request, in place of its last one.
+
+        Raises:
+            RemoteProtocolError: it is none.
+        """
+        request = decode_blob(payload, BlobRequest)
+        if asker not in self._requests and len(self._requests) >= _ASKERS:
+            return  # it asks again
+        self._requests[asker] = request
+        self._work.set()
+
+    async def run(self, link: Link) -> None:
+        """Send pieces until cancelled."""
+        while True:
+            await self._work.wait()
+            if not self._requests:
+                self._work.clear()
+                continue
+            asker, request = self._requests.popitem(last=False)
+            for piece in self._answer(asker, request):
+                await self._others(waiting.ANSWER)
+                try:
+                    await link.publish(topics.blob_topic(asker), encode_blob(piece), qos=1)
+                except (LinkDown, PublishRefused) as error:
+                    _log.info("a piece of a blob for %s was lost: %s", asker, error.message)
+                    break
+
+    def _answer(self, asker: str, request: BlobRequest) -> list[BlobPiece]:
+        blob, now = self._blobs.get(request.name, b""), self._clock()
+        if (given := self._given.get(asker, now)) is None:
+            self._given.put(asker, given := [0], now)
+        end = min(len(blob), request.begin + min(request.most, _PIECES * MAX_PIECE))
+        if request.begin >= end or given[0] + end - request.begin > self._a_day:
+            return [BlobPiece(request.name, 0, request.begin)]
+        given[0] += end - request.begin
+        return [
+            BlobPiece(request.name, len(blob), begin, blob[begin : min(end, begin + MAX_PIECE)])
+            for begin in range(request.begin, end, MAX_PIECE)
+        ]
+
+
+class BlobFetch:
+    """A blob that is being fetched, from one holder after another where one is silent.
+
+    Args:
+        asker: client that fetches it.
+        name: which.
+        most: bytes that it may have.
+        holder: names the holder to ask next; None where there is none any more.
+    """
+
+    def __init__(self, asker: str, name: str, most: int, holder: Callable[[], str | None]) -> None:
+        self._asker, self._name, self._most, self._holder = asker, name, most, holder
+        self._data = bytearray()
+        self._size: int | None = None
+        self._refused = False
+        self._news = asyncio.Event()
+
+    @property
+    def size(self) -> int:
+        """Bytes of it; 0 until the first of them are there."""
+        return self._size or 0
+
+    def __len__(self) -> int:
+        """Bytes that are there."""
+        return len(self._data)
+
+    def take(self, payload: bytes) -> None:
+        """Take a piece; one of another blob, or of another place, is left.
+
+        Raises:
+            RemoteProtocolError: it is none.
+        """
+        piece = decode_blob(payload, BlobPiece)
+        if piece.name != self._name or piece.begin != len(self):
+            return
+        self._refused = not piece.data
+        if piece.data and len(self) + len(piece.data) <= piece.size == (self._size or piece.size):
+            self._size = piece.size
+            if piece.size <= self._most:
+                self._data += piece.data
+        self._news.set()
+
+    async def run(self, link: Link) -> bytes | None:
+        """Fetch it; None if nobody is left who holds it.
+
+        Args:
+            link: link that is subscribed to the topic of pieces.
+
+        Raises:
+            RemoteProtocolError: it is too large, or what came has another hash.
+        """
+        asked: str | None = None
+        while len(self) < (self.size or 1) <= self._most:
+            asked = asked or self._holder()
+            if asked is None:
+                return None
+            before, end = len(self), len(self) + _PIECES * MAX_PIECE
+            request = encode_blob(BlobRequest(self._name, before, _PIECES * MAX_PIECE))
+            try:
+                await link.publish(topics.blob_request_topic(asked, self._asker), request, qos=0)
+                while len(self) < min(end, self.size or end) and self.size <= self._most:
+                    self._news.clear()
+                    async with asyncio.timeout(waiting.CONNECT):
+                        await self._news.wait()
+                    if self._refused:
+                        _log.info("worker %s does not give blob %s", asked, self._name)
+                        await asyncio.sleep(waiting.CONNECT)
+                        break
+            except (LinkDown, PublishRefused, TimeoutError) as error:
+                _log.info("no piece of blob %s from worker %s: %s", self._name, asked, error)
+                await asyncio.sleep(waiting.LOOK)
+            if len(self) == before:
+                asked = None
+        if self.size > self._most:
+            raise RemoteProtocolError(f"it has {self.size} bytes, more than {self._most}")
+        if blob_name(self._data) != self._name:
+            raise RemoteProtocolError("it has another hash than its name")
+        return bytes(self._data)
