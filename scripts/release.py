@@ -28,9 +28,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {
     "broker": "serve",
-    "edge": "edge,serve",
-    "worker": "models,edge,export,serve,gguf",
+    "edge": "edge",
+    "worker": "models,draft,export,serve,gguf",
     "server": "servers,serve",
+    "drafting": "edge,draft",
     "demo": "demo",
 }
 """Extras of each bill of materials: those of README's table, and all that `flexspec demo` needs on one machine."""

