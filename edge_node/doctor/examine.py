@@ -16,6 +16,7 @@ from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_packages, check_port, load_model
 from flexspec_mq.doctor.statuses import living_workers
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.default import default_model_folder
 from flexspec_mq.models.onnx.folder import default_graphs_folder, has_graphs
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED
@@ -73,7 +74,7 @@ class EdgeDoctor(DaemonDoctor):
 
     async def _load_draft(self) -> str:
         node = self._config.node
-        default = node.tokenizer is None and node.draft in ("default", "none") and not _has_default_graphs()
+        default = node.draft == "default" and _is_made_of_the_default_model()
         load = partial(self._load, node, lambda _text: None)
         draft = self._draft = await load_model(f"the draft {node.draft}", load, default=default)
         if draft.loaded is None:
@@ -174,9 +175,9 @@ class EdgeDoctor(DaemonDoctor):
         return await text_over_api(self._node, self._config.api, self.family.family or self.version)
 
 
-def _has_default_graphs() -> bool:
-    """Whether the default draft's graphs are in the cache."""
+def _is_made_of_the_default_model() -> bool:
+    """Whether the default draft is not there yet, and what it is made of is installed."""
     try:
-        return has_graphs(default_graphs_folder())
+        return not has_graphs(default_graphs_folder()) and bool(default_model_folder())
     except ModelError:
         return False

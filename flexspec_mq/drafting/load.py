@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import util
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,9 @@ def text_of(settings: DraftSettings, say: Say) -> LoadedText:
 
 
 def has_default_draft() -> bool:
-    """Whether the default draft is here, or what it is made of."""
+    """Whether the default draft is here, or what it is made of, and what runs it."""
+    if util.find_spec("onnxruntime") is None:
+        return False
     try:
         return has_graphs(default_graphs_folder()) or bool(default_model_folder())
     except ModelError:
