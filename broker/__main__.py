@@ -113,6 +113,7 @@ def _check(options: argparse.Namespace) -> int:
         username=options.username,
         password_file=options.password_file,
         tls_ca=options.ca,
+        insecure=True,  # which it then says
     )
     link = link_settings(at, "flexspec-check")
     if link.tls is not None:

@@ -114,6 +114,7 @@ class Deployment:
             tls_ca=self.directory / TLS / certificates.CA if known.names else None,
             tls_cert=certificate,
             tls_key=certificate and self.directory / CLIENT_KEY,
+            insecure=True,  # the centre's deployment decides that
         )
         return Bridge(
             link_settings(options, f"b-{known.site}"),

@@ -9,7 +9,7 @@ from typing import Annotated
 from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting, verify
-from flexspec_mq.settings.values import address
+from flexspec_mq.settings.values import address, is_loopback
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -66,6 +66,12 @@ class LinkOptions:
     tls_ca: Annotated[Path | None, Setting(help="certificate authority to trust; turns TLS on")] = None
     tls_cert: Annotated[Path | None, Setting(help="client certificate; turns TLS on")] = None
     tls_key: Annotated[Path | None, Setting(help="key of the client certificate")] = None
+    insecure: Annotated[
+        bool,
+        Setting(
+            help="connect to a broker on another machine without TLS: whoever is on the way reads and forges"
+        ),
+    ] = False
     answer_timeout: Annotated[
         float,
         Setting(
@@ -116,6 +122,12 @@ def link_settings(options: LinkOptions, client_id: str) -> LinkSettings:
     if options.tls_ca or options.tls_cert:
         files = TlsSettings(options.tls_ca, options.tls_cert, options.tls_key)
     host, port, tls = broker_at(options.broker, files)
+    if tls is None and not (options.insecure or is_loopback(host)):
+        raise UsageError(
+            f"the broker {host} is another machine, and the link to it is without TLS",
+            hint="mqtts://HOST trusts the system's authorities, --tls-ca another one, which `flexspec-broker init` "
+            "makes; --insecure connects without",
+        )
     password = options.password if options.password_file is None else _password(options.password_file)
     return LinkSettings(
         host=host,

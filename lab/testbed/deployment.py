@@ -101,7 +101,8 @@ class LocalDeployment:
     @property
     def at_broker(self) -> Sequence[str]:
         """Flags that name the broker; what follows them may say otherwise, or name a file."""
-        return (*NO_FILE, "--broker", f"{self.host}:{self.port}")
+        # Nobody else is on a link of our own.
+        return (*NO_FILE, "--broker", f"{self.host}:{self.port}", "--insecure")
 
     def on(self, side: Side, command: Sequence[str]) -> list[str]:
         """The command that runs `command` on a side."""

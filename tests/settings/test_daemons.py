@@ -229,7 +229,10 @@ def test_a_folder_beside_the_file_is_meant(
     ],
 )
 def test_a_broker_by_its_url(broker_url: str, host: str, port: int, tls: bool) -> None:
-    link = link_settings(LinkOptions(broker=broker_url), "e")
+    if not tls and host != "::1":
+        with pytest.raises(UsageError, match=f"the broker {host} is another machine"):
+            link_settings(LinkOptions(broker=broker_url), "e")
+    link = link_settings(LinkOptions(broker=broker_url, insecure=True), "e")
     assert (link.host, link.port, link.tls) == (host, port, TlsSettings() if tls else None)
     if tls:
         link = link_settings(LinkOptions(broker=broker_url, tls_ca=Path("ca.crt")), "e")
