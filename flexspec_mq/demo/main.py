@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from flexspec_mq import waiting
+from flexspec_mq.chat.answer import AnswerView
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.demo.children import NO_FILE, Children, python
@@ -88,8 +89,7 @@ async def _run(args: argparse.Namespace, screen: Screen) -> int:
             tell("starting", "broker")
             port = await _broker(children)
             tell("ready: 100 %", "broker")
-            tokenizer = () if args.target == "default" else (f"--tokenizer={args.target}",)
-            sides = {} if args.chat else {"streaming": [*_STREAMING, *tokenizer]}
+            sides = {} if args.chat else {"streaming": [*_STREAMING]}
             sides["edge"] = [f"--draft={args.draft}"]
             # A proxy for each node, so that each is counted and cut on its own.
             proxy, target = partial(Proxy.steady, LINKS[args.link]), ("127.0.0.1", port)
@@ -177,26 +177,32 @@ async def _compare(args: argparse.Namespace, screen: Screen, nodes: Sequence[tup
         "seed": secrets.randbits(32) if args.seed is None else args.seed,
         "wait": args.outage + waiting.PATIENCE,
     }
-    modes = ("hold", "provisional")
-    screen.question(args.prompt)
+    sides = [*zip(TITLES, nodes, ("hold", "provisional"), strict=True)]
     runs: list[Recording] = []
+
+    def take(run: Recording, title: str) -> None:
+        runs.append(run)
+        if run.text != runs[0].text:
+            raise FlexSpecError(
+                f"{title}: another text than the target alone wrote", hint="this is a bug: please report it"
+            )
+
+    screen.question(args.prompt)
+    screen.legend()
+    for title, (url, link), mode in sides:
+        screen.say(f"\n{title}, as it comes:")
+        with AnswerView(screen.console) as shown:
+            take(await record(url, {**body, "offline": mode}, link=link, shown=shown), title)
+    half = len(runs[0].text) // 2
+    screen.say("\nOnce more, and when half of the text has come, the network is cut:")
     with screen.bars(*TITLES) as tell:
-        for how in ("undisturbed", "cut"):
-            for title, (url, link), mode in zip(TITLES, nodes, modes, strict=True):
-                tell(f"recorded in turns, {how}", title)
-                half = len(runs[0].text) // 2 if how == "cut" else math.inf
-                asked = {**body, "offline": mode}
-                runs.append(await record(url, asked, link=link, cut_behind=half, outage=args.outage))
-                if runs[-1].text != runs[0].text:
-                    raise FlexSpecError(
-                        f"{title}, {how}: another text than the target alone wrote",
-                        hint="this is a bug: please report it",
-                    )
+        for title, (url, link), mode in sides:
+            tell(f"cut for {args.outage:g} s, recorded", title)
+            asked = {**body, "offline": mode}
+            take(await record(url, asked, link=link, cut_behind=half, outage=args.outage), title)
     screen.say("Both share this machine, so they were recorded in turns; they are played at their true pace.")
     screen.say(
-        f"When half of the text has come, the network is cut for {args.outage:g} s. What is missing then comes"
+        "What is missing in the cut comes late, or again; with drafts, the device's draft writes on meanwhile.\n"
     )
-    screen.say("late, or again; with drafts, the device's draft writes on meanwhile, unverified.\n")
-    screen.legend()
     await screen.play(runs[2:])
     screen.figures(runs[:2], runs[2:])
