@@ -183,9 +183,8 @@ async def _compare(args: argparse.Namespace, screen: Screen, nodes: Sequence[tup
     def take(run: Recording, title: str) -> None:
         runs.append(run)
         if run.text != runs[0].text:
-            raise FlexSpecError(
-                f"{title}: another text than the target alone wrote", hint="this is a bug: please report it"
-            )
+            what = f"{title}: another text than the target alone wrote"
+            raise FlexSpecError(what, hint="this is a bug: please report it")
 
     screen.question(args.prompt)
     screen.legend()
@@ -193,13 +192,12 @@ async def _compare(args: argparse.Namespace, screen: Screen, nodes: Sequence[tup
         screen.say(f"\n{title}, as it comes:")
         with AnswerView(screen.console) as shown:
             take(await record(url, {**body, "offline": mode}, link=link, shown=shown), title)
-    half = len(runs[0].text) // 2
     screen.say("\nOnce more, and when half of the text has come, the network is cut:")
     with screen.bars(*TITLES) as tell:
         for title, (url, link), mode in sides:
             tell(f"cut for {args.outage:g} s, recorded", title)
-            asked = {**body, "offline": mode}
-            take(await record(url, asked, link=link, cut_behind=half, outage=args.outage), title)
+            cut = {"cut_behind": len(runs[0].text) // 2, "outage": args.outage}
+            take(await record(url, {**body, "offline": mode}, link=link, **cut), title)
     screen.say("Both share this machine, so they were recorded in turns; they are played at their true pace.")
     screen.say(
         "What is missing in the cut comes late, or again; with drafts, the device's draft writes on meanwhile.\n"
