@@ -31,8 +31,8 @@ Format = str | dict[str, Any]
 """``json``, or a JSON schema; empty for none."""
 
 
-class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Unknown fields of it are ignored, as Ollama does."""
 
 
 class OllamaOptions(Sampled, _Request, frozen=True, kw_only=True):

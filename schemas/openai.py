@@ -657,6 +657,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         created: seconds since the Unix epoch; since when a worker serves it.
+        max_model_len: positions, prompt and new tokens together, by vLLM's name; absent until a worker has told.
         flexspec: meaning of the name; only where the node follows a family.
     """
 
@@ -664,6 +665,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "flexspec"
+    max_model_len: int | UnsetType = UNSET
     flexspec: ModelVersion | UnsetType = UNSET
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
@@ -72,11 +73,15 @@ class Api:
     def models(self) -> dict[str, Model]:
         """All that can be asked for now, by id."""
         if self.node.models.followed is None:
-            return {name: Model(id=name, created=since) for name, since in sorted(self.versions().items())}
+            return {
+                name: Model(id=name, created=since, max_model_len=self._context(name))
+                for name, since in sorted(self.versions().items())
+            }
         return {
             name: Model(
                 id=name,
                 created=since // 1000,
+                max_model_len=self._context(version.name),
                 flexspec=ModelVersion(
                     version=version.name,
                     state=version.state.name.lower(),
@@ -87,6 +92,11 @@ class Api:
             )
             for name, since, version in self.node.models.listed()
         }
+
+    def _context(self, version: str) -> int | UnsetType:
+        texts, status = self.node.texts, self.node.directory.status(version)
+        text = None if texts is None or status is None else texts.of(status)
+        return UNSET if text is None or isinstance(text, str) else text.max_context
 
     async def version(self, asked: str | None) -> str | None:
         """The version that a request means; with a family what it asks for, which means one when its text opens.

@@ -170,7 +170,8 @@ def read(kind: type[S], body: dict[str, Any], where: str = "", *, ignored: list[
         kind: a request, or an object within one.
         body: the object.
         where: put before names in errors, ``messages[3].``.
-        ignored: takes the names of fields that ask for what is unknown or not supported; without it they are refused.
+        ignored: takes the names of fields that ask for what is unknown or not supported; without it they are refused,
+            but for unknown ones of a kind that may have such.
 
     Raises:
         ApiError: 400, naming the field.
@@ -186,9 +187,10 @@ def read(kind: type[S], body: dict[str, Any], where: str = "", *, ignored: list[
     for field_name in body:
         if field_name not in fields:
             name = f"{where}{field_name}"
-            if ignored is None:
+            if ignored is not None:
+                ignored.append(name)
+            elif kind.__struct_config__.forbid_unknown_fields:
                 raise bad(name, f"{name} is not known here", code="unknown_parameter")
-            ignored.append(name)
     return kind(**values)
 
 

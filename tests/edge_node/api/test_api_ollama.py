@@ -106,7 +106,6 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "m", "messages": HELLO, "options": {"repeat_penalty": 1.1}}, 400, "repeat_penalty"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"top_p": 0}}, 400, "options.top_p"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"min_p": 2}}, 400, "options.min_p"),
-    ("chat", {"model": "m", "messages": HELLO, "options": {"surprise": 1}}, 400, "options.surprise"),
     ("chat", {"model": "m", "messages": HELLO, "tools": [{"function": {"name": "a b"}}]}, 400, "'a b'"),
     ("generate", {"model": "m", "prompt": "a", "suffix": "b"}, 400, "suffix"),
     ("generate", {"model": "m", "prompt": "a", "context": [1]}, 400, "/api/chat"),
@@ -116,6 +115,17 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("create", {"model": "m"}, 501, "flexspec-cloud"),
     ("nothing", {}, 404, "no such path"),
 ]
+
+
+async def test_fields_that_nobody_knows_are_ignored_as_by_ollama(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        options = {"num_predict": 4, "seed": 1}
+        body = {"model": api.version, "messages": HELLO, "stream": False, "options": options}
+        known = (await api.http.post(f"{api.url}/api/chat", json=body)).json()
+        surprise = {"max_output_tokens": 9, "options": {**options, "surprise": {"a": 1}}}
+        asked = (await api.http.post(f"{api.url}/api/chat", json=body | surprise)).json()
+        assert asked["message"] == known["message"]
+        assert asked["eval_count"] == 4
 
 
 async def test_errors(mosquitto: PrivateBroker) -> None:

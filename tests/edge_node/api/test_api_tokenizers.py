@@ -18,6 +18,7 @@ from schemas.messages import Identity, Sampling
 from schemas.status import TokenizerStatus
 from tests.daemons import TARGET, FakeEngine, until
 from tests.edge_node.api.served import (
+    CONTEXT,
     TEMPLATE,
     Served,
     another,
@@ -66,6 +67,7 @@ async def test_a_target_with_another_chat_template_and_end_is_written_by_its_own
         answer = await api.chat(seed=seed, max_tokens=40)
         assert content(answer) == shown(tokens)
         assert answer.json()["usage"]["prompt_tokens"] == len(ids)
+        assert (await api.get("/v1/models")).json()["data"][0]["max_model_len"] == CONTEXT
         assert await readiness(api) == (200, {"status": "ready", "reason": words})
         node = await asyncio.to_thread(find_node, "127.0.0.1", api.port)
         assert node is not None
