@@ -11,8 +11,8 @@ from msgspec import Meta
 
 MAX_BLOB = 2**30
 """Bytes of a blob at most; who fetches one has a bound of its own."""
-MAX_PIECE = 32_768
-"""Bytes that travel in one message at most."""
+MAX_PIECE = 16_384
+"""Bytes that travel in one message at most: any broker that sessions can use takes it."""
 
 BlobName = Annotated[str, Meta(pattern="^[0-9a-f]{32}$(?!\n)")]
 """BLAKE2b-128 of its bytes, in hex."""

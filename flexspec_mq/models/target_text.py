@@ -21,6 +21,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, get_frame_parameters
 
+from flexspec_mq import waiting
 from flexspec_mq.codec.blobs import blob_name
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.fingerprint import TokenizerContents, left_out_ids, other_vocabulary
@@ -128,7 +129,7 @@ def unpacked_tokenizer(file: bytes, *, checked: bool) -> str:
         text = ZstdDecompressor().decompress(file)
         if not checked:
             command = [sys.executable, "-I", "-c", _PARSE]
-            subprocess.run(command, input=text, check=True, capture_output=True, timeout=2 * _PARSE_SECONDS)
+            subprocess.run(command, input=text, check=True, capture_output=True, timeout=waiting.STARTS)
         return text.decode()
     except (ZstdError, ValueError, subprocess.SubprocessError, OSError) as error:
         raise ModelError(f"the target's tokenizer cannot be read: {error!s:.200}") from error

@@ -21,7 +21,7 @@ from schemas.blobs import MAX_PIECE, BlobPiece, BlobRequest
 if TYPE_CHECKING:
     from flexspec_mq.transport.link import Link
 
-_PIECES = 8
+_PIECES = 16
 """Pieces that are asked for at a time."""
 _ASKERS = 1024
 """Clients whose requests wait, and whose bytes of the day are counted."""

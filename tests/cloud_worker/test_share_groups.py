@@ -62,7 +62,7 @@ async def test_nor_a_version_that_comes_later(tmp_path: Path) -> None:
     path = file(tmp_path, new_groups().only(("base",)))
     worker = CloudWorker(WorkerSettings(worker="w", share_groups=path), FakeEngine())
     await worker.open_version("base-2")
-    assert len(worker.link_settings(LinkSettings(client_id="w")).subscriptions) == 2
+    assert len(worker.link_settings(LinkSettings(client_id="w")).subscriptions) == 3
 
 
 @pytest.mark.parametrize("text", ["", "v1", "v1 a b", "* no-hexadecimal", "a/b group", "v1 a/b", "\xff"])
