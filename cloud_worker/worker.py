@@ -334,15 +334,15 @@ class CloudWorker:
         if inbound.topic == topics.statement_topic():
             self._receive_statement(inbound.payload)
             return
-        if (asker := topics.asker_of_blob(inbound.topic)) is not None:
-            try:
-                self._blobs.ask(asker, inbound.payload)
-            except RemoteProtocolError as error:
-                self._refuse(asker, error.message, entropy.now())
-            return
         sender = topics.sender_of(inbound.topic)
         if sender is None:
             self.malformed += 1
+            return
+        if inbound.topic == topics.blob_request_topic(self.settings.worker, sender.edge):
+            try:
+                self._blobs.ask(sender.edge, inbound.payload)
+            except RemoteProtocolError as error:
+                self._refuse(sender.edge, error.message, entropy.now())
             return
         began = time.thread_time()
         if not isinstance(self._read(*sender, inbound), Draft):  # one that is verified is given back

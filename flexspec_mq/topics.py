@@ -98,12 +98,6 @@ def blob_topic(asker: str) -> str:
     return f"{ROOT}/b/{asker}"
 
 
-def asker_of_blob(topic: str) -> str | None:
-    """Who asks for bytes of a blob; None for any other topic."""
-    parts = topic.split("/", 4)
-    return parts[3] if len(parts) == 4 and parts[:2] == [ROOT, "g"] and _NAME.fullmatch(parts[3]) else None
-
-
 def edge_status_topic(edge: str) -> str:
     """Retained status of an edge."""
     return f"{ROOT}/e/{edge}"
@@ -181,11 +175,11 @@ def asked_topic(edge: str) -> str:
 
 
 class TopicSender(NamedTuple):
-    """Who published on an open or draft topic.
+    """Who published on a topic of a worker's.
 
     Attributes:
         edge: name of the edge.
-        version: target version that an open topic names; None on a draft topic.
+        version: target version that an open topic names; None on a draft topic, or one of requests for blobs.
     """
 
     edge: str
@@ -193,13 +187,13 @@ class TopicSender(NamedTuple):
 
 
 def sender_of(topic: str) -> TopicSender | None:
-    """Who published on an open or draft topic; None for other topics, and names that none can have."""
+    """Who published to a worker: an open, a draft, a request for a blob; None elsewhere, and of no possible name."""
     parts = topic.split("/", 4)
     if len(parts) != 4 or parts[0] != ROOT or not _NAME.fullmatch(parts[3]):
         return None
     if parts[1] == "o" and _NAME.fullmatch(parts[2]):
         return TopicSender(parts[3], parts[2])
-    return TopicSender(parts[3], None) if parts[1] == "d" else None
+    return TopicSender(parts[3], None) if parts[1] in ("d", "g") else None
 
 
 def version_of_opens(topic_filter: str) -> str | None:

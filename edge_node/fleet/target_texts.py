@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,10 +124,11 @@ class TargetTexts:
         )
 
     def give_up(self, statuses: Sequence[WorkerStatus]) -> None:
-        """Wait no longer for the documents of some workers."""
+        """Wait no longer for the documents of some workers. Tokenizers are fetched for the next text still."""
         for status in statuses:
-            if self.of(status) is None and status.tokenizer is not None:
-                self._known.put(_name(status), self._untold(status.tokenizer), 0.0)
+            stated = status.tokenizer
+            if stated is not None and not self.lacks(stated) and self.of(status) is None:
+                self._known.put(_name(status), self._untold(stated), 0.0)
 
     def _untold(self, stated: TokenizerStatus) -> str:
         """Why there is no text part of a target whose worker tells nothing but this, or nothing that we may read."""
@@ -243,7 +245,8 @@ class TargetTexts:
             file = await self._fetch.run(link)
         finally:
             self._fetch = None
-            await link.unsubscribe(pieces)
+            with suppress(LinkDown):  # the filter is forgotten all the same
+                await link.unsubscribe(pieces)
         if file is None:
             return None
         text = await asyncio.to_thread(unpacked_tokenizer, file, checked=False)

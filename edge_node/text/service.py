@@ -157,17 +157,19 @@ class Service:
             there, size = texts.fetched
             if size:
                 self._tell(f"the target's tokenizer, {size / 1e6:.1f} MB, once", self._until(waiting.STALLED))
-            if not await self._directory.wait_until(
+            if await self._directory.wait_until(
                 lambda: texts.chosen(statuses()) is not None, waiting.STALLED
-            ) and texts.fetched == (there, size):
-                texts.give_up(statuses())
-                text = texts.chosen(statuses()) or own
-                break
-        if text is None:
-            raise WorkerError(
-                f"no worker of {self.target.version} has given its tokenizer, and this node has none",
-                hint="--tokenizer names a folder that has it",
-            )
+            ) or texts.fetched != (there, size):
+                continue
+            if not (self._node.link.is_up or self.alone):
+                await self.linked()
+                continue
+            texts.give_up(statuses())
+            if (text := texts.chosen(statuses())) is None:
+                raise WorkerError(
+                    f"no worker of {self.target.version} has given the tokenizer of its target",
+                    hint="ask again; or --tokenizer names a folder that has it",
+                )
         return text
 
     def _until(self, seconds: float) -> float:

@@ -10,19 +10,21 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.codec.blobs import blob_name, decode_blob, encode_blob
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkDown, PublishRefused, RemoteProtocolError
+from flexspec_mq.transport.base import NO_SUBSCRIBERS
 from schemas.blobs import MAX_PIECE, BlobPiece, BlobRequest
 
 if TYPE_CHECKING:
     from flexspec_mq.transport.link import Link
 
 _PIECES = 16
-"""Pieces that are asked for at a time."""
+"""Pieces that are asked for at a time at most; it begins with one."""
 _ASKERS = 1024
 """Clients whose requests wait, and whose bytes of the day are counted."""
 _DAY = 86_400.0
@@ -103,9 +105,18 @@ class BlobFetch:
         name: which.
         most: bytes that it may have.
         holder: names the holder to ask next; None where there is none any more.
+        clock: seconds.
     """
 
-    def __init__(self, asker: str, name: str, most: int, holder: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        asker: str,
+        name: str,
+        most: int,
+        holder: Callable[[], str | None],
+        clock: Callable[[], float] = entropy.now,
+    ) -> None:
+        self._clock = clock
         self._asker, self._name, self._most, self._holder = asker, name, most, holder
         self._data = bytearray()
         self._size: int | None = None
@@ -138,38 +149,66 @@ class BlobFetch:
         self._news.set()
 
     async def run(self, link: Link) -> bytes | None:
-        """Fetch it; None if nobody is left who holds it.
+        """Fetch it; None if nobody is left who holds it, or nothing of it has come for a while.
 
         Args:
             link: link that is subscribed to the topic of pieces.
 
         Raises:
             RemoteProtocolError: it is too large, or what came has another hash.
+            PublishRefused: the broker lets nobody ask for it.
         """
         asked: str | None = None
+        pieces, patience, moved = 1, waiting.CONNECT, self._clock()
         while len(self) < (self.size or 1) <= self._most:
-            asked = asked or self._holder()
-            if asked is None:
+            if (asked := asked or self._holder()) is None:
                 return None
-            before, end = len(self), len(self) + _PIECES * MAX_PIECE
-            request = encode_blob(BlobRequest(self._name, before, _PIECES * MAX_PIECE))
+            before = len(self)
             try:
-                await link.publish(topics.blob_request_topic(asked, self._asker), request, qos=0)
-                while len(self) < min(end, self.size or end) and self.size <= self._most:
-                    self._news.clear()
-                    async with asyncio.timeout(waiting.CONNECT):
-                        await self._news.wait()
-                    if self._refused:
-                        _log.info("worker %s does not give blob %s", asked, self._name)
-                        await asyncio.sleep(waiting.CONNECT)
-                        break
-            except (LinkDown, PublishRefused, TimeoutError) as error:
-                _log.info("no piece of blob %s from worker %s: %s", self._name, asked, error)
+                await self._ask(link, asked, pieces, patience)
+                pieces = min(2 * pieces, _PIECES)
+            except TimeoutError:  # lost, or the link is slow
+                pieces, patience = 1, min(2 * patience, waiting.STALLED)
+            except LinkDown as error:
+                _log.info("blob %s waits: %s", self._name, error.message)
                 await asyncio.sleep(waiting.LOOK)
-            if len(self) == before:
-                asked = None
+                with suppress(LinkDown):
+                    await link.wait_up(waiting.STALLED)
+                moved = self._clock()
+            if len(self) > before:
+                moved = self._clock()
+                continue
+            if self._clock() > moved + waiting.STALLED:
+                return None
+            if self._refused:
+                _log.info("worker %s does not give blob %s", asked, self._name)
+                await asyncio.sleep(waiting.CONNECT)
+            asked = None
         if self.size > self._most:
             raise RemoteProtocolError(f"it has {self.size} bytes, more than {self._most}")
         if blob_name(self._data) != self._name:
             raise RemoteProtocolError("it has another hash than its name")
         return bytes(self._data)
+
+    async def _ask(self, link: Link, holder: str, pieces: int, patience: float) -> None:
+        """Ask for some pieces, and wait until they are there, or not to be had.
+
+        Raises:
+            LinkDown: they cannot be asked for now.
+            PublishRefused: nor later.
+            TimeoutError: none came for so many seconds.
+        """
+        begin, end = len(self), len(self) + pieces * MAX_PIECE
+        request = encode_blob(BlobRequest(self._name, begin, end - begin))
+        self._refused = False
+        try:
+            await link.publish(topics.blob_request_topic(holder, self._asker), request, qos=1)
+        except PublishRefused as error:
+            if error.reason_code != NO_SUBSCRIBERS:
+                raise
+            await asyncio.sleep(waiting.LOOK)  # it is gone
+            return
+        while len(self) < min(end, self.size or end) and self.size <= self._most and not self._refused:
+            self._news.clear()
+            async with asyncio.timeout(patience):
+                await self._news.wait()

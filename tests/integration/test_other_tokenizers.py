@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from broker.launcher import PrivateBroker
 from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
+from flexspec_mq import waiting
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.text import decode
 from lab.benchmarks.exact.reference import Reference, Text
@@ -157,8 +158,15 @@ def test_a_device_without_a_tokenizer_fetches_the_targets_once(
     assert "tokenizer" not in said[1]
     (kept,) = (tmp_path / "flexspec-mq" / "tokenizers").iterdir()
     kept.write_bytes(kept.read_bytes()[:-1])  # damaged, so it is fetched again
-    assert edge([*ASK, *at]) == 0
+    assert edge([*ASK, *at, "--edge", "greedy"]) == 0
     assert "the target's tokenizer is here" in capsys.readouterr().err
+    for _ in range(3):
+        kept.unlink()
+        assert edge([*ASK, *at, "--edge", "greedy"]) == 0
+    kept.unlink()
+    monkeypatch.setattr(waiting, "STALLED", 1.0)
+    assert edge([*ASK, *at, "--edge", "greedy"]) == 5  # a fifth time on one day
+    assert "no worker of tiny has given the tokenizer of its target" in capsys.readouterr().err
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -47,9 +47,7 @@ async def holding(world: World, name: str, blobs: dict[str, bytes]) -> AsyncIter
     ):
         tasks = [
             group.create_task(holder.run(link)),
-            group.create_task(
-                hand_on(link, lambda topic, data: holder.ask(str(topics.asker_of_blob(topic)), data))
-            ),
+            group.create_task(hand_on(link, lambda topic, data: holder.ask(topic.rpartition("/")[2], data))),
         ]
         yield holder
         for task in tasks:
