@@ -291,7 +291,10 @@ class CloudConfig:
     telemetry: TelemetryOptions
 
 
-PROGRAM = Program("cloud", CloudConfig)
+_USUAL = (
+    "target version draft weights threads device broker insecure username password_file tls_ca keys family"
+)
+PROGRAM = Program("cloud", CloudConfig, usual=frozenset(_USUAL.split()))
 """``cloud.toml`` and ``FLEXSPEC_CLOUD_…``."""
 
 

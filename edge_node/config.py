@@ -41,7 +41,8 @@ _FILE_ONLY = """
 """
 """Settings that are seldom changed, and then for good."""
 
-PROGRAM = Program("edge", EdgeConfig, frozenset(_FILE_ONLY.split()))
+_USUAL = "broker insecure username password_file tls_ca keys edge version family draft api_port offline"
+PROGRAM = Program("edge", EdgeConfig, frozenset(_FILE_ONLY.split()), frozenset(_USUAL.split()))
 """``edge.toml`` and ``FLEXSPEC_EDGE_…``."""
 
 

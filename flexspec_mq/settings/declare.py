@@ -126,11 +126,13 @@ class Program(Generic[C]):
         name: short name, as ``edge``.
         settings: type of its settings.
         without_flags: keys that are set in the file or the environment only.
+        usual: keys whose flags ``--help`` explains, where ``--help-all`` is for the others; empty explains all.
     """
 
     name: str
     settings: type[C]
     without_flags: frozenset[str] = frozenset()
+    usual: frozenset[str] = frozenset()
 
     @property
     def prefix(self) -> str:

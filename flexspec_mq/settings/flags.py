@@ -59,6 +59,21 @@ class _Refuse(argparse.Action):
         raise argparse.ArgumentError(self, f"there is no such flag; {self._places}")
 
 
+class _HelpAll(argparse.Action):
+    """Explains all flags, also those that ``--help`` leaves out."""
+
+    def __init__(self, *args: Any, rare: Sequence[tuple[argparse.Action, str]], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._rare = rare
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the help, and end the program."""
+        for action, words in self._rare:
+            action.help = words
+        parser.print_help()
+        parser.exit()
+
+
 def add_flags(
     parser: argparse.ArgumentParser,
     program: Program[Any],
@@ -86,6 +101,7 @@ def add_flags(
         help=f"TOML file with settings (default: {usual} if it exists; env {program.variable('config')})",
     )
     groups: dict[str | None, Any] = {}
+    rare: list[tuple[argparse.Action, str]] = []
     for key, entry in program.entries.items():
         if key in without:
             continue
@@ -103,7 +119,7 @@ def add_flags(
             places = f"set {key} in {program.name}.toml, or {program.variable(key)} in the environment"
             group.add_argument(*names, action=_Refuse, places=places, nargs="?", help=argparse.SUPPRESS)
             continue
-        group.add_argument(
+        action = group.add_argument(
             *names,
             action=_Give,
             entry=entry,
@@ -111,6 +127,14 @@ def add_flags(
             default=argparse.SUPPRESS if inner else entry.default,
             nargs=0 if switch else None,
             help=words.replace("%", "%%"),
+        )
+        if program.usual and key not in program.usual:
+            rare.append((action, action.help))
+            action.help = argparse.SUPPRESS
+    if rare:
+        words = f"explain all flags, {len(rare)} more"
+        parser.add_argument(
+            "--help-all", action=_HelpAll, rare=rare, dest=argparse.SUPPRESS, nargs=0, help=words
         )
 
 

@@ -310,11 +310,15 @@ def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 
 @pytest.mark.parametrize("daemon", ["edge", "cloud"])
-def test_help_explains_each_setting(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_all_explains_each_setting(
+    daemon: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "10000")  # no line is broken
     program = DAEMONS[daemon][1]
     parser = commands(edge_parser())["serve"] if daemon == "edge" else cloud_parser()
-    text = " ".join(parser.format_help().split())
+    with pytest.raises(SystemExit, match="0"):
+        parser.parse_args(["--help-all"])
+    text = " ".join(capsys.readouterr().out.split())
     for key, entry in program.entries.items():
         has_flag = not entry.setting.secret and key not in program.without_flags
         assert (explained(program, entry) in text) == (has_flag or entry.setting.secret)
@@ -339,6 +343,23 @@ def test_the_documentation_lists_each_setting(program: Program[Any]) -> None:
         help_, _, rest = words.rpartition(" (default: ")
         row = f"| `{entry.key}` | {help_} | {rest.partition('; env ')[0]} |"
         assert row in rows
+
+
+@pytest.mark.parametrize(("run", "command"), [(run_edge, ["serve"]), (run_edge, ["ask"]), (run_cloud, [])])
+def test_help_has_what_people_use_and_help_all_the_rest(
+    run: Callable[[list[str]], int], command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def explained_flags(flag: str) -> set[str]:
+        with pytest.raises(SystemExit) as ended:
+            run([*command, flag])
+        assert ended.value.code == 0
+        return set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+
+    few, all_of_them = explained_flags("--help"), explained_flags("--help-all")
+    assert {"--broker", "--version", "--draft", "--insecure", "--help-all"} <= few <= all_of_them
+    assert len(few) < 25
+    assert {"--give-up-after", "--threads", "--answer-timeout", "--tls-key"} <= all_of_them
+    assert len(all_of_them) > 40
 
 
 @pytest.mark.parametrize(
