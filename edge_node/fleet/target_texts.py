@@ -20,7 +20,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.codec.blobs import blob_name
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.files import whole
-from flexspec_mq.errors import FlexSpecError, LinkDown, LinkRefused, WorkerError
+from flexspec_mq.errors import FlexSpecError, LinkDown, LinkRefused, ModelError, WorkerError
 from flexspec_mq.models.fingerprint import Difference, other_vocabulary
 from flexspec_mq.models.target_text import (
     MOST_PACKED,
@@ -234,7 +234,9 @@ class TargetTexts:
             RemoteProtocolError: what came is something else.
             ModelError: it cannot be read.
         """
-        path = None if self._folder is None else self._folder() / f"{name}.zst"
+        path = None
+        with suppress(ModelError):  # a user without a home keeps none
+            path = None if self._folder is None else self._folder() / f"{name}.zst"
         if path is not None and (kept := await asyncio.to_thread(_kept, path, name)) is not None:
             return await asyncio.to_thread(unpacked_tokenizer, kept, checked=True)
         pieces = topics.blob_topic(self._edge)

@@ -149,8 +149,14 @@ def as_fetched(text: str, told: TargetText, fingerprint: str, stated: TokenizerS
     """
     from tokenizers import Tokenizer as Backend
 
+    try:
+        backend = Backend.from_str(text)
+    except (
+        Exception
+    ) as error:  # the tokenizers library has no error class; another version of it may have read the file
+        raise ModelError(f"the target's tokenizer cannot be read: {error!s:.200}") from error
     other = "what its worker says of its tokenizer is not true"
-    return _text_of(Backend.from_str(text), told, fingerprint, stated, other)
+    return _text_of(backend, told, fingerprint, stated, other)
 
 
 def _text_of(

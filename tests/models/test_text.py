@@ -345,6 +345,8 @@ def test_a_strangers_tokenizer_is_parsed_in_a_process_of_its_own_first(
     assert unpacked == PLAIN.backend_tokenizer.to_str()
     with pytest.raises(ModelError, match="is not true"):
         as_fetched(unpacked, text, "00" * 16, tokenizer)
+    with pytest.raises(ModelError, match="cannot be read"):
+        as_fetched("{}", text, "00" * 16, tokenizer)
     packed = ZstdCompressor().compress
     for damaged in (b"", b"x", file[:-1], packed(b"{}"), packed(b"\xff"), packed(b"[" * 100_000)):
         with pytest.raises(ModelError, match="cannot be read"):
