@@ -15,13 +15,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import broker.settings
+import cloud_worker.settings
+import edge_node.config
 from edge_node.text import machine as text
 from flexspec_mq import waiting
+from flexspec_mq.chat.settings import PROGRAM as CHAT
 from flexspec_mq.energy.presets import Device, Figure, Radio, built_in, figures_of
 from flexspec_mq.errors import UsageError
+from flexspec_mq.evolution.settings import PROGRAM as HEAD
 from flexspec_mq.protocol.edge import session
 from flexspec_mq.protocol.table import TransitionTable
 from flexspec_mq.protocol.worker import machine
+from flexspec_mq.settings import Program
+from flexspec_mq.settings.flags import explained
 
 
 def rendered(document: str) -> str:
@@ -80,6 +87,15 @@ def markdown(table: TransitionTable[Any, Any]) -> str:
     return "\n".join(["| state | event | condition | action | next |", "|---|---|---|---|---|", *lines])
 
 
+def settings(program: Program[Any]) -> str:
+    """All settings of a daemon as their flags explain them, without the variable, whose name follows from the key."""
+    rows = [_row("key", "meaning", "default"), "|---|---|---|"]
+    for entry in program.entries.values():
+        about, _, default = explained(program, entry).rpartition(" (default: ")
+        rows.append(_row(f"`{entry.key}`", about, default.rpartition("; env ")[0]))
+    return "\n".join(rows)
+
+
 def presets_table() -> str:
     """A table of devices, one of radios, and the numbered sources that they refer to."""
     presets = built_in()
@@ -122,8 +138,13 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "text": partial(markdown, text.TABLE),
     "waiting": waits,
     "presets": presets_table,
+    "edge settings": partial(settings, edge_node.config.PROGRAM),
+    "worker settings": partial(settings, cloud_worker.settings.PROGRAM),
+    "broker settings": partial(settings, broker.settings.PROGRAM),
+    "head settings": partial(settings, HEAD),
+    "chat settings": partial(settings, CHAT),
 }
-"""Transition tables of both sides, waits, and presets of energy, by the name of their place in a document."""
+"""Transition tables, waits, presets of energy and settings, by the name of their place in a document."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

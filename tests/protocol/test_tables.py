@@ -49,7 +49,9 @@ def test_the_document_shows_the_tables_of_the_code_and_the_command_writes_what_i
     waits = rendered("<!-- table: waiting -->\n<!-- end -->")
     assert "| `CONNECT` | 5 |" in waits
     assert waits.count("\n| `") <= 25, "take a factor of one that is there"
-    with pytest.raises(UsageError, match="no place for a table: edge, worker, text, waiting, presets"):
+    with pytest.raises(
+        UsageError, match="no place for a table: edge, worker, text, waiting, presets, edge settings"
+    ):
         rendered("# Nothing\n")
 
 
