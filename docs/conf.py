@@ -23,7 +23,15 @@ from document_tables import rendered  # noqa: E402
 
 NAVIGATION = {
     "Start": ["docs/looking", "docs/doctor", "CHANGELOG"],
-    "Use": ["docs/api", "docs/asking", "docs/models", "docs/energy"],
+    "Use": [
+        "docs/api",
+        "docs/offline",
+        "docs/ollama",
+        "docs/asking",
+        "docs/home-assistant",
+        "docs/models",
+        "docs/energy",
+    ],
     "Operate": [
         "docs/deploy",
         "docs/gpu",
