@@ -1,6 +1,6 @@
-"""Tables that the code makes for documents: ``python scripts/document_tables.py [--check] docs/protocol.md``.
+"""Tables that the code makes for documents, which the site has in their places (`docs/conf.py`).
 
-The site fills all places of all pages with them (`docs/conf.py`); the protocol's lie in the repository as well.
+``python scripts/document_tables.py docs/protocol.md`` prints a document with its tables.
 """
 
 from __future__ import annotations
@@ -148,20 +148,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or print; returns the exit code, 1 where a document that is only checked is not up to date."""
+    """Print a document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("document", type=Path, help="Markdown file with places for the tables")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit with 1 if it is not up to date"
-    )
-    options = parser.parse_args(arguments)
-    is_there = options.document.read_text(encoding="utf-8")
-    wanted = rendered(is_there)
-    if not options.check:
-        options.document.write_text(wanted, encoding="utf-8")
-    elif wanted != is_there:
-        sys.stderr.write(f"{options.document} is not up to date\n")
-        return 1
+    sys.stdout.write(rendered(parser.parse_args(arguments).document.read_text(encoding="utf-8")))
     return 0
 
 
