@@ -96,6 +96,17 @@ def settings(program: Program[Any]) -> str:
     return "\n".join(rows)
 
 
+def packages() -> str:
+    """Packages of the product, two levels deep, by the summaries of their docstrings."""
+    root, rows = Path(__file__).parents[1], [_row("package", "purpose"), "|---|---|"]
+    for name in ("schemas", "edge_node", "cloud_worker", "broker", "flexspec_mq"):
+        for place in sorted((*(root / name).glob("__init__.py"), *(root / name).glob("*/__init__.py"))):
+            about = ast.get_docstring(ast.parse(place.read_text(encoding="utf-8"))) or ""
+            summary = about.partition("\n\n")[0].replace("``", "`")
+            rows.append(_row(f"`{place.parent.relative_to(root)}`", " ".join(summary.split())))
+    return "\n".join(rows)
+
+
 def presets_table() -> str:
     """A table of devices, one of radios, and the numbered sources that they refer to."""
     presets = built_in()
@@ -138,13 +149,14 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "text": partial(markdown, text.TABLE),
     "waiting": waits,
     "presets": presets_table,
+    "packages": packages,
     "edge settings": partial(settings, edge_node.config.PROGRAM),
     "worker settings": partial(settings, cloud_worker.settings.PROGRAM),
     "broker settings": partial(settings, broker.settings.PROGRAM),
     "head settings": partial(settings, HEAD),
     "chat settings": partial(settings, CHAT),
 }
-"""Transition tables, waits, presets of energy and settings, by the name of their place in a document."""
+"""Transition tables, waits, presets of energy, packages and settings, by the name of their place in a document."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

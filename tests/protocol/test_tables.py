@@ -39,11 +39,13 @@ def test_the_documents_show_the_tables_of_the_code(capsys: pytest.CaptureFixture
     assert "| new | start | linked |" in shown
     assert "| queued | begin |" in rendered((ROOT / "docs" / "texts.md").read_text(encoding="utf-8"))
     assert DOCUMENT.read_text(encoding="utf-8").count("<!-- table: ") == 2
+    assert "| `flexspec_mq/keys` | Keys of a" in rendered("<!-- table: packages -->\n<!-- end -->")
     waits = rendered("<!-- table: waiting -->\n<!-- end -->")
     assert "| `CONNECT` | 5 |" in waits
     assert waits.count("\n| `") <= 25, "take a factor of one that is there"
     with pytest.raises(
-        UsageError, match="no place for a table: edge, worker, text, waiting, presets, edge settings"
+        UsageError,
+        match="no place for a table: edge, worker, text, waiting, presets, packages, edge settings",
     ):
         rendered("# Nothing\n")
 
