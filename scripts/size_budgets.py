@@ -1,4 +1,4 @@
-"""Check that folders keep within their budgets of lines: ``python scripts/size_budgets.py [ROOT]``.
+"""Check that folders keep within their budgets of lines, documents of words: ``python scripts/size_budgets.py [ROOT]``.
 
 The budgets are those of ROOT/scripts/size_budgets.toml. A file counts for each budget that names a folder above it.
 """
@@ -43,6 +43,15 @@ def check(budgets: Mapping[str, Any], lines: Mapping[PurePosixPath, int]) -> Ite
     yield from (f"{path}: no budget" for path in ours if path.suffix == ".py" and not _is_in(path, named))
 
 
+def check_words(budgets: Mapping[str, int], root: Path) -> Iterator[str]:
+    """Say which folders have more words in their documents than their budget; decisions (``adr``) are not counted."""
+    for folder, budget in budgets.items():
+        files = [path for path in (root / folder).rglob("*.md") if "adr" not in path.parts]
+        words = sum(len(path.read_text("utf-8").split()) for path in files)
+        if words > budget:
+            yield f"{folder}: {words:,} words, and a budget of {budget:,}"
+
+
 def _is_in(path: PurePosixPath, folders: Iterable[str]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
@@ -51,7 +60,7 @@ def main() -> int:
     """Print what is wrong; return 1 if anything is."""
     root = Path(sys.argv[1] if sys.argv[1:] else ".")
     budgets = tomllib.loads((root / "scripts" / "size_budgets.toml").read_text("utf-8"))
-    wrong = list(check(budgets, lines_of(root)))
+    wrong = [*check(budgets, lines_of(root)), *check_words(budgets.get("words", {}), root)]
     sys.stdout.writelines(f"{line}\n" for line in wrong)
     if wrong:
         sys.stdout.write("Take something out, or raise a budget in scripts/size_budgets.toml and say why.\n")

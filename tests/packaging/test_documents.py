@@ -115,7 +115,11 @@ def test_a_folder_above_its_budget_is_named_with_its_lines(tmp_path: Path, track
     kept = 'vendored = ["c/others"]\n[python]\na = 7\n"a/b c" = 9\n[page]\na = 6\n'
     budgets.write_text(kept)
     assert run_script("size_budgets.py", tmp_path) == (0, "")
-    budgets.write_text('vendored = ["c/others"]\n[python]\na = 6\n"a/b d" = 3\ne = 9\n[page]\na = 5\n')
+    budgets.write_text(
+        'vendored = ["c/others"]\n[python]\na = 6\n"a/b d" = 3\ne = 9\n[page]\na = 5\n[words]\na = 899\n'
+    )
+    (tmp_path / "a" / "adr").mkdir()
+    (tmp_path / "a" / "adr" / "1.md").write_text("line\n" * 900)
     code, said = run_script("size_budgets.py", tmp_path)
     assert code == 1
     assert {
@@ -124,6 +128,7 @@ def test_a_folder_above_its_budget_is_named_with_its_lines(tmp_path: Path, track
         "e: nothing to count, and a budget of 9 lines",
         "a: 6 lines, and a budget of 5",
         "c/z.py: no budget",
+        "a: 900 words, and a budget of 899",
     } == set(said.splitlines()[:-1])
 
 
