@@ -54,7 +54,7 @@ from schemas.messages import (
     Poll,
     Verdict,
 )
-from schemas.status import MAX_MS, WorkerStatus
+from schemas.status import MAX_MS, MAX_TEXT, WorkerStatus
 
 if TYPE_CHECKING:
     from cloud_worker.versions.follower import FamilyFollower
@@ -625,6 +625,7 @@ class CloudWorker:
             forward_ms=None if timings is None else _bounded(timings.forward),
             row_ms=None if timings is None else _bounded(timings.row),
             grammar=facts.grammar,
+            target=facts.target[:MAX_TEXT],
             draft_ms=None if timings is None else _bounded(timings.token),
             draft_read_ms=None if timings is None else _bounded(timings.holds_up),
         )

@@ -9,7 +9,9 @@ from schemas.catalogue import MAX_VERSIONS
 from schemas.messages import LEFT_OPEN, MAX_TOKEN_ID, Name, PartialSampling, TokenId
 from schemas.statement import MAX_CREDENTIAL
 
-Text = Annotated[str, Meta(max_length=256)]
+MAX_TEXT = 256
+"""Characters."""
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
 IncarnationNumber = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -161,6 +163,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         draft_read_ms: time by which a token of a prompt holds up forwards, as that draft reads it; 0 where it reads
             beside them. None without a model.
         grammar: name and version of what reads grammars there, as it goes into their digests; empty where nothing does.
+        target: name of the target, for people.
         signature: Ed25519, of a worker with keys, over the document as it travels without this field, which is the
             last. A device with keys takes no status without it.
     """
@@ -191,6 +194,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     draft_ms: Milliseconds | None = None
     draft_read_ms: Milliseconds | None = None
     grammar: Annotated[str, Meta(max_length=64)] = ""
+    target: Text = ""
     signature: Annotated[bytes, Meta(max_length=64)] = b""
 
     @property

@@ -6,15 +6,18 @@ import * as live from "./live.js";
 import * as outbox from "./outbox.js";
 
 let listed = "";
+/** Name of the model that a question without one means. */
+let own = "";
 
 /** Lists the models anew where the fleet has others than before. @param {any} view */
 async function models(view) {
-  const served = view.workers.map((/** @type {any} */ { status }) => [status.version, status.versions]);
-  const key = JSON.stringify([view.versions, served]);
+  const statuses = view.workers.map((/** @type {any} */ { status }) => status);
+  const served = statuses.map((/** @type {any} */ { version, versions, target }) => [version, versions, target]);
+  const key = JSON.stringify([view.versions, served, own]);
   if (key === listed) return;
   listed = key;
   const response = await request("v1/models").catch(() => null);
-  if (response) chat.listModels((await response.json()).data);
+  if (response) chat.listModels((await response.json()).data, own, statuses);
   else listed = "";
 }
 
@@ -22,6 +25,7 @@ chat.start();
 live.start();
 follow(
   (kind, view) => {
+    if (kind === "node") own = view.model;
     if (kind === "fleet") {
       fleet.seen(view);
       models(view);

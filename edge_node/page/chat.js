@@ -1,191 +1,27 @@
-/** The conversation: questions, and answers whose every character says who wrote it. */
+/** The conversation: asks questions, shows the answers as they come, and does what is wanted with them then. */
 import { ApiError, backOff, request, serverSent } from "./api.js";
-import { announce, byId, eachFrame, make, many, number, seconds } from "./dom.js";
+import { announce, byId, copy, make, number } from "./dom.js";
+import * as kept from "./kept.js";
+import { addToLegend, atTheEnd, shown, Turn } from "./turn.js";
 
-/** @type {Record<string, string>} */
-const WRITERS = {
-  target: "the large model itself",
-  device: "a draft on this device",
-  lookup: "found in text that was there",
-  worker: "the worker's own draft",
-  grammar: "no other token was allowed",
-  cloud: "sent again: worker or target",
-  unverified: "the draft alone, not confirmed",
-};
 /** Seconds for which a question waits for link or worker. */
 const PATIENCE = 120;
-const ALONE = "Nobody can be reached: the draft on this device writes on alone, unverified.";
 const AWAY = "The edge node went away. The answer goes on when it is back.";
-/** Answers that are marked; older ones are plain text until somebody asks, so that long conversations stay light. */
+/** Answers that are marked; older ones are not until somebody asks, so that long conversations stay light. */
 const MARKED = 8;
-
-/** One question and its answer. The parts of `text` have their writers in `writers` and their sizes in `sizes`. */
-class Turn {
-  /** @param {string} question */
-  constructor(question) {
-    this.question = question;
-    this.text = "";
-    /** @type {string[]} */
-    this.writers = [];
-    /** @type {number[]} */
-    this.sizes = [];
-    /** @type {[string, string][]} pieces that are not drawn yet */
-    this.coming = [];
-    this.id = "";
-    /** Id of the last event, behind which a stream goes on. */
-    this.place = "";
-    this.reason = "";
-    this.provisional = "";
-    this.draft = make("span", { "data-writer": "unverified", title: ALONE });
-    this.began = performance.now();
-    this.answer = make("div", { class: "answer" });
-    this.note = make("p", { class: "note" }, "Asking …");
-    this.node = make("li", { class: "turn", "data-state": "waiting" },
-      make("p", { class: "question" }, make("span", { class: "unseen" }, "You: "), question),
-      make("p", { class: "unseen" }, "Answer: "), this.answer, this.note);
-    this.draw = eachFrame(() => atTheEnd(() => this.drawNow()));
-  }
-
-  /** Name of the text in the node's outbox. @returns {string} */
-  get box() {
-    return this.id.split("-").at(-1) ?? "";
-  }
-
-  /** @returns {string} */
-  get state() {
-    return this.node.dataset.state;
-  }
-
-  /** @param {"waiting" | "writing" | "done" | "unverified" | "stopped" | "failed"} state @param {string} note */
-  now(state, note) {
-    this.node.dataset.state = state;
-    this.note.textContent = note;
-    this.note.hidden = !note;
-  }
-
-  /** Has text stand unverified behind what is confirmed. @param {{at: number, text: string}} change in code points */
-  unverified({ at, text }) {
-    if (!this.provisional && text) announce(ALONE);
-    this.provisional = [...this.provisional].slice(0, at).join("") + text;
-    this.draw();
-  }
-
-  /** Lets confirmed text take the place of unverified text. @param {string} text */
-  confirm(text) {
-    this.provisional = this.provisional.startsWith(text) ? this.provisional.slice(text.length) : "";
-  }
-
-  /** @param {string} piece @param {string} writer */
-  add(piece, writer) {
-    this.text += piece;
-    if (this.writers.at(-1) !== writer) {
-      this.writers.push(writer);
-      this.sizes.push(0);
-    }
-    this.sizes[this.sizes.length - 1] += piece.length;
-    this.coming.push([piece, writer]);
-    this.draw();
-  }
-
-  /** Draws what came since the last frame; neighbours of one writer are one node. */
-  drawNow() {
-    this.draft.remove();
-    for (const [piece, writer] of this.coming.splice(0)) {
-      const last = this.answer.lastElementChild;
-      if (last?.dataset.writer === writer) last.firstChild.appendData(piece);
-      else {
-        addToLegend(writer);
-        this.answer.append(make("span", { "data-writer": writer, title: WRITERS[writer] }, piece));
-      }
-    }
-    if (!this.provisional) return;
-    addToLegend("unverified");
-    this.draft.replaceChildren(make("span", { class: "unseen" }, "Unverified: "), this.provisional);
-    this.answer.append(this.draft);
-  }
-
-  /** Leaves the text and its figures alone; a button brings the marks back. */
-  fold() {
-    this.node.querySelector(".shares")?.remove();
-    if (this.note.hidden) this.note.remove();
-    if (this.answer.childElementCount < 2 || this.provisional) return;
-    this.answer.replaceChildren(this.text);
-    const button = make("button", { type: "button" }, "Who wrote what?");
-    button.addEventListener("click", () => {
-      byId("scroll").focus({ preventScroll: true });
-      button.remove();
-      this.answer.replaceChildren();
-      let at = 0;
-      this.writers.forEach((writer, part) => this.coming.push([this.text.slice(at, (at += this.sizes[part])), writer]));
-      this.drawNow();
-    });
-    this.node.append(button);
-  }
-
-  /** @returns {[string, number][]} writers by their share of the characters */
-  shares() {
-    /** @type {Record<string, number>} */
-    const sum = {};
-    this.writers.forEach((writer, part) => (sum[writer] = (sum[writer] ?? 0) + this.sizes[part]));
-    return Object.entries(sum).map(([writer, length]) => [writer, length / this.text.length]);
-  }
-
-  /** Says below the answer who wrote it, by which version, and what it took. @param {any} usage */
-  sum(usage) {
-    const shares = this.shares().sort((a, b) => b[1] - a[1]);
-    const bar = make("div", { class: "shares", "aria-hidden": "true" });
-    for (const [writer, share] of shares) {
-      const part = make("span", { "data-writer": writer });
-      part.style.flexGrow = String(share);
-      bar.append(part);
-    }
-    const wrote = shares.map(([writer, share]) => `${writer} ${number(100 * share, 0)} %`).join(", ");
-    const line = make("p", { class: "figures" }, wrote && `Written by ${wrote}`);
-    if (usage) {
-      const { completion_tokens: tokens, flexspec: own } = usage;
-      const took = (performance.now() - this.began) / 1000;
-      this.node.dataset.version = own.version;
-      const known = [states.get(own.version), own.digest?.slice(0, 8)].filter(Boolean).join(", ");
-      const version = `version ${own.version}${known && ` (${known})`}`;
-      const rate = `${many(tokens, "token")} in ${seconds(took)}`;
-      const parts = [rate, many(own.rounds, "round"), version, own.exactness, `seed ${own.seed}`].filter(Boolean);
-      line.append(make("br"), `${parts.join(" · ")} · `, make("a", { href: "#time" }, "where the time went"));
-    }
-    if (usage?.flexspec.provisional) {
-      const { provisional, provisional_confirmed: confirmed } = usage.flexspec;
-      line.append(make("br"), `Written by the draft alone: ${many(provisional, "token")}, ${confirmed} confirmed`);
-    }
-    this.node.append(bar, line);
-  }
-}
+/** Whether writers are marked: what is remembered, and what an address such as `/?who=1` says before that. */
+const WHO = "flexspec.who";
 
 /** @type {Turn[]} */
 let turns = [];
 /** A name by which a family's canary takes a conversation as a whole, or not at all. */
 let conversation = drawName();
-/** States of the family's versions. @type {Map<string, string>} */
-let states = new Map();
+/** The turn whose question is being changed. @type {Turn | null} */
+let editing = null;
+/** What stood in the field before. */
+let typed = "";
 /** @type {{turn: Turn, stop: AbortController} | null} */
 let writing = null;
-
-/** Says what a writer's mark means, once. @param {string} writer */
-function addToLegend(writer) {
-  const legend = byId("legend");
-  if (!(writer in WRITERS) || legend.querySelector(`[data-writer=${writer}]`)) return;
-  const name = make("dt", { class: "mark", "data-writer": writer }, writer);
-  legend.append(make("div", {}, name, make("dd", {}, WRITERS[writer])));
-}
-
-/** Changes the conversation; who looks at its end goes on to do so. @param {() => void} change */
-function atTheEnd(change) {
-  const own = getComputedStyle(byId("scroll")).overflowY !== "visible";
-  const box = own ? byId("scroll") : document.documentElement;
-  const end = own ? box.scrollHeight : byId("chat").offsetTop + byId("chat").offsetHeight;
-  const stay = box.scrollTop > end - box.clientHeight - 80;
-  change();
-  if (stay && own) box.scrollTop = box.scrollHeight;
-  else if (stay) byId("chat").scrollIntoView({ block: "end" });
-}
 
 /** @returns {Record<string, any>} what the options say of the request @throws {ApiError} a number that is none */
 function options() {
@@ -232,12 +68,13 @@ function take(turn, chunk) {
   return chunk.usage ?? null;
 }
 
-/** Asks a question, and shows its answer as it comes. @param {string} question */
-async function ask(question) {
+/** Asks a question, and shows its answer. @param {string} question @param {boolean} [anew] with a new seed */
+async function ask(question, anew = false) {
   if (writing) return;
   const turn = new Turn(question);
   await show(turn, "v1/chat/completions", { "idempotency-key": drawName() }, () => {
     const asked = options();
+    if (anew) delete asked.seed;
     return {
       ...asked, messages: messages(turn), stream: true, prompt_cache_key: conversation,
       wait: asked.offline === "deliver" ? undefined : PATIENCE, // a delivery waits for as long as the outbox keeps it
@@ -270,8 +107,9 @@ async function show(turn, path, headers, asked = () => null) {
   /** @type {any} */
   let usage = null;
   try {
-    const how = { body: asked(), headers, signal: stop.signal };
     turns.push(turn);
+    const how = { body: asked(), headers, signal: stop.signal };
+    save();
     let whole = null;
     for (let tries = 0; !(whole = await read(turn, path, how)); tries += 1) {
       turn.now("waiting", AWAY);
@@ -286,11 +124,13 @@ async function show(turn, path, headers, asked = () => null) {
   } finally {
     writing = null;
     busy(false);
+    turn.usage = usage;
+    turn.took = (performance.now() - turn.began) / 1000;
     atTheEnd(() => {
-      turn.drawNow();
-      if (turn.text) turn.sum(usage);
+      turn.over();
       turns.at(-1 - MARKED)?.fold();
     });
+    save();
   }
 }
 
@@ -305,7 +145,10 @@ async function read(turn, path, how) {
   let usage = null;
   try {
     const response = await request(path, how);
-    turn.id ||= response.headers.get("x-request-id") ?? "";
+    if (!turn.id) {
+      turn.id = response.headers.get("x-request-id") ?? "";
+      save();
+    }
     if (turn.state === "stopped") stop();
     for await (const { data, comment, id } of serverSent(response)) {
       turn.place = id || turn.place;
@@ -326,7 +169,6 @@ function ended(turn) {
   if (turn.reason === "provisional") {
     turn.now("unverified", "Nobody could be reached. The end is the draft's alone, unverified.");
     announce(`Answer ends unverified. ${turn.text}${turn.provisional}`);
-    offerAgain(turn);
     return;
   }
   turn.now("done", turn.reason === "length" ? "Cut at the limit of tokens." : turn.text ? "" : "The answer is empty.");
@@ -341,28 +183,54 @@ function ended(turn) {
 function failed(turn, why) {
   atTheEnd(() => turn.now("failed", why));
   announce(`No answer: ${why}`);
-  offerAgain(turn);
   if (!byId("prompt").value.trim()) byId("prompt").value = turn.question;
 }
 
-/** @param {Turn} turn */
-function offerAgain(turn) {
+/** Does what a button of an answer is for. @param {Event} event */
+function act({ target }) {
+  const button = /** @type {Element} */ (target).closest("[data-act]");
+  const turn = turns.find(({ node }) => node.contains(button));
+  const name = button instanceof HTMLElement && button.dataset.act;
+  if (!name || !turn) return;
+  if (name === "copy") copy(turn.text + turn.provisional, button);
+  else if (name === "code") copy(button.closest(".code")?.querySelector("code")?.textContent ?? "", button);
+  else if (name === "who") {
+    byId("scroll").focus({ preventScroll: true });
+    turn.view(true);
+  } else if (name === "edit") edit(turn);
+  else if (!writing) {
+    edit(null);
+    cut(turn);
+    if (byId("prompt").value === turn.question) byId("prompt").value = "";
+    byId("prompt").focus();
+    ask(turn.question, Boolean(turn.text));
+  }
+}
+
+/** Takes a turn, and all behind it, out of the conversation. @param {Turn} turn */
+function cut(turn) {
+  const at = turns.indexOf(turn);
+  for (const { node } of at < 0 ? [turn] : turns.splice(at)) node.remove();
+}
+
+/** Puts an earlier question into the field, or what stood there back. @param {Turn | null} turn */
+function edit(turn) {
   const prompt = byId("prompt");
-  const again = make("button", { type: "button" }, "Ask again");
-  again.addEventListener("click", () => {
-    if (writing) return;
-    if (prompt.value === turn.question) prompt.value = "";
-    again.remove();
-    prompt.focus();
-    ask(turn.question);
-  });
-  atTheEnd(() => turn.node.append(again));
+  if (turn && !editing) typed = prompt.value === turn.question ? "" : prompt.value;
+  if (turn) prompt.value = turn.question;
+  else if (editing) prompt.value = typed;
+  editing?.node.removeAttribute("data-editing");
+  turn?.node.setAttribute("data-editing", "");
+  editing = turn;
+  byId("editing").hidden = !turn;
+  if (turn) prompt.focus();
 }
 
 /** @param {boolean} is */
 function busy(is) {
   byId("send").disabled = is;
   byId("stop").hidden = !is;
+  byId("earlier").disabled = is;
   byId("conversation").setAttribute("aria-busy", String(is));
 }
 
@@ -370,7 +238,10 @@ function send() {
   const prompt = byId("prompt");
   const question = prompt.value.trim();
   if (!question || writing) return;
-  prompt.value = "";
+  const instead = editing;
+  edit(null);
+  if (instead) cut(instead);
+  else prompt.value = "";
   ask(question);
 }
 
@@ -390,27 +261,87 @@ function drawName() {
   return [...crypto.getRandomValues(new Uint32Array(3))].map((part) => part.toString(36)).join("");
 }
 
-function begin() {
+/** @param {kept.Kept} [earlier] none: begins a new conversation */
+function begin(earlier) {
   stop();
-  turns = [];
-  conversation = drawName();
-  byId("conversation").replaceChildren();
-  byId("welcome").hidden = false;
+  save();
+  edit(null);
+  conversation = earlier?.name ?? drawName();
+  turns = (earlier?.turns ?? []).map((turn, at, all) => Turn.from(turn, at === all.length - 1));
+  byId("conversation").replaceChildren(...turns.map(({ node }) => node));
+  for (const turn of turns.slice(0, -MARKED)) turn.fold();
+  byId("welcome").hidden = turns.length > 0;
   byId("prompt").focus();
+  const last = turns.at(-1);
+  if (last?.state === "waiting") {
+    cut(/** @type {Turn} */ (turns.pop()));
+    show(last, `v1/outbox/${last.box}`, { accept: "text/event-stream" });
+  }
+  last?.node.scrollIntoView({ block: "end" });
+  listEarlier();
 }
 
-/** Lists the models that can be asked for; with a family its names, and what each means. @param {any[]} models */
-export function listModels(models) {
-  states = new Map(models.filter(({ flexspec }) => flexspec).map(({ flexspec }) => [flexspec.version, flexspec.state]));
+/** Keeps the conversation, if that is switched on. */
+function save() {
+  if (kept.isOn()) kept.keep({ name: conversation, turns: turns.map((turn) => turn.kept) });
+  listEarlier();
+}
+
+/** Lists the conversations that are kept, and offers to forget them. */
+function listEarlier() {
+  const [is, list] = [kept.isOn(), kept.all()];
+  byId("keep").checked = is;
+  byId("forget").hidden = byId("earlier").hidden = !is;
+  const named = list.map(({ name, turns: [{ question }] }) => make("option", { value: name }, question.slice(0, 60)));
+  const own = list.some(({ name }) => name === conversation);
+  byId("earlier").replaceChildren(...(own ? [] : [make("option", { value: "" }, "New conversation")]), ...named);
+  byId("earlier").value = own ? conversation : "";
+}
+
+/** Removes all conversations: those that are kept, the one that is shown, and what the node still has of them. */
+async function forget() {
+  const ids = [...kept.all().flatMap((each) => each.turns), ...turns].map(({ id }) => id.split("-").at(-1));
+  kept.forget();
+  byId("prompt").value = byId("system").value = "";
+  begin();
+  mark(false);
+  announce("All conversations are forgotten.");
+  for (const id of new Set(ids.filter(Boolean))) {
+    await request(`v1/outbox/${id}`, { method: "DELETE" }).catch(() => {});
+  }
+}
+
+/** Marks who wrote what, or shows Markdown. @param {boolean} who */
+function mark(who) {
+  shown.who = byId("who").checked = who;
+  byId("chat").classList.toggle("who", who);
+  turns.forEach((turn, at) => turn.view(who && at >= turns.length - MARKED));
+}
+
+/**
+ * Lists the models that can be asked for, by their targets' names; with a family its names, and what each means.
+ * @param {any[]} models
+ * @param {string} own name that a request without one means
+ * @param {any[]} workers their statuses
+ */
+export function listModels(models, own, workers) {
+  const versions = models.flatMap(({ flexspec }) => (flexspec ? [[flexspec.version, flexspec.state]] : []));
+  shown.states = new Map(/** @type {[string, string][]} */ (versions));
   const list = byId("model");
   const chosen = list.value;
-  const named = models.map(({ id, flexspec }) => {
-    if (!flexspec) return make("option", { value: id }, id);
-    const { version, state, share } = flexspec;
-    return make("option", { value: id }, `${id} (${version}, ${state}${share ? ` ${share} %` : ""})`);
-  });
-  list.replaceChildren(make("option", { value: "" }, "the node's own"), ...named);
-  list.value = models.some(({ id }) => id === chosen) ? chosen : "";
+  const option = (/** @type {any} */ { id, max_model_len: room, flexspec }) => {
+    const version = flexspec?.version ?? id;
+    const serves = workers.find((one) => [one.version, ...(one.versions ?? []).map((/** @type {any} */ each) => each.name)]
+      .includes(version));
+    const meant = flexspec ? `${version}, ${flexspec.state}${flexspec.share ? ` ${flexspec.share} %` : ""}` : "";
+    const name = [id, meant && `(${meant})`, id === own && "(the node's own)"].filter(Boolean).join(" ");
+    const size = room ? `${number(room, 0)} tokens` : "";
+    const what = [serves?.target, size].filter(Boolean).join(", ");
+    return make("option", { value: id === own ? "" : id }, what ? `${what}: ${name}` : name);
+  };
+  const [first, others] = [models.find(({ id }) => id === own) ?? { id: own }, models.filter(({ id }) => id !== own)];
+  list.replaceChildren(...[first, ...others].map(option));
+  list.value = others.some(({ id }) => id === chosen) ? chosen : "";
 }
 
 /** The text that the node writes for this page, if it does: its events are told apart by this. @returns {string} */
@@ -431,8 +362,35 @@ export function start() {
     send();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && writing && !byId("key-dialog").open) stop();
+    if (event.key !== "Escape" || byId("key-dialog").open) return;
+    if (writing) stop();
+    else edit(null);
   });
   byId("stop").addEventListener("click", stop);
-  byId("new").addEventListener("click", begin);
+  byId("new").addEventListener("click", () => begin());
+  byId("conversation").addEventListener("click", act);
+  byId("edit-cancel").addEventListener("click", () => edit(null));
+  for (const example of document.querySelectorAll("#examples button")) {
+    example.addEventListener("click", () => ask(example.textContent ?? ""));
+  }
+  byId("who").addEventListener("change", () => {
+    localStorage.setItem(WHO, byId("who").checked ? "1" : "0");
+    mark(byId("who").checked);
+  });
+  byId("keep").addEventListener("change", () => {
+    if (!byId("keep").checked) {
+      forget();
+      return;
+    }
+    kept.keep();
+    save();
+  });
+  byId("forget").addEventListener("click", forget);
+  byId("earlier").addEventListener("change", () => {
+    const found = kept.all().find(({ name }) => name === byId("earlier").value);
+    if (found) begin(found);
+  });
+  kept.onForget(() => begin());
+  mark((localStorage.getItem(WHO) ?? new URLSearchParams(location.search).get("who")) === "1");
+  begin(kept.isOn() ? kept.all()[0] : undefined);
 }

@@ -5,6 +5,8 @@ import * as news from "./news.js";
 import * as timeline from "./timeline.js";
 
 const TEXTS = 8;
+/** Part of a round whose time is the round trip. */
+const WAY = "to the worker and back";
 
 /** @type {any} */
 let node = null;
@@ -92,7 +94,7 @@ function drawTiles(text) {
   const figures = text?.figures;
   tile("tokens-per-second", number(text?.tokens_per_second));
   tile("tokens-per-round", number(text?.tokens_per_round), figures?.rounds ? `in ${many(figures.rounds, "round")}` : "");
-  tile("round-trip", span(figures?.rtt_ms ?? node?.link.rtt_ms));
+  tile("round-trip", span(text?.parts[WAY] ?? figures?.rtt_ms ?? node?.link.rtt_ms));
   const drafted = figures ? figures.accepted + figures.worker_accepted : 0;
   const judged = figures?.drafted ? `here ${figures.accepted} of ${figures.drafted} right` : "none from this device";
   tile("accepted", figures?.tokens ? `${number((100 * drafted) / figures.tokens, 0)} %` : "–", judged);

@@ -135,9 +135,17 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def opened(
-    browser: Browser, url: str, *, size: tuple[int, int] = DESKTOP, scheme: str = "light"
+    browser: Browser, url: str, *, size: tuple[int, int] = DESKTOP, scheme: str = "light", who: bool = True
 ) -> AsyncIterator[PageView]:
-    """Open an edge node's page in a tab of its own, which shares nothing with others."""
+    """Open an edge node's page in a tab of its own, which shares nothing with others.
+
+    Args:
+        browser: where.
+        url: address of the node's API.
+        size: size of the window.
+        scheme: colours.
+        who: whether answers are marked by who wrote which word; else they are Markdown.
+    """
     context: BrowserContext = await browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
     )
@@ -159,7 +167,7 @@ async def opened(
         page.on("request", asked)
         page.on("console", said)
         page.on("pageerror", lambda error: view.complaints.append(str(error)))
-        await page.goto(f"{url}/")
+        await page.goto(f"{url}/?who=1" if who else f"{url}/")
         yield view
     finally:
         await context.close()

@@ -27,7 +27,7 @@ from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 from flexspec_mq.transport.base import LinkSettings
 from schemas.messages import LEFT_OPEN, PartialSampling
-from schemas.status import MAX_MS, WorkerStatus
+from schemas.status import MAX_MS, MAX_TEXT, WorkerStatus
 from tests.cloud_worker.test_engine import model_of
 from tests.cloud_worker.test_prefix_reuse import engine_of
 from tests.daemons import FakeEngine
@@ -173,6 +173,11 @@ def test_the_status_recommends_what_the_makers_do(
     generation: dict[str, Any], expected: PartialSampling
 ) -> None:
     assert told(recommended=recommended(generation)).recommended == expected
+
+
+def test_the_status_names_the_target() -> None:
+    assert told(target="SmolLM2-135M-Instruct").target == "SmolLM2-135M-Instruct"
+    assert told(target="a" * 999).target == "a" * MAX_TEXT
 
 
 def test_timings_are_told_within_bounds() -> None:

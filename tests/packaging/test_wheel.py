@@ -22,7 +22,7 @@ DATA = (
     "edge_node/page/app.js",
     "edge_node/page/page.css",
     f"flexspec_mq-{flexspec_mq.__version__}.data/data/share/flexspec/systemd/flexspec-broker.service",
-    *(f"edge_node/page/{file.name}" for file in (ROOT / "edge_node" / "page").iterdir()),
+    *(str(file.relative_to(ROOT)) for file in (ROOT / "edge_node" / "page").rglob("*") if file.is_file()),
 )
 SCRIPTS = ("flexspec", "flexspec-edge", "flexspec-cloud", "flexspec-broker")
 MODULES = ("edge_node", "cloud_worker", "broker")

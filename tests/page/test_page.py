@@ -252,5 +252,5 @@ async def test_a_key_is_asked_for_once_and_again_when_it_changed(
             await view.see("#prompt").press("Enter")
             assert await view.answered(view.see("li.turn").nth(2))
         kept = await view.page.evaluate("[localStorage.length, document.cookie, location.href]")
-        assert kept == [0, "", f"{api.url}/"]
+        assert kept == [0, "", f"{api.url}/?who=1"]
         assert await view.breaches() == []

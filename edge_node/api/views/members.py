@@ -19,6 +19,7 @@ _SILENT = 60.0
 def worker(age: float, status: WorkerStatus) -> WorkerView:
     """A worker, whose newest status is so many seconds old."""
     runs = (
+        status.target,
         status.exactness + (f", {status.flip_rate:.3%} of tokens differ" if status.flip_rate else ""),
         f"{status.device} {status.dtype}".strip(),
         "" if status.weights == "native" else status.weights,

@@ -22,8 +22,11 @@ _KINDS = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
+    "mjs": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+VENDORED = "vendored"
+"""Folder of others' modules, unchanged; vendored.toml there says which they are."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -42,11 +45,13 @@ _HEADERS = {
 def _page() -> dict[str, tuple[bytes, dict[str, str]]]:
     """All files, and their headers, by name."""
     found = {}
-    for file in files("edge_node").joinpath("page").iterdir():
-        if kind := _KINDS.get(file.name.rpartition(".")[2]):
-            body = file.read_bytes()
-            tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
-            found[file.name] = body, {**_HEADERS, "content-type": kind, "etag": tag}
+    page = files("edge_node").joinpath("page")
+    for folder, below in ((page, ""), (page.joinpath(VENDORED), f"{VENDORED}/")):
+        for file in folder.iterdir():
+            if kind := _KINDS.get(file.name.rpartition(".")[2]):
+                body = file.read_bytes()
+                tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
+                found[below + file.name] = body, {**_HEADERS, "content-type": kind, "etag": tag}
     return found
 
 
@@ -72,5 +77,5 @@ async def _below(_api: Api, request: Request, _send: Send) -> Response:
     return _file(request.path_params["file"], request)
 
 
-TABLE = (("/", "GET", _root), (PAGE + "{file}", "GET", _below))
+TABLE = (("/", "GET", _root), (PAGE + "{file:path}", "GET", _below))
 """Paths, methods and handlers."""

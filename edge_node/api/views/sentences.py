@@ -80,6 +80,9 @@ class Watched:
         elif figures.first_token is None:
             yield f"The large model reads the question, {count(figures.prompt_tokens, 'token')}."
         else:
+            waited = sum(self._waited)
+            if waited > _LONG:  # an outage is named before what could be faster without one
+                yield f"It waited {duration(waited)} for {self._whom or 'its turn'}."
             yield from self._rounds(figures, plan)
             yield from self._delays(figures, figures.first_token)
 
@@ -95,15 +98,13 @@ class Watched:
         elif does and does.in_flight > 1:
             yield f"A verdict comes each {span(each)} and brings {brings}; up to {does.in_flight} are under way."
         else:
-            yield f"Each round trip takes {span(each)} and brings {brings}."
+            yield f"A round takes {span(each)} and brings {brings}."
         for part, ms in [*_parts(figures, plan).items()][:1]:
             most = "Most of it is" if ms > each / 2 else "The longest part that is known is"
             yield f"{most} {_MEANS[part]}."
 
     def _delays(self, figures: TextFigures, first_token: float) -> Iterator[str]:
         first = first_token - self._waited[0]
-        if (waited := sum(self._waited)) > _LONG:
-            yield f"It waited {duration(waited)} for {self._whom or 'its turn'}."
         if first > max(figures.seconds / 4, _LONG):
             trip = (figures.rtt_ms or 0.0) / 1000
             way = f"{duration(trip)} of it the way to the worker and back"

@@ -1,7 +1,10 @@
 """The page's files over real HTTP: who gets them, under which headers, and that they name nothing that is not there."""
 
 import re
+import tomllib
+from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +12,10 @@ from broker.launcher import PrivateBroker
 from tests.edge_node.api.served import served
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-FILES = {file.name: file.read_text("utf-8") for file in files("edge_node").joinpath("page").iterdir()}
+PAGE = Path(str(files("edge_node").joinpath("page")))
+OURS = {file.name: file.read_text("utf-8") for file in PAGE.iterdir() if file.is_file()}
+THEIRS = {f"vendored/{file.name}": file.read_text("utf-8") for file in PAGE.glob("vendored/*js")}
+FILES = OURS | THEIRS
 
 
 async def test_browsers_get_the_page_without_a_key_and_ollamas_clients_their_answer(
@@ -23,8 +29,11 @@ async def test_browsers_get_the_page_without_a_key_and_ollamas_clients_their_ans
             policy = dict(
                 part.strip().split(" ", 1) for part in got.headers["content-security-policy"].split(";")
             )
+            kind = "text/javascript; charset=utf-8"
+            assert not name.endswith("js") or got.headers["content-type"] == kind
             sources = [policy[f"{kind}-src"] for kind in ("default", "script", "style")]
             assert sources == ["'none'", "'self'", "'self'"]
+            assert "unsafe" not in got.headers["content-security-policy"]
             told = [got.headers[name] for name in ("x-content-type-options", "cache-control")]
             assert told == ["nosniff", "no-cache"]
             again = await http.get(api.url + path, headers={**BROWSER, "if-none-match": got.headers["etag"]})
@@ -37,7 +46,7 @@ async def test_browsers_get_the_page_without_a_key_and_ollamas_clients_their_ans
         assert (await http.get(f"{api.url}/v1/models", headers=BROWSER)).status_code == 401
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", OURS)
 def test_the_page_names_only_its_own_files_and_nodes(name: str) -> None:
     text = FILES[name]
     for used in re.findall(r'(?:from|src=|href=) ?"(?:\./|page/)([^"]+)"', text):
@@ -50,3 +59,14 @@ def test_the_page_names_only_its_own_files_and_nodes(name: str) -> None:
     assert set(re.findall(r'byId\("([^"]+)"\)', text)) <= ids
     if name == "page.css":
         assert set(re.findall(r"#([a-z-]+)\b(?=[^;{}]*\{)", text)) <= ids
+
+
+def test_others_modules_are_those_that_the_list_names() -> None:
+    folder = PAGE / "vendored"
+    told = tomllib.loads((folder / "vendored.toml").read_text("utf-8"))
+    hashes = {name: known for one in told.values() for name, known in one["files"].items()}
+    there = {file.name for file in folder.iterdir()} - {"vendored.toml"}
+    assert there == hashes.keys()
+    for name, known in hashes.items():
+        assert sha256((folder / name).read_bytes()).hexdigest() == known, name
+    assert all(one["license"] and one["version"] for one in told.values())
