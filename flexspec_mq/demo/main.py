@@ -110,6 +110,7 @@ async def _run(args: argparse.Namespace, screen: Screen) -> int:
             screen.say(f"         {line}")
         urls = [f"http://127.0.0.1:{node['port']}" for node in nodes]
         if args.chat:
+            screen.say(f"page     {urls[0]}/?who=1")
             return await _chat(children, args, urls[0])
         await _compare(args, screen, list(zip(urls, links, strict=True)))
     return 0

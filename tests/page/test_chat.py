@@ -102,6 +102,7 @@ async def test_conversations_are_kept_only_where_that_is_switched_on(
         assert await view.see("li.turn").count() == 0
         await view.see("#options summary").click()
         await view.see("#keep").check()
+        await view.see("#options summary").click()
         await view.option(max_tokens=20)
         text = await view.answered(await view.ask("hello"))
         await view.page.reload()
