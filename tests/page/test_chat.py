@@ -1,6 +1,7 @@
 """The page as a chat, in a real Chromium: hostile Markdown, copies, retries, conversations that are kept, a phone."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ pytest.importorskip("playwright.async_api", reason="make test-page installs it")
 
 from broker.launcher import PrivateBroker
 from lab.page.browser import PHONE, PageView, chromium, opened
+from tests.daemons import FakeEngine
 from tests.edge_node.api.served import served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -124,3 +126,29 @@ async def test_a_phone_has_targets_for_fingers(browser: Any, mosquitto: PrivateB
         assert small == []
         assert await view.fits()
         assert await view.barriers() == []
+
+
+async def test_an_answer_goes_on_after_a_reload_and_an_earlier_question_is_changed(
+    browser: Any, mosquitto: PrivateBroker
+) -> None:
+    engine = FakeEngine(lambda _: time.sleep(0.05))
+    async with served(mosquitto, engine=engine) as api, opened(browser, api.url, who=False) as view:
+        await view.see("#options summary").click()
+        await view.see("#keep").check()
+        await view.see("#options summary").click()
+        await view.option(seed=7, max_tokens=120, temperature=0)
+        await view.ask("hello")
+        await view.until("li.turn[data-state=writing]")
+        await view.page.reload()
+        assert await view.answered(view.see("li.turn"))
+        await view.option(max_tokens=10)
+        await view.answered(await view.ask("again"))
+        await view.see("[data-act=edit]").first.click()
+        assert await view.see("#prompt").input_value() == "hello"
+        await view.see("#prompt").fill("something else")
+        await view.page.keyboard.press("Enter")
+        turn = view.see("li.turn").first
+        await view.until(".question", "something else")
+        await view.answered(turn)
+        assert await view.see("li.turn").count() == 1
+        assert await view.breaches() == []
