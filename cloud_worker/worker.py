@@ -113,6 +113,7 @@ class CloudWorker:
                     facts.vocab_size,
                     facts.recommended.over(AS_THE_TARGET),
                     facts.tokenizer,
+                    facts.penalties,
                 ),
                 capacity=settings.capacity,
                 room=facts.room,

@@ -65,7 +65,6 @@ from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
-    NOISE_VERSION,
     Close,
     Delivery,
     Error,
@@ -307,7 +306,7 @@ class EdgeNode:
         text = request.text
         fingerprint = self._fingerprint if text is None else text.fingerprint
         identity = Identity(
-            NOISE_VERSION,
+            request.sampling.rule,
             fingerprint,
             request.sampling,
             self._eos if text is None else text.eos,

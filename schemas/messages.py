@@ -8,6 +8,7 @@ Positions count generated tokens: 0 is the first one after the prompt.
 """
 
 from enum import IntEnum
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -16,6 +17,8 @@ from msgspec import Meta
 PROTOCOL_VERSION = 1
 NOISE_VERSION = 2
 """The rule by which tokens are chosen, with its noise: `flexspec_mq.sampling`. Version 1 drew Philox' words."""
+PENALTIES_VERSION = 3
+"""The same rule for texts with penalties or a bias of logits, which a worker of an older release refuses by this."""
 KEYED = 15
 """In the flag byte, where a compression code is else: the payload is under keys."""
 
@@ -57,6 +60,10 @@ Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
 TopK = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
 MinP = Annotated[float, Meta(ge=0.0, le=1.0)]
+RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=100.0)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
+LogitBias = Annotated[tuple[tuple[TokenId, Bias], ...], Meta(max_length=1024)]
 
 
 class Fin(IntEnum):
@@ -80,8 +87,8 @@ class CloseReason(IntEnum):
 class ErrorCode(IntEnum):
     """Typed errors from a worker.
 
-    `BUSY` carries a retry hint; `UNKNOWN` means: re-open; `NEED_PREFIX`: open in full, anywhere; `GRAMMAR`: the
-    grammar cannot be used, and the detail says why.
+    `BUSY` carries a retry hint; `UNKNOWN` means: re-open; `NEED_PREFIX`: open in full, anywhere; `GRAMMAR` and
+    `SAMPLING`: the grammar, or the sampling, cannot be used, and the detail says why.
     """
 
     BUSY = 1
@@ -93,6 +100,7 @@ class ErrorCode(IntEnum):
     INTERNAL = 7
     NEED_PREFIX = 8
     GRAMMAR = 9
+    SAMPLING = 10
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
@@ -104,6 +112,11 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         top_p: keep the smallest set of most likely tokens with at least this mass; 1.0 keeps all.
         seed: key of the common random numbers.
         min_p: keep tokens that are at least so likely beside the likeliest one; 0.0 keeps all.
+        repetition_penalty: divides positive logits of tokens of prompt and text, and multiplies negative ones; 1.0 is
+            off.
+        frequency_penalty: taken off a token's logit for each time that the text has it.
+        presence_penalty: taken off the logits of tokens that the text has.
+        logit_bias: added to the logits of token ids, which are ascending.
     """
 
     temperature: Temperature = 0.0
@@ -111,11 +124,35 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     top_p: TopP = 1.0
     seed: U64 = 0
     min_p: MinP = 0.0
+    repetition_penalty: RepetitionPenalty = 1.0
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    logit_bias: LogitBias = ()
 
     def __post_init__(self) -> None:
-        """Make equal numbers equal bytes, since both sides hash them: 1 becomes 1.0 and -0.0 becomes 0.0."""
+        """Make equal numbers equal bytes, since both sides hash them: 1 becomes 1.0 and -0.0 becomes 0.0.
+
+        Raises:
+            ValueError: ids of the bias are not ascending.
+        """
         for name in _FRACTIONS:
             msgspec.structs.force_setattr(self, name, float(getattr(self, name)) + 0.0)
+        if self.logit_bias:
+            bias = tuple((token, float(value) + 0.0) for token, value in self.logit_bias)
+            if any(one >= other for (one, _), (other, _) in pairwise(bias)):
+                raise ValueError("the ids of logit_bias are not ascending")
+            msgspec.structs.force_setattr(self, "logit_bias", bias)
+
+    @property
+    def penalized(self) -> bool:
+        """Whether logits are changed before a token is chosen by them."""
+        penalties = (self.repetition_penalty, self.frequency_penalty, self.presence_penalty)
+        return penalties != (1.0, 0.0, 0.0) or bool(self.logit_bias)
+
+    @property
+    def rule(self) -> int:
+        """`NOISE_VERSION`, or `PENALTIES_VERSION`."""
+        return PENALTIES_VERSION if self.penalized else NOISE_VERSION
 
 
 _FRACTIONS = tuple(name for name, kind in Sampling.__annotations__.items() if kind.__origin__ is float)
@@ -151,7 +188,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """All that determines the text beside the prompt. The digest chain's root is made from it.
 
     Attributes:
-        noise: `NOISE_VERSION` of the edge; a worker refuses any but its own.
+        noise: `Sampling.rule` of the edge; a worker refuses any but its own.
         fingerprint: BLAKE2b-128 of vocabulary contents, special tokens and chat template of the edge's tokenizer.
         sampling: how its tokens are chosen.
         eos: token ids that end the text.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.messages import MAX_TOKEN_ID
+from schemas.messages import MAX_TOKEN_ID, Penalty, RepetitionPenalty
 from schemas.openai import (
     NO_LOGPROBS,
     FlexspecUsage,
@@ -42,8 +42,10 @@ class OllamaOptions(Sampled, _Request, frozen=True, kw_only=True):
         top_k: keep the k most likely tokens; 0 and less keep all.
         seed: the same seed gives the same text; less than 0 draws one.
         num_predict: tokens at most; 0 and less are what the context leaves.
+        repeat_penalty: penalty of tokens of the whole of prompt and answer, whatever repeat_last_n says;
+            presence_penalty and frequency_penalty are for the whole answer.
         num_ctx: accepted, without effect, as are all fields without bounds: they say how Ollama loads a model, or
-            belong to penalties and Mirostat, which are off.
+            belong to Mirostat, which is off.
     """
 
     top_k: Annotated[int, Meta(le=MAX_TOKEN_ID)] | None = None
@@ -51,9 +53,9 @@ class OllamaOptions(Sampled, _Request, frozen=True, kw_only=True):
     stop: Stops | None = None
     typical_p: Neutral1 = None
     tfs_z: Neutral1 = None
-    repeat_penalty: Neutral1 = None
-    presence_penalty: Neutral0 = None
-    frequency_penalty: Neutral0 = None
+    repeat_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     mirostat: Neutral0 = None
     mirostat_tau: Any = None
     mirostat_eta: Any = None

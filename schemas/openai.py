@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.messages import PartialSampling
+from schemas.messages import Bias, PartialSampling, Penalty, RepetitionPenalty
 from schemas.plan import LimitReport, PlanStatus
 from schemas.status import ConnectionStatus
 
@@ -17,6 +17,7 @@ NEUTRAL, WHY = "neutral", "why"
 """Keys of `Meta.extra`: values that ask for nothing, each as JSON, and why others are refused."""
 
 NO_LOGPROBS = "log-probabilities are not available"
+_WHOLE_TEXT = "use repetition_penalty, which is for the whole of prompt and text"
 _OLD = "use tools, which replaced it"
 _EMPTY: tuple[object, ...] = (False, 0, "", [], {})
 
@@ -42,6 +43,9 @@ Stops = StopString | Annotated[list[StopString], Meta(max_length=1024)]
 # msgspec's own bounds end at 63 bits.
 Seed = Annotated[int, Meta(extra_json_schema={"minimum": -(2**63), "maximum": 2**64 - 1})]
 
+
+LogitBiases = Annotated[dict[Annotated[str, Meta(pattern=r"^[0-9]{1,8}\Z")], Bias], Meta(max_length=1024)]
+"""From token ids to what is added to their logits."""
 
 Offline = Literal["hold", "provisional", "deliver"]
 """Offline mode, for while nobody can be reached: a text waits, is drafted on alone, or goes whole to a worker."""
@@ -251,7 +255,11 @@ class _TextRequest(Sampled, _Request, frozen=True, kw_only=True):
         model: a target version; without it the node's own. On a node that follows a family also the family, which
             is its current version, or FAMILY:stable, FAMILY:canary and FAMILY:VERSION.
         max_tokens: tokens at most; without it a chat may have as many as the node's ``api_max_tokens`` says.
-        top_k: not OpenAI's, like min_p.
+        top_k: not OpenAI's, like min_p and repetition_penalty.
+        frequency_penalty: taken off a token's logit for each time that the answer has it already.
+        presence_penalty: taken off the logits of tokens that the answer has already.
+        repetition_penalty: vLLM's: divides positive logits of tokens of prompt and answer, multiplies negative ones.
+        logit_bias: added to the logits of token ids of the target.
         stop: strings that end the text and are not shown.
         n: number of answers; their seeds are seed, seed + 1 and so on.
         response_format: form of the answer, where it is no call.
@@ -298,13 +306,13 @@ class _TextRequest(Sampled, _Request, frozen=True, kw_only=True):
     guided_whitespace_pattern: Empty = None
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
-    frequency_penalty: Empty = None
-    presence_penalty: Empty = None
-    repetition_penalty: Neutral1 = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     length_penalty: Neutral1 = None
     min_tokens: Neutral0 = None
     min_keep: Neutral0 = None
-    repeat_penalty: Neutral1 = None
+    repeat_penalty: Annotated[Any, unsupported(1, why=_WHOLE_TEXT)] = None
     repeat_last_n: Any = None
     typical_p: Neutral1 = None
     top_n_sigma: Annotated[Any, unsupported(0, -1)] = None
@@ -327,7 +335,7 @@ class _TextRequest(Sampled, _Request, frozen=True, kw_only=True):
     request_id: Any = None
     timings_per_token: Any = None
     return_progress: Any = None
-    logit_bias: Empty = None
+    logit_bias: LogitBiases | None = None
     use_beam_search: Off = None
     early_stopping: Off = None
     include_stop_str_in_output: Off = None

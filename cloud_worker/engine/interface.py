@@ -61,6 +61,7 @@ class Facts:
         target: name of the target, for people.
         proof: how exact it is, in words; empty where nothing was proved.
         grammar: name and version of what reads grammars; empty where nothing does.
+        penalties: whether it knows whole rows of logits, as penalties and a bias of them need.
     """
 
     fingerprint: bytes
@@ -82,6 +83,7 @@ class Facts:
     target: str = ""
     proof: str = ""
     grammar: str = ""
+    penalties: bool = True
 
 
 @dataclass(slots=True)

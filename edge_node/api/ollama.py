@@ -15,7 +15,7 @@ from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import read
 from edge_node.api.openai.chat import call_id
 from edge_node.text.machine import End, Text
-from edge_node.text.spec import WHOLE_CONTEXT, TextSpec
+from edge_node.text.spec import WHOLE_CONTEXT, Adjustments, TextSpec
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
     CallEnds,
@@ -125,6 +125,11 @@ def _request(
         prompt=prompt,
         version=asked.model,
         sampling=msgspec.convert(given, PartialSampling, from_attributes=True),
+        adjustments=Adjustments(
+            repetition_penalty=given.repeat_penalty or 1.0,
+            frequency_penalty=given.frequency_penalty or 0.0,
+            presence_penalty=given.presence_penalty or 0.0,
+        ),
         seed=None if given.seed is None or given.seed < 0 else given.seed % 2**64,
         limit=WHOLE_CONTEXT if limit is not None and limit <= 0 else limit,
         stops=tuple(stop for stop in stops if stop),

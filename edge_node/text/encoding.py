@@ -202,6 +202,9 @@ class Encoder:
         if tools is not None:  # before the prompt that describes them: a grammar has a bound of its own
             grammar = tools.grammar(form, grammar)
         ids = encode(text, spec.prompt, tools, answer if spec.truncate else None)
+        biased = max((token for token, _ in spec.adjustments.logit_bias), default=0)
+        if biased >= text.vocab_size:
+            raise UsageError(f"logit_bias has token {biased}, which is not below {text.vocab_size}")
         room = min(text.max_context - len(ids), MAX_POSITION)
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = spec.limit is None and limit == self._default_limit

@@ -10,8 +10,6 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
-
 from edge_node.generation import Generation, GenerationRequest, OtherText, Resume, Shown
 from edge_node.outbox.entries import Opening
 from edge_node.text.decoding import Piece, PieceDecoder, StopFinder
@@ -37,6 +35,7 @@ from flexspec_mq.grammar.tools import ToolFormat
 from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, ProvisionalDraft
 from flexspec_mq.telemetry import TextSpan
+from schemas.messages import PartialSampling
 from schemas.node import TextFigures
 from schemas.plan import PlanStatus
 
@@ -245,7 +244,7 @@ class Writing:
             digest=self._service.target.digest,
             exactness=self._exactness,
             weights=self._weights,
-            **asdict(sampling),
+            **{name: getattr(sampling, name) for name in ("seed", *PartialSampling.__struct_fields__)},
             default_limit=self._encoded.limit if self._encoded.by_default else None,
         )
 

@@ -30,12 +30,22 @@ Prompt = str | tuple[int | Turn, ...]
 """Text, token ids, or the turns of a conversation."""
 
 
+class Adjustments(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Changes of logits, which nobody recommends: see `Sampling`."""
+
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
 class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A text to write. None leaves a value to the target's makers, or as stated.
 
     Attributes:
         prompt: beginning of the text.
         sampling: how its tokens are chosen.
+        adjustments: penalties and bias of logits.
         seed: 64 bits; None draws one.
         limit: tokens at most, or `WHOLE_CONTEXT`; None is the node's default.
         stops: non-empty strings that end the text and are not shown.
@@ -56,6 +66,7 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     prompt: Prompt
     sampling: PartialSampling = LEFT_OPEN
+    adjustments: Adjustments = Adjustments()
     seed: int | None = None
     limit: int | None = None
     stops: tuple[str, ...] = ()
@@ -92,7 +103,8 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def sampled(self, drawn: int, recommended: Sampling) -> Sampling:
         """All sampling parameters, with the seed that is asked for or else with `drawn`."""
         seed = drawn if self.seed is None else self.seed
-        return msgspec.structs.replace(self.sampling.over(recommended), seed=seed)
+        changes = msgspec.structs.asdict(self.adjustments)
+        return msgspec.structs.replace(self.sampling.over(recommended), seed=seed, **changes)
 
     @property
     def named(self) -> bytes:

@@ -22,6 +22,7 @@ from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, Floats, features_of
 from flexspec_mq.models.kv import ReadTokens
 from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
+from flexspec_mq.sampling.penalties import penalties
 from schemas.messages import Sampling
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class _Session:
         never: columns of the logits that are no token of the session's target.
         device: whose text it is.
         read_at: forward that last read a piece of its prefix.
-        columns: the target's id of each column of the logits; None until a grammar asks.
+        columns: the target's id of each column of the logits; None until a grammar or a penalty asks.
     """
 
     kv: Any
@@ -318,10 +319,16 @@ class ModelDrafter:
         if session.never is not None:
             logits[session.never] = -np.inf
         if request.allowed is not None:
-            allowed = self._allowed(session, request.allowed.mask, len(logits))
+            allowed = self._allowed(self._columns(session, len(logits)), request.allowed.mask)
             if not allowed.any():
                 return None
             logits[~allowed] = -np.inf
+        if session.params.penalized:
+            prompt, written = (
+                request.context[: request.prompt_length],
+                request.context[request.prompt_length :],
+            )
+            penalties(session.params, prompt, written).apply(logits, self._columns(session, len(logits)))
         proposal = self._proposer(logits, session.params, position, lasted)
         if session.tokens is not None:
             token = session.tokens.writes.get(proposal.token, proposal.token)
@@ -329,15 +336,20 @@ class ModelDrafter:
         session.run.proposed(position, proposal.token)
         return proposal
 
-    def _allowed(self, session: _Session, allowed: Mask, columns: int) -> Mask:
-        """Which columns of the logits are tokens that the text's grammar allows."""
+    def _columns(self, session: _Session, columns: int) -> npt.NDArray[np.int64]:
+        """The target's id of each column of the logits."""
         if session.columns is None:
             ids = np.arange(columns) if self._ids is None else self._ids
             if session.tokens is not None:
                 ids = np.array([session.tokens.writes.get(each, each) for each in ids.tolist()])
             session.columns = ids
-        known = session.columns < len(allowed)
-        return np.asarray(known & allowed[np.where(known, session.columns, 0)])
+        return session.columns
+
+    @staticmethod
+    def _allowed(columns: npt.NDArray[np.int64], allowed: Mask) -> Mask:
+        """Which columns of the logits are tokens that the text's grammar allows."""
+        known = columns < len(allowed)
+        return np.asarray(known & allowed[np.where(known, columns, 0)])
 
     def _inputs(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput[Any]]]:
         sessions, unread = [], []

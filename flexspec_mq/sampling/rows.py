@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from flexspec_mq.sampling.noise import Lucky
+    from flexspec_mq.sampling.penalties import Penalties
     from schemas.messages import Sampling
 
 _REACH = 10.0
@@ -49,12 +50,14 @@ class Draw:
         position: index of the token in prompt + text.
         lucky: `lucky_words` of the seed and this position if they are drawn already.
         allowed: as for `choose`; such a row is left to it.
+        penalties: change of its logits; None without one.
     """
 
     params: Sampling
     position: int
     lucky: Lucky | None = None
     allowed: npt.NDArray[np.bool_] | None = None
+    penalties: Penalties | None = None
 
 
 def few(rows: int, vocabulary: int) -> bool:
@@ -78,6 +81,7 @@ def choose_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> Callable[[int], 
     Returns:
         From the index of a row to its token's id.
     """
+    logits = _penalized(logits, draws)
     alone = not draws or (logits.device.type == "cpu" and few(*logits.shape))
     chosen = [-1] * len(draws) if alone else _chosen(logits, draws)
 
@@ -89,6 +93,19 @@ def choose_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> Callable[[int], 
         return choose(found, draw.params, draw.position, draw.allowed)
 
     return token
+
+
+def _penalized(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """Logits as the rows' penalties leave them, in float32 where there are any."""
+    if all(draw.penalties is None for draw in draws):
+        return logits
+    logits = logits.to(torch.float32, copy=True)
+    for row, draw in zip(logits, draws, strict=True):
+        if draw.penalties is not None:
+            ids = torch.from_numpy(draw.penalties.ids).to(logits.device)
+            changed = draw.penalties.of(row[ids].cpu().numpy())
+            row[ids] = torch.from_numpy(changed).to(logits.device)
+    return logits
 
 
 def _chosen(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:

@@ -23,6 +23,9 @@ _FIRST = 1.0
 _SAMPLING = (
     *(Params(0.0, 0, 1.0, 0), Params(0.0, 0, 1.0, 0), Params(0.7, 0, 1.0, 0), Params(0.7, 50, 0.95, 0)),
     *(Params(1.0, 0, 1.0, 0), Params(1.0, 0, 0.95, 0, min_p=0.05), Params(1.0, 50, 1.0, 0)),
+    Params(0.0, 0, 1.0, 0, repetition_penalty=1.2, logit_bias={40: 5.0, 7: -100.0}),
+    Params(0.7, 0, 0.95, 0, frequency_penalty=0.7, presence_penalty=-0.3),
+    Params(1.0, 0, 1.0, 0, repetition_penalty=0.9, frequency_penalty=-0.2, presence_penalty=1.5),
 )
 _OFFLINE = ("hold", "provisional", "deliver")
 """Offline modes of texts."""

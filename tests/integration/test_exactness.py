@@ -115,6 +115,10 @@ def check(generation: Generation, tokens: tuple[int, ...]) -> None:
     assert tokens == alone(wish.prompt, wish.sampling, wish.limit, draft().text.eos)
 
 
+PENALIZED = (
+    Sampling(repetition_penalty=1.2, logit_bias=((40, 5.0),)),
+    Sampling(0.8, seed=9, frequency_penalty=0.7, presence_penalty=0.4),
+)
 PLANS = {
     "each token asked for": Plan(0, 1, 0),
     "device": Plan(4, 1, 1),
@@ -127,13 +131,13 @@ PLANS = {
 
 
 async def test_it_is_the_targets_text_whoever_drafts(broker: PrivateBroker) -> None:
-    """Drawn texts by all plans in one batch, beside a greedy one and one with `min_p`."""
+    """Drawn texts by all plans in one batch, beside a greedy one, one with `min_p` and two with penalties."""
     prompt = prompt_of(SEA)
     async with edge_of(broker, "edge", draft().drafter, draft().text) as node:
         asked = {who: node.generate(request(prompt, WARM, 28, plan)) for who, plan in PLANS.items()}
         others = [
             node.generate(request(prompt_of(SKY), params, 24))
-            for params in (GREEDY, Sampling(1.2, seed=7, min_p=0.05))
+            for params in (GREEDY, Sampling(1.2, seed=7, min_p=0.05), *PENALIZED)
         ]
         texts = await asyncio.gather(*map(read, (*asked.values(), *others)))
     for generation, tokens in zip((*asked.values(), *others), texts, strict=True):

@@ -297,6 +297,16 @@ def test_the_lease_frees_and_any_message_renews_it() -> None:
     assert errors(machine.receive("e", batch((), ()), 51.0)) == [("e", ErrorCode.UNKNOWN)]
 
 
+PENALIZED, BIASED = Sampling(presence_penalty=0.5), Sampling(logit_bias=((VOCAB, 1.0),))
+
+
+def test_a_worker_whose_server_tells_likeliest_tokens_only_refuses_penalties() -> None:
+    machine = WorkerMachine(replace(CONFIG, facts=replace(CONFIG.facts, penalties=False)))
+    penalized = opening(ident=replace_field(identity(), noise=3, sampling=PENALIZED))
+    assert errors(machine.receive("e", penalized, 0.0)) == [("e", ErrorCode.SAMPLING)]
+    assert not errors(WorkerMachine(CONFIG).receive("e", penalized, 0.0))
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
@@ -311,6 +321,8 @@ def test_the_lease_frees_and_any_message_renews_it() -> None:
         ),
         (opening(ident=replace_field(identity(), noise=NOISE_VERSION - 1)), ErrorCode.PROTOCOL),
         (opening(ident=replace_field(identity(), noise=NOISE_VERSION + 1)), ErrorCode.PROTOCOL),
+        (opening(ident=replace_field(identity(), sampling=PENALIZED)), ErrorCode.PROTOCOL),
+        (opening(ident=replace_field(identity(), noise=3, sampling=BIASED)), ErrorCode.MALFORMED),
     ],
 )
 def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(

@@ -135,6 +135,7 @@ async def _connect(
         proof=f"{model} at {server.url}: exact up to ties; {timings.forward:.0f} ms a token of a stream, "
         f"{timings.forwards[1][2]:.0f} ms to verify {_TIMED_ROWS}; above temperature 0 {way}",
         grammar="" if grammars is None else engine_name(),
+        penalties=False,
     )
     heads = ServerHeads(server, model, loaded, loop)
     return ServerEngine(server, heads, facts, most=most, grammars=grammars, loop=loop)

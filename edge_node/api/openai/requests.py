@@ -10,7 +10,7 @@ from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.http.bodies import parse_object, read
 from edge_node.api.openai.chat import OpenAIRequest
-from edge_node.text.spec import Prompt, TextSpec
+from edge_node.text.spec import Adjustments, Prompt, TextSpec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import ReadCall, Tool, ToolUse
@@ -109,6 +109,7 @@ def spec_of(
     try:
         return TextSpec(
             sampling=msgspec.convert(asked, PartialSampling, from_attributes=True),
+            adjustments=_adjustments(asked),
             seed=None if asked.seed is None else asked.seed % 2**64,
             ignore_eos=asked.ignore_eos,
             wait=asked.wait,
@@ -120,6 +121,14 @@ def spec_of(
         )
     except UsageError as error:
         raise bad(None, error.message) from error
+
+
+def _adjustments(asked: msgspec.Struct) -> Adjustments:
+    """Penalties and bias of a request, as far as it has such fields."""
+    bias = {int(token): value for token, value in (getattr(asked, "logit_bias", None) or {}).items()}
+    given = {name: getattr(asked, name, None) for name in Adjustments.__struct_fields__}
+    stated = {name: value for name, value in given.items() if value is not None}
+    return Adjustments(**{**stated, "logit_bias": tuple(sorted(bias.items()))})
 
 
 def _turns(messages: Sequence[openai.Message]) -> tuple[Turn, ...]:

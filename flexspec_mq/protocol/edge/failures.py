@@ -1,6 +1,13 @@
 """Words for a user when a session fails: what went wrong, and what helps."""
 
-from flexspec_mq.errors import FlexSpecError, GrammarError, LinkDown, RemoteProtocolError, WorkerError
+from flexspec_mq.errors import (
+    FlexSpecError,
+    GrammarError,
+    LinkDown,
+    RemoteProtocolError,
+    UsageError,
+    WorkerError,
+)
 from schemas.messages import Error, ErrorCode
 
 _OTHER_TOKENS = (
@@ -53,6 +60,8 @@ def refused(error: Error) -> FlexSpecError:
         return WorkerError(said, hint=_OTHER_TOKENS)
     if error.code is ErrorCode.GRAMMAR:
         return GrammarError(error.detail)
+    if error.code is ErrorCode.SAMPLING:
+        return UsageError(said, hint="leave out penalties and logit_bias, or ask for a version that has them")
     if error.code is ErrorCode.CONTEXT:
         return WorkerError(said, hint="shorten the prompt or lower the limit")
     return RemoteProtocolError(

@@ -22,6 +22,7 @@ class VersionFacts:
         vocab_size: token ids are below this.
         recommended: how its makers recommend to sample; None tells edges nothing.
         tokenizer: parts that must agree where the fingerprints differ; None if that is not known.
+        penalties: whether tokens can be chosen with penalties or a bias of logits.
     """
 
     fingerprint: bytes
@@ -29,6 +30,7 @@ class VersionFacts:
     vocab_size: int
     recommended: Sampling | None = None
     tokenizer: TokenizerStatus | None = None
+    penalties: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

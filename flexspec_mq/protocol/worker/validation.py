@@ -2,7 +2,7 @@
 
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.protocol.worker.types import VersionFacts
-from schemas.messages import NOISE_VERSION, Close, Draft, ErrorCode, Open, Poll
+from schemas.messages import Close, Draft, ErrorCode, Open, Poll
 
 
 class IllegalMessage(RemoteProtocolError):
@@ -42,12 +42,19 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
     _check_attempt(message.attempt)
     _check_tokens(message.draft, facts.vocab_size)
     identity = message.identity
-    if identity.noise != NOISE_VERSION:
-        older = "device" if identity.noise < NOISE_VERSION else "worker"
+    sampling, rule = identity.sampling, identity.sampling.rule
+    if identity.noise != rule:
+        older = "device" if identity.noise < rule else "worker"
         raise IllegalMessage(
             ErrorCode.PROTOCOL,
-            f"the device draws noise of version {identity.noise}, this worker {NOISE_VERSION}: update the {older}",
+            f"the device draws noise of version {identity.noise}, this worker {rule}: update the {older}",
         )
+    if sampling.penalized and not facts.penalties:
+        raise IllegalMessage(
+            ErrorCode.SAMPLING,
+            "penalties and logit_bias need whole rows of logits, and this worker's server tells likeliest tokens only",
+        )
+    _check_tokens(tuple(token for token, _ in sampling.logit_bias), facts.vocab_size)
     _check_tokenizer(message, facts)
     if identity.limit < 1:
         raise IllegalMessage(ErrorCode.MALFORMED, "a session needs a limit of at least 1")

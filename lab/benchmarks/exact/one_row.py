@@ -18,7 +18,7 @@ from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.runner import ModelInput
 from lab.benchmarks.exact.reference import GrammarMask, ReferenceText, Text, answer
-from lab.benchmarks.exact.sampling import choose
+from lab.benchmarks.exact.sampling import choose, penalized
 
 
 class OneRow:
@@ -46,6 +46,7 @@ class OneRow:
             row = self._model.forward([ModelInput(kv, [newest], 1)])[0].float().numpy()
             if mask is not None:
                 row = mask.apply(row, written.tokens[-1:])
+            row = penalized(row, text.sampling, text.prompt, written.tokens)
             newest = choose(row, text.sampling, len(text.prompt) + len(written.tokens))
             written.tokens.append(newest)
             written.reason = text.finish(written.tokens) or ""

@@ -34,7 +34,7 @@ import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface
 
-from lab.benchmarks.exact.sampling import Params, choose
+from lab.benchmarks.exact.sampling import Params, choose, penalized
 
 MAX_CONTEXT = 1024
 _GRAIN = 64
@@ -156,6 +156,7 @@ class Reference:
         cache, logits = self.read([text.prompt] * self.copies)
         while True:
             row = logits[0] if mask is None else mask.apply(logits[0], written.tokens[-1:])
+            row = penalized(row, text.sampling, text.prompt, written.tokens)
             written.tokens.append(choose(row, text.sampling, length + len(written.tokens)))
             written.reason = text.finish(written.tokens) or ""
             if written.reason:

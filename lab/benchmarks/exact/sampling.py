@@ -4,8 +4,8 @@ Nothing of the project is imported: the description is the docstring of `flexspe
 of `docs/protocol.md`. Everything is done the plain way: whole vocabularies, full sorts, float64.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,20 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """Sampling parameters: temperature (0 is greedy), top-k and min-p (0 is off), top-p (1 is off), 64-bit seed."""
+    """Sampling parameters: temperature (0 is greedy), top-k and min-p (0 is off), top-p (1 is off), 64-bit seed.
+
+    Penalties are off at 1 (repetition) and 0; the bias is by token ids.
+    """
 
     temperature: float
     top_k: int
     top_p: float
     seed: int
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
 def murmur(blocks: Sequence[U32s]) -> U32s:
@@ -73,6 +80,22 @@ def kept(logits: npt.NDArray[np.float32], sampling: Params) -> npt.NDArray[np.bo
     keep = np.zeros(len(scores), dtype=bool)
     keep[order] = True
     return keep
+
+
+def penalized(
+    logits: npt.NDArray[np.float32], sampling: Params, prompt: Sequence[int], written: Sequence[int]
+) -> npt.NDArray[np.float32]:
+    """Logits behind `prompt` and the text `written`, as bias and penalties leave them, one token id after the other."""
+    logits = logits.astype(np.float32)
+    for token, bias in dict(sampling.logit_bias).items():
+        logits[int(token)] += np.float32(bias)
+    penalty = np.float32(sampling.repetition_penalty)
+    for token in {*prompt, *written}:
+        logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+    for token in set(written):
+        logits[token] -= np.float32(sampling.frequency_penalty) * np.float32(list(written).count(token))
+        logits[token] -= np.float32(sampling.presence_penalty)
+    return logits
 
 
 def choose(logits: npt.NDArray[np.float32], sampling: Params, position: int) -> int:

@@ -103,7 +103,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "m", "messages": [{"role": "user", "tool_calls": [CALL]}]}, 400, "only an assistant"),
     ("chat", {"model": "m", "messages": [{"role": "user", "images": ["AA"]}]}, 400, "text only"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"mirostat": 2}}, 400, "options.mirostat"),
-    ("chat", {"model": "m", "messages": HELLO, "options": {"repeat_penalty": 1.1}}, 400, "repeat_penalty"),
+    ("chat", {"model": "m", "messages": HELLO, "options": {"repeat_penalty": 0}}, 400, "repeat_penalty"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"top_p": 0}}, 400, "options.top_p"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"min_p": 2}}, 400, "options.min_p"),
     ("chat", {"model": "m", "messages": HELLO, "tools": [{"function": {"name": "a b"}}]}, 400, "'a b'"),

@@ -18,7 +18,7 @@ from edge_node.text.spec import WHOLE_CONTEXT, IdempotencyKey, TextRequest, unpa
 from flexspec_mq.grammar.grammar import GBNF, Grammar
 from flexspec_mq.grammar.tools import ReadCall
 from flexspec_mq.models.text import Turn
-from schemas.messages import LEFT_OPEN, PartialSampling
+from schemas.messages import LEFT_OPEN, PartialSampling, Sampling
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -140,6 +140,19 @@ def test_a_limit_of_minus_one_is_what_the_context_leaves(limit: float) -> None:
     assert completion_request({"prompt": "x", "max_tokens": limit}).spec.limit == WHOLE_CONTEXT
 
 
+def test_penalties_and_a_bias_are_read() -> None:
+    asked = chat(
+        logit_bias={"40": -100, "7": 1.5}, frequency_penalty=0.5, presence_penalty=-1, repetition_penalty=1.1
+    )
+    sampling = asked.spec.sampled(3, Sampling(0.7))
+    assert sampling == Sampling(0.7, 0, 1.0, 3, 0.0, 1.1, 0.5, -1.0, ((7, 1.5), (40, -100.0)))
+    wrong: dict[str, Any] = {
+        "logit_bias": {"x": 1}, "frequency_penalty": 2.1, "presence_penalty": -3, "repetition_penalty": 0,
+    }  # fmt: skip
+    for field, value in wrong.items():
+        assert (refused(chat_request, {**HELLO, field: value}).param or "").startswith(field)
+
+
 def test_a_prediction_is_read() -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
     for content in ("a b", parts):
@@ -147,7 +160,7 @@ def test_a_prediction_is_read() -> None:
 
 
 def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() -> None:
-    odd = {"tempreature": 1, "logit_bias": {"5": 1}, "logprobs": True, "guided_what": "x"}
+    odd = {"tempreature": 1, "bad_words": ["x"], "logprobs": True, "guided_what": "x"}
     message = {"role": "user", "content": "hello", "colour": "red", "function_call": {}, "audio": {"id": "x"}}
     asked = {"messages": [message], **odd, "stream_options": {"what": 1}}
     took = chat_request(asked, lenient=True)
@@ -224,10 +237,10 @@ COMPLETIONS: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 NOT_HONOURED: dict[str, list[tuple[str, Any]]] = {
     "chat": [
-        ("logit_bias", {"5": 1}), ("frequency_penalty", 0.1), ("presence_penalty", -1), ("functions", [{}]),
+        ("repeat_penalty", 1.1), ("functions", [{}]),
         ("function_call", {"name": "x"}), ("logprobs", True), ("min_keep", 2), ("top_logprobs", 2),
         ("modalities", ["text", "audio"]), ("audio", {"voice": "x"}), ("service_tier", "flex"),
-        ("web_search_options", {}), ("repetition_penalty", 1.1), ("length_penalty", 0.9), ("min_tokens", 5),
+        ("web_search_options", {}), ("length_penalty", 0.9), ("min_tokens", 5),
         ("use_beam_search", True), ("skip_special_tokens", False), ("include_stop_str_in_output", True),
         ("add_generation_prompt", False), ("continue_final_message", True),
     ],

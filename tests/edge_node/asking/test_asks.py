@@ -267,9 +267,9 @@ async def test_an_answer_waits_for_the_broker_on_which_it_was_asked(
 
 async def test_a_lenient_node_says_what_it_ignored(mosquitto: PrivateBroker) -> None:
     async with asked(mosquitto, lenient=True) as node, Asker(mosquitto) as asker:
-        await asker.publish(f"f1/ask/{node.edge}", {**ASK, "logit_bias": {"5": 1}, "colour": 1})
+        await asker.publish(f"f1/ask/{node.edge}", {**ASK, "bad_words": ["x"], "colour": 1})
         body = (await asker.message())[1]
-        assert (body["text"], body["ignored"]) == (TEXT, ["logit_bias", "colour"])
+        assert (body["text"], body["ignored"]) == (TEXT, ["bad_words", "colour"])
 
 
 async def test_another_broker_over_tls_by_its_settings(
