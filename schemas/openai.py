@@ -44,7 +44,9 @@ Stops = StopString | Annotated[list[StopString], Meta(max_length=1024)]
 Seed = Annotated[int, Meta(extra_json_schema={"minimum": -(2**63), "maximum": 2**64 - 1})]
 
 
-LogitBiases = Annotated[dict[Annotated[str, Meta(pattern=r"^[0-9]{1,8}\Z")], Bias], Meta(max_length=1024)]
+LogitBiases = Annotated[
+    dict[Annotated[str, Meta(pattern=r"^[0-9]{1,8}$(?!\n)")], Bias], Meta(max_length=1024)
+]
 """From token ids to what is added to their logits."""
 
 Offline = Literal["hold", "provisional", "deliver"]

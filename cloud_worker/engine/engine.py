@@ -21,7 +21,7 @@ from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from flexspec_mq.sampling.noise import lucky_words
 from flexspec_mq.sampling.penalties import penalties
-from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck
+from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck, penalized
 from flexspec_mq.scheduling.slot_budget import STEP_MS, SlotBudget
 
 if TYPE_CHECKING:
@@ -237,9 +237,8 @@ class ModelEngine:
     def _run(self, scheduled: Sequence[Scheduled]) -> tuple[Callable[[int], int], list[Masks]]:
         """Run a forward; from the index of a row of its logits to the token that the target chooses there.
 
-        Which ids are lucky depends on seed and position alone, and what a grammar allows, or a penalty is for, on the
-        draft. Finding these is most of what such a sampling costs, so that runs beside the forward, on another core
-        where there is one.
+        Which ids are lucky depends on seed and position alone, and what a grammar allows on the draft. Finding these is
+        most of what such a sampling costs, so that runs beside the forward, on another core where there is one.
 
         Returns:
             The choice, and of each share its masks.
@@ -257,7 +256,6 @@ class ModelEngine:
             for params, position in rows
         ]
         masking = [self._noise.submit(self._masks, share) for share in scheduled]
-        changing = [self._noise.submit(_penalties, share) for share in scheduled]
         logits = self.forward([share.model_input for share in scheduled])
         masks = [future.result() for future in masking]
         allowed = [
@@ -265,12 +263,12 @@ class ModelEngine:
             for share, its in zip(scheduled, masks, strict=True)
             for mask in _padded([] if isinstance(its, GrammarError) else its, share.model_input.rows)
         ]
-        changes = [change for share in changing for change in share.result()]
         draws = [
-            Draw(params, position, None if few is None else few.result(), mask, change)
-            for (params, position), few, mask, change in zip(rows, lucky, allowed, changes, strict=True)
+            Draw(params, position, None if few is None else few.result(), mask)
+            for (params, position), few, mask in zip(rows, lucky, allowed, strict=True)
         ]
-        return choose_rows(logits, draws), masks
+        changes = [change for share in scheduled for change in _penalties(share)]
+        return choose_rows(penalized(logits, changes), draws), masks
 
     def _masks(self, share: Scheduled) -> Masks:
         if share.item.identity.grammar is None or not share.model_input.rows or self._texts is None:
@@ -322,16 +320,12 @@ class ModelEngine:
 
 
 def _penalties(share: Scheduled) -> list[Penalties | None]:
-    """Penalties of each row: behind its context, and then behind each drafted token as well."""
+    """Penalties of its rows, or None for each."""
     item, rows = share.item, share.model_input.rows
-    params = item.identity.sampling
+    params, context, length = item.identity.sampling, item.context, item.prompt_length
     if not rows or not params.penalized:
         return [None] * rows
-    context = item.context
-    found = [penalties(params, context[: item.prompt_length], context[item.prompt_length :])]
-    for token in share.draft[: rows - 1]:
-        found.append(found[-1].behind(token))
-    return [*found]
+    return [penalties(params, context[:length], context[length:], share.draft[: rows - 1])]
 
 
 def _padded(masks: Sequence[Mask], rows: int) -> list[Mask | None]:

@@ -10,7 +10,7 @@ the size of a vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +25,13 @@ _Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Penalties:
-    """The change of the logits of one row.
+    """The change of the logits of a text's rows: of the one behind its tokens, and of that behind each drafted one.
 
     Attributes:
         params: sampling parameters of the text.
         ids: token ids whose logits change, ascending, int64 [n].
-        counts: how often the text has each, int64 [n].
-        repeated: whether prompt or text have it, bool [n].
+        counts: how often the text has each before each row, int64 [rows, n].
+        repeated: whether prompt or text have it there, bool [rows, n].
         bias: added to its logit, float32 [n].
     """
 
@@ -42,7 +42,7 @@ class Penalties:
     bias: _Logits
 
     def of(self, logits: _Logits) -> _Logits:
-        """The changed logits of `ids` from their own; float32 [n]."""
+        """The changed logits of `ids` from their own; float32 [rows, n]."""
         params, changed = self.params, logits + self.bias
         if params.repetition_penalty != 1.0:
             factor = np.float32(params.repetition_penalty)
@@ -51,61 +51,42 @@ class Penalties:
         changed = changed - np.float32(params.frequency_penalty) * self.counts.astype(np.float32)
         return changed - np.float32(params.presence_penalty) * (self.counts > 0).astype(np.float32)
 
-    def apply(self, logits: _Logits, columns: _Ids | None = None) -> None:
-        """Change a row in place.
+    def apply(self, logits: _Logits, columns: _Ids) -> None:
+        """Change a single row in place.
 
         Args:
-            logits: float32 [vocabulary], or [columns].
-            columns: token id of each, in any order; None when they are all ids.
+            logits: float32 [columns].
+            columns: token id of each, in any order.
         """
-        if columns is None:
-            logits[self.ids] = self.of(logits[self.ids])
-            return
         order = np.argsort(columns, kind="stable")
         at = np.minimum(np.searchsorted(columns[order], self.ids), len(columns) - 1)
         known = columns[order[at]] == self.ids
-        whole = np.zeros(len(self.ids), np.float32)
-        whole[known] = logits[order[at[known]]]
-        logits[order[at[known]]] = self.of(whole)[known]
-
-    def behind(self, token: int) -> Penalties:
-        """Penalties of the row behind one more token of the text."""
-        place = int(np.searchsorted(self.ids, token))
-        found = self
-        if place == len(self.ids) or self.ids[place] != token:
-            found = replace(
-                self,
-                ids=np.insert(self.ids, place, token),
-                counts=np.insert(self.counts, place, 0),
-                repeated=np.insert(self.repeated, place, values=False),
-                bias=np.insert(self.bias, place, np.float32(0.0)),
-            )
-        counts, repeated = found.counts.copy(), found.repeated.copy()
-        counts[place] += 1
-        repeated[place] = True
-        return replace(found, counts=counts, repeated=repeated)
+        whole = np.zeros((1, len(self.ids)), np.float32)
+        whole[0, known] = logits[order[at[known]]]
+        logits[order[at[known]]] = self.of(whole)[0, known]
 
 
-def penalties(params: Sampling, prompt: Sequence[int], written: Sequence[int]) -> Penalties:
-    """The change of the row behind a prompt and a part of its text.
+def penalties(
+    params: Sampling, prompt: Sequence[int], written: Sequence[int], draft: Sequence[int] = ()
+) -> Penalties:
+    """The change of the rows behind a prompt, a part of its text, and each token that is drafted behind that.
 
     Args:
         params: sampling parameters of the text.
         prompt: token ids of its prompt; they count for the repetition penalty alone.
-        written: token ids of the text, those that are drafted included.
+        written: token ids of the text.
+        draft: token ids that follow.
     """
-    nothing: Sequence[int] = ()
-    named = np.array([token for token, _ in params.logit_bias], np.int64)
-    told = np.unique(np.array(prompt if params.repetition_penalty != 1.0 else nothing, np.int64))
-    stands, often = np.unique(np.array(written, np.int64), return_counts=True)
-    ids = np.union1d(np.union1d(named, told), stands)
-    counts, bias, repeated = (
-        np.zeros(len(ids), np.int64),
-        np.zeros(len(ids), np.float32),
-        np.zeros(len(ids), bool),
-    )
-    counts[np.searchsorted(ids, stands)] = often
-    repeated[np.searchsorted(ids, told)] = True
-    repeated |= counts > 0
-    bias[np.searchsorted(ids, named)] = [value for _, value in params.logit_bias]
+    told = prompt if params.repetition_penalty != 1.0 else ()
+    parts = ([token for token, _ in params.logit_bias], told, written, draft)
+    every = np.concatenate([np.array(part, np.int64) for part in parts])
+    ids, places = np.unique(every, return_inverse=True)
+    named, begins, stands, drafted = np.split(places, np.cumsum([len(part) for part in parts[:-1]]))
+    counts = np.zeros((1 + len(draft), len(ids)), np.int64)
+    counts[0] = np.bincount(stands, minlength=len(ids))
+    counts[np.arange(1, len(counts)), drafted] = 1
+    counts.cumsum(axis=0, out=counts)
+    repeated, bias = counts > 0, np.zeros(len(ids), np.float32)
+    repeated[:, begins] = True
+    bias[named] = [value for _, value in params.logit_bias]
     return Penalties(params, ids, counts, repeated, bias)

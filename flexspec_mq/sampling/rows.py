@@ -50,14 +50,12 @@ class Draw:
         position: index of the token in prompt + text.
         lucky: `lucky_words` of the seed and this position if they are drawn already.
         allowed: as for `choose`; such a row is left to it.
-        penalties: change of its logits; None without one.
     """
 
     params: Sampling
     position: int
     lucky: Lucky | None = None
     allowed: npt.NDArray[np.bool_] | None = None
-    penalties: Penalties | None = None
 
 
 def few(rows: int, vocabulary: int) -> bool:
@@ -71,6 +69,27 @@ def needs_luck(params: Sampling, vocabulary: int) -> bool:
 
 
 @torch.inference_mode()
+def penalized(logits: torch.Tensor, changes: Sequence[Penalties | None]) -> torch.Tensor:
+    """Logits as the penalties of texts leave them, in float32 where there are any.
+
+    Args:
+        logits: floating point of shape [rows, vocabulary], on any device.
+        changes: change of the rows of each text, in order; None leaves one row as it is.
+    """
+    if all(change is None for change in changes):
+        return logits
+    logits, row = logits.to(torch.float32, copy=True), 0
+    for change in changes:
+        end = row + (1 if change is None else len(change.counts))
+        if change is not None:
+            ids = torch.from_numpy(change.ids).to(logits.device)
+            changed = change.of(logits[row:end, ids].cpu().numpy())
+            logits[row:end, ids] = torch.from_numpy(changed).to(logits.device)
+        row = end
+    return logits
+
+
+@torch.inference_mode()
 def choose_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> Callable[[int], int]:
     """Choose the tokens behind all rows.
 
@@ -81,7 +100,6 @@ def choose_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> Callable[[int], 
     Returns:
         From the index of a row to its token's id.
     """
-    logits = _penalized(logits, draws)
     alone = not draws or (logits.device.type == "cpu" and few(*logits.shape))
     chosen = [-1] * len(draws) if alone else _chosen(logits, draws)
 
@@ -93,19 +111,6 @@ def choose_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> Callable[[int], 
         return choose(found, draw.params, draw.position, draw.allowed)
 
     return token
-
-
-def _penalized(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """Logits as the rows' penalties leave them, in float32 where there are any."""
-    if all(draw.penalties is None for draw in draws):
-        return logits
-    logits = logits.to(torch.float32, copy=True)
-    for row, draw in zip(logits, draws, strict=True):
-        if draw.penalties is not None:
-            ids = torch.from_numpy(draw.penalties.ids).to(logits.device)
-            changed = draw.penalties.of(row[ids].cpu().numpy())
-            row[ids] = torch.from_numpy(changed).to(logits.device)
-    return logits
 
 
 def _chosen(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:

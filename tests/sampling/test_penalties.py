@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.protocol.digest import root
+from flexspec_mq.sampling import rows
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.penalties import penalties
 from flexspec_mq.sampling.rows import Draw, choose_rows
@@ -45,17 +46,15 @@ def test_each_row_is_penalized_for_what_stands_before_it(
     params: Sampling, prompt: list[int], written: list[int], draft: list[int], seed: int
 ) -> None:
     second = Params(*msgspec.structs.astuple(params))
-    logits = rows_of(seed, len(draft) + 1)
-    change = penalties(params, prompt, written)
-    changes = [change, *(change := change.behind(token) for token in draft)]
-    wanted = [penalized(row, second, prompt, written + draft[:at]) for at, row in enumerate(logits)]
-    for row, its, other in zip(logits, changes, wanted, strict=True):
-        found = row.copy()
-        its.apply(found)
-        assert np.array_equal(found, other)
+    logits = rows_of(seed, len(draft) + 2)
+    before = torch.from_numpy(logits.copy())
+    found = rows.penalized(before, [None, penalties(params, prompt, written, draft)])
+    wanted = [penalized(row, second, prompt, written + draft[:at]) for at, row in enumerate(logits[1:])]
+    assert np.array_equal(found.numpy(), [logits[0], *wanted])
+    assert np.array_equal(before.numpy(), logits)
     start = len(prompt) + len(written)
-    draws = [Draw(params, start + at, penalties=its) for at, its in enumerate(changes)]
-    token = choose_rows(torch.from_numpy(logits), draws)
+    draws = [Draw(params, start + at) for at in range(len(wanted))]
+    token = choose_rows(found[1:], draws)
     assert [token(at) for at in range(len(draws))] == [
         choose(row, params, start + at) for at, row in enumerate(wanted)
     ]
@@ -67,10 +66,11 @@ def test_a_draft_with_some_of_the_tokens_changes_these_alike(
 ) -> None:
     whole = rows_of(seed, 1)[0]
     columns = np.random.default_rng(seed).permutation(np.array(sorted(kept), np.int64))
-    few = whole[columns].copy()
+    before, few = whole.copy(), whole[columns].copy()
     change = penalties(params, prompt, written)
     change.apply(few, columns)
-    change.apply(whole)
+    change.apply(whole, np.arange(VOCABULARY))
+    assert np.array_equal(whole, penalized(before, Params(*msgspec.structs.astuple(params)), prompt, written))
     assert np.array_equal(few, whole[columns])
 
 
