@@ -259,15 +259,15 @@ def _message(kind: type[msgspec.Struct]) -> Json:
 def _draft_07(schema: Any) -> Any:
     """Rewrite for AsyncAPI, whose schemas extend JSON Schema draft 07.
 
-    There tuples are called ``items``, and whatever stands beside a ``$ref`` is ignored.
+    There tuples are called ``items``, with ``additionalItems`` behind them, and whatever stands beside a ``$ref`` is
+    ignored.
     """
     if isinstance(schema, list):
         return [_draft_07(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    rewritten = {
-        ("items" if key == "prefixItems" else key): _draft_07(value) for key, value in schema.items()
-    }
+    names = {"prefixItems": "items", "items": "additionalItems"} if "prefixItems" in schema else {}
+    rewritten = {names.get(key, key): _draft_07(value) for key, value in schema.items()}
     if "$ref" in rewritten and len(rewritten) > 1:
         rewritten["allOf"] = [{"$ref": rewritten.pop("$ref")}]
     return rewritten

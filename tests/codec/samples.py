@@ -11,6 +11,7 @@ from flexspec_mq.codec.codec import flag_byte
 from flexspec_mq.codec.tokens import pack_tokens
 from schemas.messages import (
     MAX_TOKEN_ID,
+    PENALTIES_VERSION,
     Close,
     CloseReason,
     Delivery,
@@ -30,6 +31,11 @@ from schemas.messages import (
 IDENTITY = Identity(1, bytes(range(16)), Sampling(0.7, 40, 0.95, 2**64 - 1), (2, 0), False, 512)
 GRAMMAR = msgspec.structs.replace(IDENTITY, grammar=bytes(range(32, 48)))
 MIN_P = msgspec.structs.replace(IDENTITY, sampling=msgspec.structs.replace(IDENTITY.sampling, min_p=0.05))
+PENALIZED = msgspec.structs.replace(
+    IDENTITY,
+    noise=PENALTIES_VERSION,
+    sampling=Sampling(0.7, 40, 0.95, 3, 0.0, 1.1, -0.5, 2.0, ((7, -100.0), (49151, 2.5))),
+)
 PROMPT = (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712)
 SAMPLES: dict[str, Message] = {
     "open": Open(0xDEADBEEF, 1, IDENTITY, PROMPT, (), 0, 1, (30, 216, 34)),
@@ -41,6 +47,7 @@ SAMPLES: dict[str, Message] = {
     "open-grammar": Open(9, 1, GRAMMAR, (30, 216), (), 0, 7, (), grammar=bytes(range(40))),
     "open-grammar-known": Open(9, 1, GRAMMAR, (30, 216), (), 0, 7, (), Prefix(300, bytes(range(16, 32)))),
     "open-min-p": Open(9, 1, MIN_P, (30, 216), (), 16, 1, ()),
+    "open-penalized": Open(9, 1, PENALIZED, (30, 216), (), 16, 1, ()),
     "open-deliver": Open(9, 1, IDENTITY, (30, 216), (), 16, 1, (), deliver=604_800),
     "draft": Draft(0xDEADBEEF, 1, 2, 130, 4, 0xCAFEBABE, (198, 30, 5646, 127, 128, 16383, 16384), 16),
     "draft-empty": Draft(1, 1, 1, 0, 0, 0, (), 0),
@@ -99,6 +106,12 @@ def tokens(at_least: int, at_most: int) -> st.SearchStrategy[tuple[int, ...]]:
     return st.lists(ids, min_size=at_least, max_size=min(at_most, _MOST)).map(tuple)
 
 
+def logit_biases() -> st.SearchStrategy[tuple[tuple[int, float], ...]]:
+    """What is added to the logits of ascending token ids."""
+    biases = st.dictionaries(st.integers(0, MAX_TOKEN_ID), st.floats(-100.0, 100.0), max_size=_MOST)
+    return biases.map(lambda some: tuple(sorted(some.items())))
+
+
 def _of(info: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911  a row for each type
     match info:
         case inspect.Metadata(type=inner):
@@ -107,8 +120,10 @@ def _of(info: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911  a row f
             return st.one_of(*map(_of, types))
         case inspect.StructType(cls=kind, fields=fields):
             return _structs(kind, {field.name: _of(field.type) for field in fields})
+        case inspect.VarTupleType(item_type=inspect.TupleType()):
+            return logit_biases()
         case inspect.VarTupleType(min_length=least, max_length=most):
-            return tokens(least or 0, most or _MOST)  # no message has any other
+            return tokens(least or 0, most or _MOST)
         case inspect.EnumType(cls=kind):
             return st.sampled_from(list(kind))
         case inspect.IntType(ge=least, le=most):
