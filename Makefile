@@ -22,7 +22,7 @@ TESTS := tests
 PROSE := schemas flexspec_mq edge_node cloud_worker broker lab training tests scripts docs README.md CONTRIBUTING.md \
 	CHANGELOG.md
 
-.PHONY: help setup demo demo-evolution test test-lab test-page docs release lint format check-lint check-tests bench-quick clean distclean
+.PHONY: help setup setup-dev demo demo-evolution test test-lab test-page docs release lint format check-lint check-tests bench-quick clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,34 +37,37 @@ help: ## this list
 	@echo "  make docs SITE=…         folder of the site; versions that lie there stay, and its chooser lists all"
 	@echo "  make test PYTEST_ARGS=…  further arguments for pytest"
 
-setup: ## install what is missing: Mosquitto, .venv, Helm, the default model (a second when nothing is)
+setup: ## install what is missing to run it: Mosquitto, .venv, the default model (a second when nothing is)
 	@scripts/setup.sh
+
+setup-dev: ## and what its developers need: tools, laboratory, training, Helm; whatever below needs them calls this
+	@scripts/setup.sh dev
 
 demo: setup ## one answer over a mobile network that is cut, without drafts and with them, side by side
 	@scripts/demo.sh
 
-demo-evolution: setup ## publish a new version of the target while an answer streams
+demo-evolution: setup-dev ## publish a new version of the target while an answer streams
 	@$(BIN)/python -m lab.demo.evolution
 
 # Linters beside the tests, which wait for half of their time: mypy takes half a minute where it has no cache.
-test: setup ## all of lint, and the product's tests
+test: setup-dev ## all of lint, and the product's tests
 	@$(MAKE) --no-print-directory -j2 check-lint check-tests TESTS="tests --ignore=tests/lab --ignore=tests/training --ignore=tests/page"
 
-test-lab: setup ## tests of the laboratory and of training
+test-lab: setup-dev ## tests of the laboratory and of training
 	@$(MAKE) --no-print-directory check-tests TESTS="tests/lab tests/training"
 
-test-page: setup ## the page in a real Chromium, which this installs where it is missing (tests/page)
+test-page: setup-dev ## the page in a real Chromium, which this installs where it is missing (tests/page)
 	@scripts/setup.sh browser
 	@$(BIN)/python -m pytest tests/page $(PYTEST_ARGS)
 
-release: setup ## build and try a release of the last commit, in dist/; publishes nothing
+release: setup-dev ## build and try a release of the last commit, in dist/; publishes nothing
 	@$(BIN)/python scripts/release.py
 
-docs: setup ## these documents as a site: build/docs/index.html
+docs: setup-dev ## these documents as a site: build/docs/index.html
 	$(BIN)/sphinx-build -qEW --keep-going -c docs -d build/doctrees . \
 		$(SITE)/$$($(BIN)/python -c 'import flexspec_mq; print(flexspec_mq.__version__)')
 
-lint: setup ## ruff, mypy, import arrows, prose, budgets of lines and commit subjects only
+lint: setup-dev ## ruff, mypy, import arrows, prose, budgets of lines and commit subjects only
 	@$(MAKE) --no-print-directory check-lint
 
 check-lint:
@@ -84,11 +87,11 @@ check-tests:
 	@unset PYTHONDONTWRITEBYTECODE; many=$$((5 * $$(nproc) / 2)); [ "$$many" -le 5 ] || many=5; \
 	$(BIN)/python -m pytest -n $$many --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(TESTS) $(PYTEST_ARGS)
 
-format: setup ## put all files into the house format
+format: setup-dev ## put all files into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-quick: setup ## most benchmarks in their short form, each within a minute (answers only as root)
+bench-quick: setup-dev ## most benchmarks in their short form, each within a minute (answers only as root)
 	@for name in transport engine acceptance evolution $$([ "$$(id -u)" -ne 0 ] || echo answers); do \
 		echo "== $$name"; $(BIN)/python -m lab.benchmarks.$$name --quick || exit 1; done
 	$(BIN)/python -m lab.chaos --quick

