@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,11 @@ from flexspec_mq.demo.children import as_child
 from flexspec_mq.demo.main import PROMPT, main
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
+
+
+ROOT = Path(__file__).parents[2]
+DEMO = sys.executable, "-m", "flexspec_mq.cli", "demo"
+MAKE = "make", "-o", "setup", "demo"
 
 
 def family(pid: int) -> list[int]:
@@ -31,9 +37,11 @@ def alive(pid: int) -> bool:
     return True
 
 
-def demo(*arguments: str) -> subprocess.Popen[str]:
+def demo(*arguments: str, command: tuple[str, ...] = DEMO) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "flexspec_mq.cli", "demo", *arguments],
+        [*command, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "FLEXSPEC_PYTHON": sys.executable},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -89,9 +97,16 @@ def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
     assert done.stdout.index("8 tokens in ") > refused
 
 
-def test_ctrl_c_while_it_records_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize(
+    ("command", "flags", "code"),
+    [(DEMO, ("--link=loopback", "--max-tokens=2000"), 130), (MAKE, ("LINK=loopback", "OUTAGE=600"), -signal.SIGINT)],
+    ids=["demo", "make"],
+)
+def test_sigint_to_it_alone_while_it_records_leaves_nothing_behind(
+    command: tuple[str, ...], flags: tuple[str, ...], code: int
+) -> None:
     """Over loopback, which says why nothing is to be won."""
-    with demo("--link=loopback", "--max-tokens=2000") as process:
+    with demo(*flags, command=command) as process:
         assert process.stdout is not None
         shown = ""
         while PROMPT not in shown:
@@ -102,7 +117,7 @@ def test_ctrl_c_while_it_records_leaves_nothing_behind() -> None:
         seen = family(process.pid)
         time.sleep(1.0)  # the answer has begun
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(60) == code
     assert len(seen) >= 4
     ends = time.monotonic() + 60
     while any(alive(pid) for pid in seen):
