@@ -107,12 +107,12 @@ def tokens(at_least: int, at_most: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 
 def logit_biases() -> st.SearchStrategy[tuple[tuple[int, float], ...]]:
-    """What is added to the logits of ascending token ids."""
+    """Ascending token ids, each with a bias of its logit."""
     biases = st.dictionaries(st.integers(0, MAX_TOKEN_ID), st.floats(-100.0, 100.0), max_size=_MOST)
     return biases.map(lambda some: tuple(sorted(some.items())))
 
 
-def _of(info: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911  a row for each type
+def _of(info: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911, PLR0912  a row for each type
     match info:
         case inspect.Metadata(type=inner):
             return _of(inner)

@@ -99,7 +99,10 @@ def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("command", "flags", "code"),
-    [(DEMO, ("--link=loopback", "--max-tokens=2000"), 130), (MAKE, ("LINK=loopback", "OUTAGE=600"), -signal.SIGINT)],
+    [
+        (DEMO, ("--link=loopback", "--max-tokens=2000"), 130),
+        (MAKE, ("LINK=loopback", "OUTAGE=600"), -signal.SIGINT),
+    ],
     ids=["demo", "make"],
 )
 def test_sigint_to_it_alone_while_it_records_leaves_nothing_behind(
