@@ -53,3 +53,11 @@ def trim() -> None:
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_mb() -> int:
+    """Memory of this process, in MB; 0 where the system does not tell it as Linux does."""
+    trim()
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * PAGESIZE // 1_000_000
+    return 0
