@@ -8,10 +8,12 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.interface import Engine, Facts
 from cloud_worker.engine.load import check_libraries, load_engine
+from cloud_worker.pair import add_pairs_parser
 from cloud_worker.pair import add_parser as add_pair_parser
 from cloud_worker.settings import CloudConfig, WorkerSettings, add_arguments, from_arguments
 from cloud_worker.wire import keys_of
@@ -24,6 +26,7 @@ from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import Examine, add_doctor_command
 from flexspec_mq.errors import Cancelled
+from flexspec_mq.models.pairs.prepare import with_pair
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.share_groups import read_groups
 from flexspec_mq.telemetry import WORKER, Telemetry, exporting
@@ -50,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_arguments(one, inner=one is not parser)
         logs.add_verbose(one)
     add_pair_parser(commands)
+    add_pairs_parser(commands)
     parser.add_argument(
         "--ready-json", action="store_true", help="print one JSON line on stdout when serving"
     )
@@ -64,6 +68,10 @@ def _main(argv: Sequence[str]) -> int:
         from cloud_worker.pair.command import run
 
         return run(args)
+    if args.command == "pairs":
+        from cloud_worker.pair.command import try_pair
+
+        return try_pair(args)
     loaded = from_arguments(args)
     if args.command == "config":
         show(loaded, json=args.json)
@@ -84,11 +92,14 @@ def _main(argv: Sequence[str]) -> int:
         remembered(loaded.settings.family)
     with exporting(loaded.settings.telemetry, WORKER, settings.worker) as telemetry:
         with logs.logged_stages() as tell:
-            engine = load_engine(settings, tell)  # before the event loop, so that Ctrl-C ends it
+            # Before the event loop, so that Ctrl-C ends it.
+            settings = with_pair(settings, "target", tell)
+            engine = load_engine(settings, tell)
         logs.tell(engine.facts.proof)
         if engine.facts.draft:
             logs.tell(f"drafts for sessions that ask for it: {engine.facts.draft}")
-        asyncio.run(_serve(loaded.settings, link, engine, telemetry, ready_json=args.ready_json))
+        config = replace(loaded.settings, worker=settings)
+        asyncio.run(_serve(config, link, engine, telemetry, ready_json=args.ready_json))
     return 0
 
 

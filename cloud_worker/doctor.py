@@ -14,6 +14,7 @@ from flexspec_mq.doctor.broker import Forbidden
 from flexspec_mq.doctor.checks import Fault, Said
 from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_packages, check_port, load_model
+from flexspec_mq.models.pairs.prepare import with_pair
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NOT_AUTHORIZED
 from schemas.status import WorkerStatus
@@ -75,9 +76,10 @@ class WorkerDoctor(DaemonDoctor):
                 return self._load(settings)
             from cloud_worker.engine.load import try_models
 
-            return try_models(settings)
+            return try_models(with_pair(settings, "target", None))
 
-        what, default = f"the target {settings.target}", settings.target == "default"
+        what = f"the target {settings.target}" if settings.pair is None else f"the target of {settings.pair}"
+        default = settings.target == "default" and settings.pair in (None, "default")
         self._target = await load_model(what, load, default=default)
         if settings.engine_url is not None:
             return f"target {self._target.name} at {settings.engine_url}, with the same tokenizer"

@@ -18,6 +18,7 @@ from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
+from flexspec_mq.models.pairs.table import PairSource, pair_setting
 from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, named_after_user
 from flexspec_mq.telemetry import TelemetryOptions
 from flexspec_mq.transport.arguments import LinkOptions
@@ -48,6 +49,8 @@ class WorkerSettings(Section):
             help="model folder, GGUF file or hub name; 'default' is SmolLM2-135M", path_unless=("default",)
         ),
     ] = "default"
+    pair: Annotated[str | None, pair_setting("target")] = None
+    pair_source: PairSource = None
     version: Annotated[
         str, Setting(help="version name that edges ask for", check=partial(topics.checked, "version"))
     ] = "base"
@@ -183,9 +186,11 @@ class WorkerSettings(Section):
                 else f"--engine-url is of no use with --engine {self.engine}",
                 hint="for example --engine vllm --engine-url http://127.0.0.1:8000",
             )
-        if self.engine == "vllm" and (self.draft not in ("auto", "none") or self.weights != "auto"):
+        own = self.pair is not None or self.draft not in ("auto", "none") or self.weights != "auto"
+        if self.engine == "vllm" and own:
             raise UsageError(
-                "drafts and weights of a server are its own affair", hint="leave --draft and --weights out"
+                "models, drafts and weights of a server are its own affair",
+                hint="leave --pair, --draft and --weights out",
             )
 
 
@@ -291,9 +296,7 @@ class CloudConfig:
     telemetry: TelemetryOptions
 
 
-_USUAL = (
-    "target version draft weights threads device broker insecure username password_file tls_ca keys family"
-)
+_USUAL = "target pair version draft weights threads device broker insecure username password_file tls_ca keys family"
 PROGRAM = Program("cloud", CloudConfig, usual=frozenset(_USUAL.split()))
 """``cloud.toml`` and ``FLEXSPEC_CLOUD_…``."""
 

@@ -41,7 +41,7 @@ _FILE_ONLY = """
 """
 """Settings that are seldom changed, and then for good."""
 
-_USUAL = "broker insecure username password_file tls_ca keys edge version family draft api_port offline"
+_USUAL = "broker insecure username password_file tls_ca keys edge version family draft pair api_port offline"
 PROGRAM = Program("edge", EdgeConfig, frozenset(_FILE_ONLY.split()), frozenset(_USUAL.split()))
 """``edge.toml`` and ``FLEXSPEC_EDGE_…``."""
 

@@ -14,6 +14,7 @@ from flexspec_mq.controller.rl import RlPolicy, network_of
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.pairs.table import PairSource, pair_setting
 from flexspec_mq.settings import Setting
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
@@ -35,6 +36,8 @@ class EdgeSettings(DraftSettings):
         ephemeral: the name was drawn for this run, so nothing retained is left under it.
     """
 
+    pair: Annotated[str | None, pair_setting("draft")] = None
+    pair_source: PairSource = None
     edge: Annotated[
         str,
         Setting(

@@ -69,6 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
         *((name, about) for name, (_, about) in _ELSEWHERE.items() if " " not in name and name != "draft"),
     ):
         commands.add_parser(name, help=about, add_help=False)
+    pairs = commands.add_parser(
+        "pairs",
+        help="list named pairs of models for --pair; `pairs try NAME` measures one and pins its files",
+    )
+    pairs.set_defaults(func=_pairs)
     _add_model_parser(commands)
     add_head_parser(commands)
     drafts = commands.add_parser("draft", help="write a device's draft; with flexspec-training, train one")
@@ -90,7 +95,7 @@ def _main(argv: Sequence[str]) -> int | None:
     if argv[:1] == ["doctor"]:
         part, rest = (argv[1], argv[2:]) if argv[1:2] and argv[1] in _DOCTORS else ("edge", argv[1:])
         _become(_DOCTORS[part], "doctor", *rest)
-    if argv[:1] == ["pair"]:
+    if argv[:1] == ["pair"] or argv[:2] == ["pairs", "try"]:
         _become("cloud_worker", *argv)
     for words in (1, 2):
         if (name := " ".join(argv[:words])) in _ELSEWHERE and tuple(argv[:2]) not in _HERE:
@@ -137,6 +142,19 @@ def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentPars
     )
     remove.add_argument("model", metavar="MODEL", help="a GGUF file or a checkpoint folder, which stays")
     remove.set_defaults(func=_model_remove)
+
+
+def _pairs(_args: argparse.Namespace) -> None:
+    from flexspec_mq.models.pairs.prepare import told
+    from flexspec_mq.models.pairs.table import pairs
+
+    untried = False
+    for pair in pairs():
+        if not (pair.measured or untried):
+            untried = True
+            answer("untried, so without figures; `flexspec pairs try NAME` fetches, measures and pins:")
+        for line in told(pair):
+            answer(f"  {line}" if untried else line)
 
 
 def _model_prepare(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec.structs import replace as changed
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,9 @@ from flexspec_mq.daemon.signals import ending_interrupts
 from flexspec_mq.errors import Cancelled, FingerprintError, UsageError
 from flexspec_mq.links import LINKS
 from flexspec_mq.models.load import LoadedText, load_text
+from flexspec_mq.models.memory import resident_mb
 from flexspec_mq.models.onnx.folder import has_graphs
+from flexspec_mq.models.pairs import fetch, prepare, table
 from flexspec_mq.models.target_text import token_map
 from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
 from schemas.messages import NOISE_VERSION, Identity, Sampling
@@ -28,6 +31,8 @@ _TOKENS = 64
 """Tokens of an answer at most."""
 _PASSES = (2, 2.0), (6, 8.0), (MOST, 30.0)
 """Texts of each pass, and seconds for which the target writes on, the draft drafts, and forwards are timed at most."""
+_K = 4
+"""Tokens of a draft whose tokens a round are kept of a named pair."""
 _SPEEDS = 10.0, 30.0, 100.0
 """Milliseconds of other targets' forwards that are forecast."""
 
@@ -68,14 +73,51 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def try_pair(args: argparse.Namespace) -> int:
+    """Fetch both files of a named pair, measure it, keep its row with their hashes, and print that.
+
+    Raises:
+        ModelError: a file cannot be fetched or loaded, or the two do not fit.
+        UsageError: there is no such pair or source, or the target answered nothing.
+    """
+    pair, source = table.find(args.name), args.pair_source
+    if source is not None:
+        table.check_source(source)
+    known: _Known | None = None
+    with ending_interrupts(), stages() as tell:
+        if pair.draft is not None and pair.target is not None:
+            draft, large = (fetch.pinned(file, source, tell) for file in pair.files)
+            pair = changed(pair, draft=draft, target=large)
+        found = {half: prepare.half_of(pair, half, source, tell) for half in prepare.HALVES}
+        both = argparse.Namespace(**found, weights="auto")
+        target = load_text(both.target, progress=tell)
+        _difference(both, load_text(both.draft, progress=tell), target)
+        for known in _measured(both, target, _prompts(None, target), tell):
+            tell(f"{known.verdict()}; by {len(known.texts)} texts")
+    assert known is not None  # noqa: S101  or it would have been told
+    tokens = round(known.figures.tokens_per_round(_K), 2)
+    pair = changed(pair, round=tokens, worker_mb=known.worker_mb, draft_mb=known.draft_mb)
+    path = table.keep(pair)
+    for line in (*prepare.told(pair), f"kept in {path}: --pair {pair.name} takes it"):
+        answer(line)
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Figures by the texts that were measured so far; `whole` after the last pass."""
+    """Figures by the texts that were measured so far; `whole` after the last pass.
+
+    Attributes:
+        worker_mb: memory of this process without the draft's, in MB.
+        draft_mb: memory that the draft took, in MB.
+    """
 
     figures: Figures
     texts: Sequence[PairText]
     draft: str
     whole: bool
+    worker_mb: int
+    draft_mb: int
 
     def verdict(self) -> str:
         """The forecast in a line."""
@@ -103,7 +145,9 @@ def _measured(
     from cloud_worker.engine.target import candidate_of
 
     drafts = replace(choice(settings, args.draft), lookup=False)
+    before = resident_mb()
     draft = drafter_for(args.target, drafts, tell)
+    draft_mb = resident_mb() - before
     assert draft.drafter is not None  # noqa: S101  it has a name
     engine = ModelEngine(candidate_of(settings, tell)[1].build(None))
     identity = Identity(NOISE_VERSION, target.fingerprint, Sampling(), target.eos, False, _TOKENS)
@@ -112,7 +156,8 @@ def _measured(
         texts[:most] = write(engine, texts[:most], tell, seconds=seconds)
         if answered := [text for text in texts if text.answer]:
             figures = measure(engine, draft.drafter, answered, tell, seconds=seconds)
-            yield _Known(figures, answered, draft.engine, most == MOST)
+            whole = most == MOST
+            yield _Known(figures, answered, draft.engine, whole, resident_mb() - draft_mb, draft_mb)
     if not answered:
         raise UsageError(
             f"the target did not answer a prompt within {seconds:.0f} s",

@@ -170,7 +170,7 @@ def _main(argv: Sequence[str]) -> int:
     preflight(link, logs.tell, daemon=args.command == "serve")
     with exporting(config.telemetry, EDGE, config.node.edge) as telemetry:
         with logs.logged_stages() as tell:
-            config = replace(config, node=_possible(config.node))
+            config = replace(config, node=_possible(config.node, tell))
             draft = _load(config.node, tell)
         from edge_node.fleet.target_texts import TargetTexts
         from edge_node.node import EdgeNode
@@ -243,10 +243,17 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.run(args, prepare)
 
 
-def _possible(settings: EdgeSettings) -> EdgeSettings:
-    """The settings, without the default draft where that is not installed: the device needs none."""
-    from flexspec_mq.drafting.load import has_default_draft
+def _possible(settings: EdgeSettings, tell: Callable[[str], None] | None) -> EdgeSettings:
+    """The settings with the draft of their pair, or without the default draft where that is not installed.
 
+    Args:
+        settings: settings as the user gave them.
+        tell: told what takes long; None fetches nothing.
+    """
+    from flexspec_mq.drafting.load import has_default_draft
+    from flexspec_mq.models.pairs.prepare import with_pair
+
+    settings = with_pair(settings, "draft", tell)
     if settings.draft != "default" or has_default_draft():
         return settings
     logs.tell("no draft is installed here, so the target writes alone; --draft FOLDER names one")
@@ -260,7 +267,7 @@ def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
     """
     from flexspec_mq.drafting.load import load
 
-    return load(_possible(settings), tell)
+    return load(_possible(settings, None), tell)
 
 
 def _spec(args: argparse.Namespace) -> TextSpec:

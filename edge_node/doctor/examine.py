@@ -74,9 +74,12 @@ class EdgeDoctor(DaemonDoctor):
 
     async def _load_draft(self) -> str:
         node = self._config.node
-        default = node.draft == "default" and _is_made_of_the_default_model()
+        default = (
+            node.draft == "default" and node.pair in (None, "default") and _is_made_of_the_default_model()
+        )
         load = partial(self._load, node, lambda _text: None)
-        draft = self._draft = await load_model(f"the draft {node.draft}", load, default=default)
+        what = f"the draft {node.draft}" if node.pair is None else f"the draft of the pair {node.pair}"
+        draft = self._draft = await load_model(what, load, default=default)
         if draft.loaded is None:
             return "no draft; a worker gives the target's tokenizer"
         if draft.model is None:
