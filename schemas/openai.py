@@ -355,6 +355,9 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
         tool_choice: none leaves them out of the prompt; required, or a name, has the answer be a call.
         parallel_tool_calls: whether an answer may make several calls; without it, if none is required.
         reasoning_effort: accepted, without effect; so is verbosity.
+        continue_final_message: not OpenAI's; whether the answer goes on with a last message of the assistant, and has
+            only what is new. Without it, it does, unless there are tools or a form; false begins a new answer.
+        add_generation_prompt: vLLM's; true begins a new answer, too.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
@@ -378,8 +381,9 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
     modalities: Annotated[Any, unsupported(["text"], [])] = None
     audio: Empty = None
     web_search_options: Annotated[Any, unsupported()] = None
-    add_generation_prompt: On = None
-    continue_final_message: Off = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    echo: Off = None
     add_special_tokens: Off = None
 
 

@@ -8,6 +8,13 @@ from flexspec_mq.grammar.tools import ReadCall
 from flexspec_mq.models.text import Turn
 
 
+def continued(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The same turns, of which the last goes on if it is an answer that calls nothing."""
+    *before, last = turns
+    goes_on = last.role == "assistant" and not last.calls
+    return (*before, replace(last, continued=True)) if goes_on else turns
+
+
 class Conversation:
     """Turns as they come. Results of tools stand in the order of their calls: templates do not say which is whose.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import msgspec
 from msgspec import UNSET
 
-from edge_node.api.conversation import Conversation
+from edge_node.api.conversation import Conversation, continued
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import read
@@ -85,9 +85,10 @@ def chat_request(body: dict[str, Any], lenient: bool = False) -> OllamaRequest:
         Tool(each.function.name, each.function.description, _arguments(each.function.parameters))
         for each in asked.tools
     )
-    return _request(
-        asked, _turns(asked.messages), ToolUse(tools=tools) if tools else None, chat=True, ignored=ignored
-    )
+    turns = _turns(asked.messages)
+    if turns and not tools and not asked.format:
+        turns = continued(turns)
+    return _request(asked, turns, ToolUse(tools=tools) if tools else None, chat=True, ignored=ignored)
 
 
 def generate_request(body: dict[str, Any], lenient: bool = False) -> OllamaRequest:

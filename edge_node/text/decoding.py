@@ -103,10 +103,11 @@ class PieceDecoder:
     Args:
         tokenizer: the target's.
         stops: strings that end the text and are not shown.
+        before: tokens that it goes on from; see `StreamDecoder`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
-        self._decoder = StreamDecoder(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), before: Sequence[int] = ()) -> None:
+        self._decoder = StreamDecoder(tokenizer, before)
         self._filter = StopFilter(stops)
         self._held: list[Piece] = []  # decoded, and not shown yet
 
@@ -155,8 +156,8 @@ class StopFinder:
     It reads each committed token once. They never change, and come in order.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._decoder = StreamDecoder(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], before: Sequence[int] = ()) -> None:
+        self._decoder = StreamDecoder(tokenizer, before)
         self._filter = StopFilter(stops)
         self._read = 0
 

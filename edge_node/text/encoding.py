@@ -152,6 +152,7 @@ class Encoded(NamedTuple):
         form: how calls of tools are written.
         grammar: texts that are allowed, those with calls among them.
         compiled: the same, where this device can read it.
+        before: prompt, where the text goes on within a text and not in a turn of its own.
     """
 
     text: LoadedText
@@ -162,6 +163,7 @@ class Encoded(NamedTuple):
     form: ToolFormat
     grammar: Grammar | None
     compiled: CompiledGrammar | None
+    before: tuple[int, ...]
 
 
 class Encoder:
@@ -212,7 +214,9 @@ class Encoder:
         compiled = None
         if grammar is not None and engine == engine_name():  # another version may read it otherwise
             compiled = self._compiled(text, grammar, tools)
-        return Encoded(text, ids, limit, prediction, by_default, form, grammar, compiled)
+        turns = any(isinstance(last, Turn) and not last.continued for last in spec.prompt[-1:])
+        before = () if turns else ids
+        return Encoded(text, ids, limit, prediction, by_default, form, grammar, compiled, before)
 
     def _compiled(self, text: LoadedText, grammar: Grammar, tools: ToolUse | None) -> CompiledGrammar | None:
         """Compile a grammar where this device can; without it, its drafts only are worse.

@@ -288,7 +288,7 @@ class Writing:
             await self._record.commit(commit)
 
     def _decoder(self) -> PieceDecoder:
-        return PieceDecoder(self._encoded.text.tokenizer, self._spec.stops)
+        return PieceDecoder(self._encoded.text.tokenizer, self._spec.stops, self._encoded.before)
 
     async def _events(self) -> AsyncIterator[Shown]:
         """Parts of the session's text and its finish, unless nobody serves its version."""
@@ -361,7 +361,7 @@ class Writing:
             limit=limit,
             policy=self._by.policy(),
             ignore_eos=spec.ignore_eos,
-            finish_at=StopFinder(text.tokenizer, spec.stops) if spec.stops else None,
+            finish_at=StopFinder(text.tokenizer, spec.stops, encoded.before) if spec.stops else None,
             timeout=self._left,
             waits=self._service.waits,
             version=self.version,

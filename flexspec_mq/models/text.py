@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,6 +32,8 @@ PROMPTS = (
 )
 """Questions of many kinds, for those who measure a model and have none of their own."""
 
+_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+"""Stands behind a content that is continued until the template has been applied; transformers has the same."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _UNFINISHED_BYTES = 3  # UTF-8 has four in a character at most
@@ -45,12 +48,14 @@ class Turn:
     Attributes:
         calls: calls of tools that the assistant made behind its content.
         tool: name of the tool whose result a turn of a tool is.
+        continued: the text goes on with this turn, which is the last.
     """
 
     role: Role
     content: str
     calls: tuple[ReadCall, ...] = ()
     tool: str = ""
+    continued: bool = False
 
 
 def text_from_bytes(data: bytes, *, source: str = "the prompt") -> str:
@@ -109,8 +114,8 @@ def encode_turns(
 ) -> tuple[int, ...]:
     """Turn a conversation into the token ids that the target continues.
 
-    With a chat template the ids end where the assistant's next turn begins. A base model has no template: the
-    turns' contents are joined by empty lines and encoded as they are.
+    With a chat template the ids end where the assistant's next turn begins, or behind the content that is continued.
+    A base model has no template: the turns' contents are joined by empty lines and encoded as they are.
 
     Args:
         tokenizer: The target's.
@@ -160,6 +165,7 @@ def render_turns(
             too much.
     """
     _check(turns)
+    continued = turns[-1].continued
     form = format_of(tokenizer)
     if not form.native:
         turns = _plain(turns, form, tools)
@@ -173,12 +179,15 @@ def render_turns(
     template = tokenizer.chat_template
     if not isinstance(tokenizer, PlainTokenizer):  # transformers' may have several
         template = tokenizer.get_chat_template(tools=told)
+    messages = [_message(turn) for turn in turns]
+    if continued:
+        messages[-1]["content"] += _TAG
     try:
-        return chat_template(template).render(
-            messages=[_message(turn) for turn in turns],
+        text = chat_template(template).render(
+            messages=messages,
             tools=told,
             documents=None,
-            add_generation_prompt=not answered,
+            add_generation_prompt=not (answered or continued),
             **tokenizer.special_tokens_map,
         )
     except TemplateError as error:
@@ -188,6 +197,17 @@ def render_turns(
         raise UsageError(
             f"the model's chat template refuses these turns: {error!s:.300}", hint=hint
         ) from error
+    return _open_ended(text, turns[-1].content) if continued else text
+
+
+def _open_ended(text: str, content: str) -> str:
+    """A text up to the end of its last content; a template that trims contents has taken the tag's blank as well."""
+    end = text.rfind(_TAG.rstrip())
+    if end < 0 or content.strip() not in text[:end]:
+        raise UsageError(
+            "the model's chat template leaves out what is to be continued", hint="send it as the user's words"
+        )
+    return text[:end] if text.startswith(_TAG, end) else text[:end].rstrip()
 
 
 def _message(turn: Turn) -> dict[str, Any]:
@@ -239,13 +259,20 @@ class StreamDecoder:
     of these is held back, because one bad byte in it changes how all of it decodes.
 
     Each call decodes the held-back ids and a few before them, never the whole text.
+
+    Args:
+        tokenizer: The target's.
+        before: Ids that the text goes on from: its first blank is not that of a beginning, which decoders strip.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._skipped = left_out_ids(tokenizer)
-        self._window: list[int] = []
-        self._given = 0  # characters of the window's text that were handed out
+        kept = (token for token in reversed(before) if token not in self._skipped)
+        self._window = [token for token in islice(kept, 1) if _REPLACEMENT not in decode(tokenizer, [token])]
+        self._given = len(
+            decode(tokenizer, self._window)
+        )  # characters of the window's text that were handed out
 
     def push(self, ids: Sequence[int]) -> str:
         """Add ids; returns the text that has become certain, maybe none."""

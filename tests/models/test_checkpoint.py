@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer
 
@@ -91,6 +92,14 @@ def assert_same(ours: Tokenizer, theirs: Tokenizer) -> None:
             written = cast("Any", theirs).apply_chat_template(TURNS, **options)
             turns = [Turn(cast("Any", turn["role"]), turn["content"]) for turn in TURNS]
             assert render_turns(ours, turns, answered=not going_on) == written
+        assert_goes_on_as_theirs(ours, theirs, "日 cat")
+
+
+def assert_goes_on_as_theirs(ours: Tokenizer, theirs: Any, content: str) -> None:
+    turns = [Turn("user", "hello"), Turn("assistant", content, continued=True)]
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    known = theirs.apply_chat_template(messages, continue_final_message=True, return_dict=False)
+    assert encode_turns(ours, turns, max_context=10_000) == tuple(known)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +142,37 @@ def test_any_text_and_any_ids(folder: Path, text: str, ids: list[int]) -> None:
     )
     turns = [Turn("user", f"hello {text}")]
     assert render_turns(ours, turns) == render_turns(theirs, turns)
+
+
+HEADED = "{% for m in messages %}{{ '<s>' + m.role + '\n' + BODY + '</s>\n' }}{% endfor %}"
+BODIES = {
+    "as it is": "m.content",
+    "trimmed": "m.content | trim",
+    "without thoughts": "(m.content.split('</think>') | last).lstrip('\n')",
+    "repeated": "m.content + '|' + (m.content | trim)",
+}
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from([*BODIES]), parts=st.lists(st.sampled_from(["a", " ", "\n", "</think>", "é"])))
+def test_an_answer_goes_on_as_transformers_has_it(folder: Path, kind: str, parts: list[str]) -> None:
+    content = "".join(parts) or "a"
+    assume(content.strip())
+    ours, theirs = both(folder)
+    template = HEADED.replace("BODY", BODIES[kind])
+    plain = PlainTokenizer(ours.backend_tokenizer, ours.special_tokens_map, template, 10_000)
+    changed = copy(theirs)
+    changed.chat_template = template
+    try:
+        assert_goes_on_as_theirs(plain, changed, content)
+    except (UsageError, ValueError):  # a thought at the end: neither goes on with what is left out
+        assert kind == "without thoughts"
+        with pytest.raises(UsageError, match="leaves out what is to be continued"):
+            assert_goes_on_as_theirs(plain, theirs, content)
+        with pytest.raises(ValueError, match="does not appear"):
+            changed.apply_chat_template(
+                [{"role": "assistant", "content": content}], continue_final_message=True
+            )
 
 
 def test_a_template_may_refuse(tmp_path: Path) -> None:

@@ -85,6 +85,15 @@ def test_whole_text_comes_out_in_whole_characters(text: str) -> None:
     assert "�" in text or all("�" not in piece for piece in pieces)
 
 
+@pytest.mark.parametrize("before", ["the cat", "日", "é", "the\n", "</s>", ""])
+def test_a_blank_counts_where_a_text_goes_on(before: str) -> None:
+    given, new = (FALLBACK.encode(text, add_special_tokens=False) for text in (before, "▁the▁a"))
+    decoder = StreamDecoder(FALLBACK, given)
+    text = decoder.push(new) + decoder.finish()
+    assert text == decode(FALLBACK, [*given, *new]).removeprefix(decode(FALLBACK, given))
+    assert text.startswith(" ") == bool(decode(FALLBACK, given)) == (before not in {"", "</s>"})
+
+
 def test_text_is_not_held_back_longer_than_needed() -> None:
     assert stream(BASE, BASE.encode("aé b")) == ["a", "", "é", " ", "b", ""]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from edge_node.api.conversation import Conversation
+from edge_node.api.conversation import Conversation, continued
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.http.bodies import parse_object, read
 from edge_node.api.openai.chat import OpenAIRequest
@@ -43,7 +43,15 @@ def chat_request(body: dict[str, Any], lenient: bool = False) -> OpenAIRequest:
     ignored: list[str] | None = [] if lenient else None
     asked = read(openai.ChatCompletionRequest, body, ignored=ignored)
     limit = limit_of({"max_tokens": asked.max_tokens, "max_completion_tokens": asked.max_completion_tokens})
-    return _request(asked, _turns(asked.messages), limit, _tools(asked), ignored)
+    turns, tools, form = _turns(asked.messages), _tools(asked), _grammar(asked)
+    goes_on, begins = asked.continue_final_message, asked.add_generation_prompt
+    if goes_on is not False and not begins and tools is None and form[1] is None:
+        turns = continued(turns)
+    if (goes_on or begins is False) and not turns[-1].continued:
+        field = "continue_final_message" if goes_on else "add_generation_prompt"
+        message = f"{field}: only a last message of the assistant goes on, without calls, tools or a form of the answer"
+        raise bad(field, message, hint="leave add_generation_prompt out, or false")
+    return _request(asked, turns, limit, tools, form, ignored)
 
 
 def completion_request(body: dict[str, Any], lenient: bool = False) -> OpenAIRequest:
@@ -59,7 +67,7 @@ def completion_request(body: dict[str, Any], lenient: bool = False) -> OpenAIReq
         raise bad(
             "best_of", "best_of is not n: no answer is better than another", code="unsupported_parameter"
         )
-    return _request(asked, _prompt(asked.prompt), limit, None, ignored)
+    return _request(asked, _prompt(asked.prompt), limit, None, _grammar(asked), ignored)
 
 
 def _request(
@@ -67,13 +75,14 @@ def _request(
     prompt: Prompt,
     limit: int | None,
     tools: ToolUse | None,
+    form: tuple[str | None, Grammar | None],
     ignored: list[str] | None,
 ) -> OpenAIRequest:
     if asked.stream_options is not None and not asked.stream and ignored is None:
         raise bad("stream_options", "stream_options needs stream")
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     shown = asked.stream_options or openai.StreamOptions()
-    shaped_by, grammar = _grammar(asked)
+    shaped_by, grammar = form
     return OpenAIRequest(
         chat=isinstance(asked, openai.ChatCompletionRequest),
         choices=asked.n,

@@ -59,6 +59,22 @@ async def test_a_chat_with_the_official_client(mosquitto: PrivateBroker) -> None
             assert len({chunk.id for chunk in chunks}) == 1
 
 
+async def test_an_answer_goes_on(mosquitto: PrivateBroker) -> None:
+    before = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the end"}]
+    ids = tokenizer().encode("user.hello,assistant.the end")
+    text = shown(expected(ids, 5, 20)[0])
+    asked: dict[str, Any] = {"messages": before, "seed": 5, "max_tokens": 20}
+    flags = {"continue_final_message": True, "add_generation_prompt": False}
+    async with served(mosquitto) as api:
+        for more in ({}, flags):
+            asked |= {"model": api.version, "extra_body": more}
+            answer = await api.client.chat.completions.create(**asked)
+            assert (answer.choices[0].message.content, answer.usage.prompt_tokens) == (text, len(ids))
+            assert (await streamed(api.client, **asked))[0] == text
+        body = {"model": api.version, "messages": before, "options": {"seed": 5, "num_predict": 20}}
+        assert (await api.post("/api/chat", {**body, "stream": False})).json()["message"]["content"] == text
+
+
 DRAFTS = Plan(draft_length=4, in_flight=8, qos=1)
 RUNS_AHEAD = Plan(draft_length=0, in_flight=1, qos=1, ahead=64)
 ENDLESS = {"ignore_eos": True}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from edge_node.api import ollama
 from edge_node.api.errors import ApiError
 from edge_node.api.http.bodies import parse_object
 from edge_node.api.openai.chat import OpenAIRequest
@@ -72,6 +73,30 @@ def test_messages_become_turns() -> None:
         Turn("assistant", "yes"),
         Turn("user", "go on"),
     )
+
+
+def test_a_last_answer_goes_on() -> None:
+    said = [*HELLO["messages"], {"role": "assistant", "content": "well"}]
+    tools: dict[str, Any] = {"tools": [TOOL]}
+    form: dict[str, Any] = {"response_format": {"type": "json_object"}}
+    goes_on, begins = {"continue_final_message": True}, {"add_generation_prompt": True}
+
+    def last(**asked: Any) -> bool:
+        prompt = chat_request({"messages": said, **asked}).spec.prompt
+        assert prompt[:-1] == (Turn("user", "hello"),)
+        return prompt == (Turn("user", "hello"), Turn("assistant", "well", continued=True))
+
+    open_ended = {"add_generation_prompt": False}
+    for asked in ({}, goes_on, open_ended, goes_on | open_ended, goes_on | tools | {"tool_choice": "none"}):
+        assert last(**asked)
+    for other in (begins, {"continue_final_message": False}, tools, form):
+        assert not last(**other)
+    for wrong in (begins, tools, form, {"messages": HELLO["messages"]}, {"messages": [*said[:1], CALLS]}):
+        assert refused(chat_request, {"messages": said, **goes_on, **wrong}).param == "continue_final_message"
+    for format_, same in (("", True), ("json", False)):
+        prompt = ollama.chat_request({"model": "m", "messages": said, "format": format_}).spec.prompt
+        assert prompt[1:] == (Turn("assistant", "well", continued=same),)
+    assert refused(chat_request, {**HELLO, **open_ended}).param == "add_generation_prompt"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +267,6 @@ NOT_HONOURED: dict[str, list[tuple[str, Any]]] = {
         ("modalities", ["text", "audio"]), ("audio", {"voice": "x"}), ("service_tier", "flex"),
         ("web_search_options", {}), ("length_penalty", 0.9), ("min_tokens", 5),
         ("use_beam_search", True), ("skip_special_tokens", False), ("include_stop_str_in_output", True),
-        ("add_generation_prompt", False), ("continue_final_message", True),
     ],
     "completion": [("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 0)],
     "unknown": [("tempreature", 1), ("best_of", 1)],
