@@ -29,6 +29,7 @@ def unsupported(*neutral: object, why: str = "it would change the answer") -> Me
     return Meta(extra_json_schema={"enum": [None, *neutral]}, extra={NEUTRAL: values, WHY: why})
 
 
+ONLY_TEXT = Meta(description="images, audio and files are not read here: send what they say as text")
 Empty = Annotated[Any, unsupported(*_EMPTY)]
 Neutral0 = Annotated[Any, unsupported(0, False)]
 Neutral1 = Annotated[Any, unsupported(1)]
@@ -60,7 +61,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class TextPart(_Request, frozen=True, kw_only=True):
     """A part of a message; only text can be read."""
 
-    type: Literal["text"]
+    type: Annotated[Literal["text"], ONLY_TEXT]
     text: str
 
 
@@ -378,7 +379,7 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
     parse_tool_calls: On = None
     logprobs: Annotated[Any, unsupported(False, why=NO_LOGPROBS)] = None
     top_logprobs: Annotated[Any, unsupported(0, why=NO_LOGPROBS)] = None
-    modalities: Annotated[Any, unsupported(["text"], [])] = None
+    modalities: Annotated[Any, unsupported(["text"], [], why="answers are text only")] = None
     audio: Empty = None
     web_search_options: Annotated[Any, unsupported()] = None
     add_generation_prompt: bool | None = None

@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.openai import Empty, FlexspecPart, FlexspecUsage, Limit, Off, Offline, Sampled, unsupported
+from schemas.openai import (
+    ONLY_TEXT,
+    Empty,
+    FlexspecPart,
+    FlexspecUsage,
+    Limit,
+    Off,
+    Offline,
+    Sampled,
+    unsupported,
+)
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 Metadata = Annotated[
@@ -24,7 +34,7 @@ class ResponseInputText(_Request, frozen=True, kw_only=True):
         annotations: accepted, without effect, as in answers that come back; so is logprobs.
     """
 
-    type: Literal["input_text", "output_text", "text"]
+    type: Annotated[Literal["input_text", "output_text", "text"], ONLY_TEXT]
     text: str
     annotations: Any = None
     logprobs: Any = None

@@ -105,10 +105,12 @@ def _refuse(request: Request, error: Exception) -> Response:
     """Refuse what the router could not find, in the shape of all errors.
 
     Raises:
-        ApiError: 404, 405 or 501.
+        ApiError: 404, 405, or 501 to clients of Ollama; OpenAI's would ask again.
     """
-    if advice := models.LACKING.get(request.url.path.removeprefix("/api/")):
-        raise ApiError(501, f"{request.url.path} is not done here", code="not_implemented", hint=advice)
+    api, name = [*request.url.path.split("/")[1:3], "", ""][:2]
+    if api in {"api", "v1"} and (advice := models.LACKING.get(name)):
+        lacking, status = f"{request.url.path[:80]} is not done here", 501 if api == "api" else 404
+        raise ApiError(status, lacking, code="not_implemented", hint=advice)
     status = getattr(error, "status_code", 404)
     message = "this path is for another method" if status == 405 else "there is no such path"
     raise ApiError(status, message, code="not_found" if status == 404 else "method_not_allowed")

@@ -208,7 +208,8 @@ def _value(kind: Any, value: Any, name: str, *, ignored: list[str] | None) -> An
         if origin is typing.Literal and isinstance(value, str):
             allowed = typing.get_args(branch)
             if value not in allowed:
-                raise bad(name, f"{name} is {value[:_SHOWN]!r}, not one of {', '.join(allowed)}")
+                hint = " ".join(meta.description for meta in metas if meta.description)
+                raise bad(name, f"{name} is {value[:_SHOWN]!r}, not one of {', '.join(allowed)}", hint=hint)
         if branch is int and isinstance(value, float) and value.is_integer():
             value = int(value)
         if _is_struct(branch) and isinstance(value, dict):

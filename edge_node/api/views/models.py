@@ -129,6 +129,7 @@ async def _version(_api: Api, _request: Request, _send: Send) -> Response:
 
 
 _EMBED = "the node makes no embeddings; name another server for them"
+_FILES = "the node keeps no files; send their text in messages"
 _MAKE = "models are at workers: start one with `flexspec-cloud`"
 LACKING = {
     "embed": _EMBED,
@@ -137,8 +138,19 @@ LACKING = {
     "copy": _MAKE,
     "push": _MAKE,
     "delete": _MAKE,
+    "blobs": _MAKE,
+    "audio": "the node neither hears nor speaks; name another server for it, and send the node text",
+    "images": "the node makes no images; name another server for them",
+    "moderations": "the node judges no texts; name another server for it",
+    "files": _FILES,
+    "uploads": _FILES,
+    "vector_stores": _FILES,
+    "batches": "send each request by itself, with an Idempotency-Key to have it outlive the node",
+    "assistants": "ask /v1/responses, which goes on from a previous_response_id",
+    "threads": "ask /v1/responses, which goes on from a previous_response_id",
+    "fine_tuning": "heads of a target are made and published where it runs: see `flexspec head`",
 }
-"""Advice in place of what the node does not do, by the end of the path."""
+"""Advice in place of what the node does not do, by what follows ``/api/`` or ``/v1/``."""
 TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/v1/models", "GET", _models),
     ("/v1/models/{model:path}", "GET", _model),

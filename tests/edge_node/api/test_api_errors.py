@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,6 +57,29 @@ async def test_requests_that_cannot_be_done(mosquitto: PrivateBroker) -> None:
             await api.client.models.retrieve("gone")
         assert api.daemons[0].worker.machine.counters.opened == 0
         assert await api.answers(404, "other") == 1
+
+
+async def test_endpoints_that_the_node_lacks_are_told_by_name_and_asked_once(
+    mosquitto: PrivateBroker,
+) -> None:
+    async with served(mosquitto) as api:
+        ask, sound = api.client, ("a.wav", b"RIFF" * 20_000)
+        lacking: list[tuple[str, Coroutine[Any, Any, Any]]] = [
+            ("embeddings", ask.embeddings.create(model="m", input="a")),
+            ("audio/transcriptions", ask.audio.transcriptions.create(model="m", file=sound)),
+            ("audio/speech", ask.audio.speech.create(model="m", input="a", voice="alloy")),
+            ("images/generations", ask.images.generate(model="m", prompt="a")),
+            ("moderations", ask.moderations.create(input="a")),
+            ("files", ask.files.create(file=sound, purpose="batch")),
+            ("batches/b", ask.batches.retrieve("b")),
+            ("fine_tuning/jobs", ask.fine_tuning.jobs.create(model="m", training_file="f")),
+        ]
+        for number, (path, asked) in enumerate(lacking, start=1):
+            with pytest.raises(openai.NotFoundError, match=f"/v1/{path} is not done here .") as raised:
+                await asked
+            assert raised.value.code == "not_implemented"
+            assert await api.answers(404, "other") == number
+        said(await api.get("/v2/embeddings"), 404, "not_found")
 
 
 async def test_a_worker_that_refuses(mosquitto: PrivateBroker) -> None:

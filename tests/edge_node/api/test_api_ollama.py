@@ -113,6 +113,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("generate", {"model": "m", "prompt": "a", "raw": True, "system": "b"}, 400, "raw mode"),
     ("embed", {"model": "m", "input": "a"}, 501, "embeddings"),
     ("create", {"model": "m"}, 501, "flexspec-cloud"),
+    ("blobs/sha256:a", {}, 501, "flexspec-cloud"),
     ("nothing", {}, 404, "no such path"),
 ]
 

@@ -199,7 +199,8 @@ def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() 
 
     assert refused(leniently, {**HELLO, "temperature": 9}).param == "temperature"
     image = {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}
-    assert refused(leniently, {"messages": [image]}).param == "messages[0].content[0].type"
+    error = refused(leniently, {"messages": [image]})
+    assert (error.param, "as text" in error.words) == ("messages[0].content[0].type", True)
 
 
 def test_errors_do_not_repeat_a_whole_value() -> None:
