@@ -1,27 +1,34 @@
-"""Limits of the user: joules and milliseconds of a token, and how far a battery may be drawn on."""
+"""Limits of the user: joules and milliseconds of a token, a battery's charge, and bytes of a day."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edge_node.energy import EnergyMeter
+from flexspec_mq import entropy
 from flexspec_mq.controller.limits import Limits
 from flexspec_mq.controller.policies import DEFAULT
+from flexspec_mq.daemon.dated import DAY, day
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.energy.meters import Batteries
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.settings import Setting
+from schemas.plan import LimitReport
 
 if TYPE_CHECKING:
     from edge_node.settings import PlanOptions
 
 _FRESH = 10.0
 """Seconds for which a battery's charge is known."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """Limits that the default policy keeps; `Setting.help` has the words for most."""
+    """Limits, of which the default policy keeps all but that of data; `Setting.help` has the words for most."""
 
     energy_budget: Annotated[
         float | None,
@@ -49,6 +56,17 @@ class LimitOptions:
             help="milliseconds per output token after the first one (TPOT), as the mean of an answer; of the plans "
             "that keep it the one with the least energy is taken, or with the fewest bytes where none is known",
             unit="milliseconds",
+            above=0,
+            default="no limit",
+        ),
+    ] = None
+
+    daily_data: Annotated[
+        float | None,
+        Setting(
+            help="megabytes that the node may send and receive in a day (UTC) over its link to the broker, headers of "
+            "IP included; then texts end with that reason, and new ones wait or are refused until the next day",
+            unit="MB",
             above=0,
             default="no limit",
         ),
@@ -89,6 +107,16 @@ class LimitOptions:
             energy=energy,
         )
 
+    def data(self, folder: Path | None, name: str) -> DailyData | None:
+        """The count of bytes; None where nothing limits them.
+
+        Args:
+            folder: where it is persisted; None forgets it when the node stops.
+            name: name of the file there.
+        """
+        most = None if self.daily_data is None else max(1, round(1e6 * self.daily_data))
+        return None if most is None else DailyData(most, folder and folder / name)
+
     def gauge(self) -> BatteryGauge | None:
         """The gauge of the battery's charge; None where nobody wants to know.
 
@@ -96,6 +124,81 @@ class LimitOptions:
             UsageError: there is a floor, and no battery tells its charge.
         """
         return None if self.battery_floor is None else BatteryGauge(Batteries(), self.battery_floor / 100)
+
+
+class DataSpent(FlexSpecError):
+    """The bytes of the day are used up."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="ask again after 00:00 UTC; the setting daily_data allows more")
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds until the next day."""
+        return DAY - int(entropy.wall()) % DAY
+
+
+class DailyData:
+    """Bytes that go over the link in a day. A clock that is set back begins no new one.
+
+    The file is a hundredth of the cap ahead of the count, so that what a crash forgets is not carried again.
+
+    Args:
+        most: bytes of a day.
+        file: has the count for the node's next start; None forgets it.
+    """
+
+    def __init__(self, most: int, file: Path | None) -> None:
+        self._most, self._file = most, file
+        self._day, self._bytes = "", 0
+        if file is not None and file.exists():
+            try:
+                self._day, size = file.read_text("utf-8").split()
+                self._bytes = int(size)
+            except (OSError, ValueError) as error:
+                _log.warning("bytes of earlier today are not known: %s: %s", file, error)
+        self._saved = self._bytes
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of this day."""
+        if (today := day(entropy.wall())) > self._day:
+            self._day, self._bytes, self._saved = today, 0, 0
+        return self._bytes
+
+    def spent(self) -> str:
+        """Say that the day's bytes are used up; empty as long as some are left."""
+        used_up = self.bytes >= self._most
+        return f"the {self._most / 1e6:g} MB of data of {self._day} are used up" if used_up else ""
+
+    def report(self) -> LimitReport:
+        """How the limit is kept."""
+        return LimitReport(
+            name="daily_data",
+            limit=self._most / 1e6,
+            unit="MB",
+            state="exceeded" if self.spent() else "kept",
+            value=self.bytes / 1e6,
+        )
+
+    def carried(self, size: int) -> bool:
+        """Count so many bytes more; whether these are the last ones of the day."""
+        before = self.bytes
+        self._bytes += size
+        if self._bytes > self._saved:
+            self.save(ahead=self._most // 100)
+        return before < self._most <= self._bytes
+
+    def save(self, ahead: int = 0) -> None:
+        """Write the count down, and so many bytes more."""
+        self._saved = self.bytes + ahead
+        if self._file is None:
+            return
+        try:
+            with whole(self._file) as part:
+                part.write_text(f"{self._day} {self._saved}\n", "utf-8")
+        except OSError as error:
+            _log.warning("a restart will forget the bytes of today: %s", error)
 
 
 class BatteryGauge:

@@ -21,10 +21,12 @@ class LinkState:
     Attributes:
         waiting: texts that wait for the link.
         losses: connections that were lost.
+        spent: says that the day's bytes are used up, which is as if there were no link; empty while they are not.
     """
 
     def __init__(self) -> None:
         self.waiting = 0
+        self.spent: Callable[[], str] = lambda: ""
         self._link: Link | None = None
         self.losses = 0
         self._since = entropy.now()
@@ -110,6 +112,8 @@ class LinkState:
             if not self._link.is_up:
                 self._link.reconnect("a text waits for the link")
             async with asyncio.timeout(timeout):
+                while self.spent():  # noqa: ASYNC110  the wall clock says when
+                    await asyncio.sleep(waiting.ANSWER)
                 await self.settled()
         except (LinkDown, TimeoutError):
             return False
@@ -139,7 +143,8 @@ class NodeState:
     @property
     def not_ready(self) -> str:
         """Why no text can be written now; empty when it can, as far as anybody knows."""
-        return self._unserved() if self._link.is_up else "the edge node has no link to its broker"
+        no_link = "" if self._link.is_up else "the edge node has no link to its broker"
+        return no_link or self._link.spent() or self._unserved()
 
     def look(self) -> ConnectionStatus:
         """The state as it is now. A change that is not the link's counts from the first look at it."""

@@ -25,6 +25,7 @@ from edge_node.fleet.devices import DeviceStatuses
 from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
 from edge_node.generation import Generation, GenerationRequest, OtherText
+from edge_node.limits import DataSpent
 from edge_node.link_state import LinkState, NodeState
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
@@ -36,6 +37,7 @@ from flexspec_mq.controller.observation import DeviceReading
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.drafting.interface import Drafter
+from flexspec_mq.energy.model import OVERHEAD_DOWN, OVERHEAD_UP
 from flexspec_mq.errors import (
     FlexSpecError,
     LinkDown,
@@ -73,12 +75,13 @@ from schemas.messages import (
     Open,
     Verdict,
 )
+from schemas.plan import LimitReport
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.fleet.target_texts import TargetTexts
-    from edge_node.limits import BatteryGauge
+    from edge_node.limits import BatteryGauge, DailyData
     from edge_node.settings import EdgeSettings
     from flexspec_mq.drafting.memory import AnswerMemory
     from flexspec_mq.telemetry import Telemetry
@@ -108,6 +111,7 @@ class EdgeNode:
         family: catalogue of the family that it follows, if it follows one.
         energy: tells what each text takes out of the device, if that is wanted.
         battery: tells its charge to policies, if they want to know.
+        data: counts the bytes of a day, where they are limited.
         texts: tokenizers of targets; None where prompts are made elsewhere, for targets of this fingerprint.
         memory: earlier answers to draft from; None remembers none.
         telemetry: told of texts; None where nobody wants it.
@@ -137,13 +141,14 @@ class EdgeNode:
         family: FamilyCatalogue | None = None,
         energy: EnergyMeter | None = None,
         battery: BatteryGauge | None = None,
+        data: DailyData | None = None,
         texts: TargetTexts | None = None,
         memory: AnswerMemory | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self.settings = settings
         self._estimates = NodeEstimates()
-        self._queue = PublishQueue(on_published=self._estimates.published)
+        self._queue = PublishQueue(on_published=self._published)
         self.wire = wire_of(settings, self._queue.put)
         self._sessions: dict[int, Generation] = {}
         self._drafts = DraftLoop(drafter, self._sessions, self._estimates, self._perform)
@@ -165,6 +170,7 @@ class EdgeNode:
         self._family = family
         self._energy = energy
         self._battery = battery
+        self._data = data
         self._memory = memory
         self.telemetry = telemetry
         if memory is not None and family is not None:
@@ -178,6 +184,8 @@ class EdgeNode:
             texts.changed = self._texts_changed
         self.models = Models(self.directory, settings.version, family)
         self.link = LinkState()
+        if data is not None:
+            self.link.spent = data.spent
         self.state = NodeState(self.link, lambda: self.wire.lapsed or self.models.not_ready())
         self.status = StatusPublisher(settings, self._sessions, family, self.link, self.state)
         self.failure: FlexSpecError | None = None
@@ -216,6 +224,10 @@ class EdgeNode:
     def battery(self) -> float | None:
         """Charge of the battery in percent; None without one, or where no limit asks for it."""
         return None if self._battery is None else self._battery.left(entropy.now())
+
+    def reports(self) -> tuple[LimitReport, ...]:
+        """How the limits are kept that are no plan's."""
+        return () if self._data is None else (self._data.report(),)
 
     @property
     def refused(self) -> Mapping[KeyReason, int]:
@@ -276,6 +288,8 @@ class EdgeNode:
                                 self.cancel(generation)
                         if not await self._queue.flush(waiting.FAREWELL):
                             _log.info("left with %d messages unpublished", len(self._queue))
+                        if self._data is not None:
+                            self._data.save()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -356,7 +370,7 @@ class EdgeNode:
         generation = self._sessions[session] = Generation(
             session, request, machine, patience, energy, answers
         )
-        if not self.link.is_up:
+        if not self.link.is_up or self.link.spent():
             self._perform(generation, machine.link_down(now))
         if (answer := self._answers.pop(session)) is not None:
             self._receive(Inbound(topics.delivery_topic(self.name, session), answer), now)
@@ -367,7 +381,8 @@ class EdgeNode:
     def _is_idle(self) -> bool:
         """Whether nothing is written or looked at, and a text could begin at once, as far as anybody knows."""
         looked_at = self._sessions or self.devices.watchers
-        return not looked_at and self.link.is_up and not self.models.not_ready()
+        ready = self.link.spent() or not self.models.not_ready()
+        return bool(not looked_at and self.link.is_up and ready)
 
     def _texts_changed(self) -> None:
         """A worker has told how its target's texts are written."""
@@ -441,6 +456,7 @@ class EdgeNode:
             now = entropy.now()
             if isinstance(event, Inbound):
                 self._estimates.received(len(event.payload), now)
+                self._carried(len(event.payload) + OVERHEAD_DOWN)
                 self._receive(event, now)
                 continue
             _log.info("%s", event)
@@ -455,11 +471,21 @@ class EdgeNode:
                 self.link.down(now)
                 self.directory.link_lost()
             self.state.look()
-            for generation in list(self._sessions.values()):
+            for generation in [] if self.link.spent() else list(self._sessions.values()):
                 machine, span = generation.machine, generation.request.span
                 if span is not None:
                     span.event("flexspec.link.up" if up else "flexspec.link.lost")
                 self._perform(generation, machine.link_up(now) if up else machine.link_down(now))
+
+    def _published(self, qos: int, size: int, seconds: float, now: float) -> None:
+        self._estimates.published(qos, size, seconds, now)
+        self._carried(size + OVERHEAD_UP)
+
+    def _carried(self, size: int) -> None:
+        """Count bytes of IP; with the last ones of the day all texts end."""
+        if self._data is not None and self._data.carried(size):
+            for generation in list(self._sessions.values()):
+                self._give_up(generation, DataSpent(self._data.spent()))
 
     def _receive(self, inbound: Inbound, now: float) -> None:
         try:

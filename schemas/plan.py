@@ -37,8 +37,8 @@ class LimitReport(msgspec.Struct, frozen=True, kw_only=True):
         limit: value of the setting, in `unit`.
         unit: unit of limit, value and reach.
         state: ``unknown`` before anything was measured; ``kept``; ``exceeded``, while plans that keep it are carried
-            out; ``out_of_reach``, while no plan keeps it and the one that comes closest is carried out; ``below``, of
-            a battery below its floor, while the device drafts nothing.
+            out, or of a day's data, until the next day; ``out_of_reach``, while no plan keeps it and the one that comes
+            closest is carried out; ``below``, of a battery below its floor, while the device drafts nothing.
         value: measured value of what is limited; null before.
         reach: the least that any plan is expected to come to; null while unknown, and for a battery.
     """

@@ -4,6 +4,7 @@ import msgspec
 from starlette.responses import Response
 
 from edge_node.fleet.models import NoCatalogue
+from edge_node.limits import DataSpent
 from edge_node.outbox.entries import OutboxError, OutboxFull
 from edge_node.text.encoding import PromptError, PromptTooLong, ToolError
 from edge_node.text.machine import TextDropped
@@ -90,6 +91,7 @@ _SAID: dict[type[FlexSpecError], tuple[int, str, int | None]] = {
     NoSuchVersion: (404, "model_not_found", None),
     UsageError: (400, "invalid_value", None),
     KeyReused: (422, "idempotency_key_reused", None),
+    DataSpent: (429, "daily_data", None),
     TooManyTexts: (429, "too_many_texts", None),
     WorkersBusy: (429, "workers_busy", 5),
     NoCatalogue: (503, "no_catalogue", 5),
@@ -116,7 +118,7 @@ def api_error(error: FlexSpecError, prompt: str | None = None, shaped_by: str | 
     if isinstance(error, ApiError):
         return error
     status, code, retry_after = next(answer for kind, answer in _SAID.items() if isinstance(error, kind))
-    if isinstance(error, TooManyTexts):
+    if isinstance(error, TooManyTexts | DataSpent):
         retry_after = error.retry_after
     blamed = {PromptError: prompt, NoSuchVersion: "model", ToolError: "tools", GrammarError: shaped_by}
     param = next((field for kind, field in blamed.items() if isinstance(error, kind)), None)

@@ -148,6 +148,7 @@ def _main(argv: Sequence[str]) -> int:
     energy = energy_meter(config.node)
     limits = config.limits.limits(config.plan, energy)
     battery = config.limits.gauge()
+    data = config.limits.data(_state(config, "data"), "-" if config.node.ephemeral else config.node.edge)
     run: Callable[
         [EdgeNode, LoadedText | None, Callable[[], Policy], LinkSettings], Coroutine[Any, Any, None]
     ]
@@ -183,6 +184,7 @@ def _main(argv: Sequence[str]) -> int:
             family=family,
             energy=energy,
             battery=battery,
+            data=data,
             memory=_memory(config, link),
             texts=TargetTexts(draft, config.node.edge, partial(cache_folder, "tokenizers")),
             telemetry=telemetry,
@@ -215,9 +217,14 @@ def _journal(config: EdgeConfig) -> Journal:
 
 def _outbox_file(config: EdgeConfig) -> Path | None:
     """The file of the outbox; None for a user without a home."""
-    stated = config.family.state_dir
-    folder = state_folder("outbox") if stated is None else stated / "outbox"
+    folder = _state(config, "outbox")
     return folder and folder / f"{config.node.edge}.sqlite"
+
+
+def _state(config: EdgeConfig, name: str) -> Path | None:
+    """A folder of what outlives the node; None for a user without a home."""
+    stated = config.family.state_dir
+    return state_folder(name) if stated is None else stated / name
 
 
 def _memory(config: EdgeConfig, link: LinkSettings) -> AnswerMemory | None:

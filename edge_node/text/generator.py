@@ -238,7 +238,7 @@ class Writing:
             energy_j=spent.joules,
             energy_j_per_100=None if spent.joules is None else per_hundred(spent.joules, tokens),
             energy_source=spent.source,
-            limits=[] if planned is None else list(planned.limits),
+            limits=[*(() if planned is None else planned.limits), *self._by.node.reports()],
             worker=machine.worker,
             version=self._service.target.version,
             digest=self._service.target.digest,

@@ -14,6 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.fleet.directory import TargetVersion
+from edge_node.limits import DataSpent
 from flexspec_mq import entropy, waiting
 from flexspec_mq.errors import LinkDown, WorkerError
 from flexspec_mq.protocol.edge.types import EdgeState
@@ -101,17 +102,18 @@ class Service:
 
         Raises:
             LinkDown: there is none within the request's patience.
+            DataSpent: the bytes of the day are used up.
         """
         link = self._node.link
-        if (
-            await link.wait_up(max(link.answer_timeout - link.down_for, link.answer_timeout / 2))
-            or self.alone
-        ):
+        shortly = 0.0 if link.spent() else max(link.answer_timeout - link.down_for, link.answer_timeout / 2)
+        if await link.wait_up(shortly) or self.alone:
             return
         left = self._linked_by - entropy.now()
         if left > 0 and self.waits.named:
-            self._tell("the broker", self._linked_by)
-        if left <= 0 or not await link.wait_up(left):
+            self._tell(self._away, self._linked_by)
+        if left <= 0 or (link.spent() and not self.waits.named) or not await link.wait_up(left):
+            if link.spent():
+                raise DataSpent(link.spent())
             raise LinkDown(
                 f"the edge node has had no link to its broker for {link.down_for:.0f} s; "
                 f"this request waited for {entropy.now() - self._began:.0f} s",
@@ -190,7 +192,8 @@ class Service:
         If that is nothing, as where the battery is low, it is a text as any other from now on.
         """
         patience = generation.patience
-        if self.waits.named or not (self.alone and patience.wrote_alone and self._unreached(generation)):
+        named = self.waits.named and not self._node.link.spent()
+        if named or not (self.alone and patience.wrote_alone and self._unreached(generation)):
             return False
         self.alone = patience.shown > 0
         return self.alone
@@ -205,9 +208,9 @@ class Service:
     def _unreached(self, generation: Generation) -> bool:
         """Whether there has been nobody for a session which has not begun, or no way to anybody, for a moment."""
         now, link = entropy.now(), self._node.link
-        if not link.is_up:
+        if self._away:
             self._unserved_since = None
-            return not _answered(generation) and link.down_for >= link.answer_timeout
+            return not _answered(generation) and link.seconds >= link.answer_timeout
         if not self._nobody_serves(generation):
             self._unserved_since = None
         elif self._unserved_since is None:
@@ -240,10 +243,10 @@ class Service:
     def tell(self, generation: Generation) -> None:
         """Tell whom a session that is silent waits for, if it waits for anybody."""
         machine = generation.machine
-        if not self._node.link.is_up:
+        if self._away:
             if not (self.waits.named or self.alone or _answered(generation)):
                 return  # it begins soon, or fails
-            what = "the broker"
+            what = self._away
         elif machine.state is not EdgeState.OPENING:
             return
         elif not self.is_online:
@@ -255,6 +258,12 @@ class Service:
     def goes_on(self) -> None:
         """The text waits for nobody any more."""
         self._waits_for = ""
+
+    @property
+    def _away(self) -> str:
+        """Whom a text waits for before anybody can be reached; empty where that is so."""
+        spent = self._node.link.spent()
+        return f"the next day, as {spent}" if spent else "" if self._node.link.is_up else "the broker"
 
     @property
     def _worker(self) -> str:

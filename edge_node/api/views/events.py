@@ -111,7 +111,7 @@ class _Stream:
 
 def _node(api: Api) -> Iterator[_Told]:
     node, newest = api.node, api.metrics.newest
-    battery = node.battery
+    battery, own = node.battery, node.reports()
     view = NodeView(
         edge=node.name,
         release=flexspec_mq.__version__,
@@ -131,7 +131,7 @@ def _node(api: Api) -> Iterator[_Told]:
         energy_j=api.metrics.energy_j,
         energy_source="none" if newest is None else newest.energy_source,
         battery=None if battery is None else 100 * battery,
-        limits=[] if newest is None else newest.limits,
+        limits=[*(() if newest is None else newest.limits[: -len(own) or None]), *own],
     )
     yield "", view, replace(view, link=replace(view.link, seconds=0.0))
 
@@ -144,7 +144,7 @@ def _plans(node: EdgeNode) -> Iterator[VersionPlan]:
             list(planned.alternatives),
             node.provisional_share(version),
         )
-        estimates, limits = dict(planned.estimates()), list(planned.limits)
+        estimates, limits = dict(planned.estimates()), [*planned.limits, *node.reports()]
         if alone.drafted:
             estimates["provisional"] = PlanEstimate(value=alone.share, unit="share", tries=alone.drafted)
         yield VersionPlan(

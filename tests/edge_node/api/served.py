@@ -33,6 +33,7 @@ from edge_node.api.settings import ApiSettings
 from edge_node.energy import energy_meter
 from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.fleet.target_texts import TargetTexts
+from edge_node.limits import DailyData
 from edge_node.node import EdgeNode
 from edge_node.outbox.journal import Journal
 from edge_node.settings import EdgeSettings
@@ -276,6 +277,7 @@ async def served(
     memory: AnswerMemory | None = None,
     at: LinkSettings | None = None,
     journal: Journal | None = None,
+    data: DailyData | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`.
@@ -313,6 +315,7 @@ async def served(
             family=family,
             energy=energy_meter(device),
             memory=memory,
+            data=data,
             texts=TargetTexts(DraftModel(speech(max_context), None)),
         )
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}")))
