@@ -17,10 +17,11 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 def broker_at(value: str, tls: TlsSettings | None = None) -> tuple[str, int, TlsSettings | None]:
-    """Host, port and TLS of a broker: of ``host:port``, or of a URL ``mqtt://host`` or ``mqtts://host``.
+    """Host, port and TLS of a broker: of ``host``, or of a URL ``mqtt://host`` or ``mqtts://host``.
 
     Args:
-        value: a URL may have a port; ``mqtts`` turns TLS on, with the authorities of the system unless `tls` has one.
+        value: may have a port, which is the usual one otherwise; ``mqtts`` turns TLS on, with the authorities of the
+            system unless `tls` has one.
         tls: as the other settings ask for it.
 
     Raises:
@@ -28,7 +29,8 @@ def broker_at(value: str, tls: TlsSettings | None = None) -> tuple[str, int, Tls
     """
     scheme, url, at = value.partition("://")
     if not url:
-        return (*address(value), tls)
+        bare = value and not set(value.rpartition("]")[2]) & {":", "/", " "}
+        return (*address(f"{value}:{_PORTS['mqtts' if tls else 'mqtt']}" if bare else value), tls)
     port = _PORTS.get(scheme.lower())
     if "@" in at:  # the value is not repeated, as it may hold a password
         raise UsageError(
@@ -54,7 +56,7 @@ class LinkOptions:
     """How to reach the broker, and who we are there; `Setting.help` has the words."""
 
     broker: Annotated[
-        str, Setting(help="host:port, or a URL: mqtt://host, or mqtts://host for TLS", check=broker_at)
+        str, Setting(help="host, host:port, or a URL: mqtt://host, or mqtts://host for TLS", check=broker_at)
     ] = "127.0.0.1:1883"
     username: Annotated[str | None, Setting(help="MQTT user name")] = None
     password: Annotated[str | None, Setting(help="MQTT password; file and environment only", secret=True)] = (

@@ -84,7 +84,7 @@ def test_check_speaks_to_people_and_programs(mosquitto: PrivateBroker) -> None:
     nobody = run("check", "127.0.0.1:1")
     assert nobody.returncode == 1
     assert "✗  broker" in nobody.stdout
-    assert run("check", "nonsense").returncode == 2
+    assert run("check", "nonsense:").returncode == 2
 
 
 @pytest.mark.parametrize("role", ["edge", "worker"])

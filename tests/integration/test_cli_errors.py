@@ -69,7 +69,7 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words
         (["ask", " \n"], ["the prompt is empty", "hint: "]),
         (["ask", "caf\udce9"], ["not UTF-8", "0xe9 at offset 3", "hint: ", "iconv"]),
         (["ask", "hi", "--max-tokens", "0"], ["limit of 0 tokens", "hint: "]),
-        (["ask", "hi", "--broker", "nowhere"], ["not host:port", "hint: ", "127.0.0.1:1883"]),
+        (["ask", "hi", "--broker", "nowhere:"], ["not host:port", "hint: ", "127.0.0.1:1883"]),
         (["ask", "hi", "--edge", "a/b"], ["cannot stand in a topic", "hint: "]),
         (["ask", "hi", "--tls-key", "k"], ["--tls-key needs --tls-cert", "hint: "]),
         (["ask", "hi", "--temperature", "-1"], ["temperature -1.0 is not >= 0.0"]),

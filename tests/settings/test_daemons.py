@@ -222,6 +222,8 @@ def test_a_folder_beside_the_file_is_meant(
     ("broker_url", "host", "port", "tls"),
     [
         ("h.example:99", "h.example", 99, False),
+        ("h.example", "h.example", 1883, False),
+        ("[::1]", "::1", 1883, False),
         ("mqtt://h.example:99", "h.example", 99, False),
         ("mqtt://h.example/", "h.example", 1883, False),
         ("MQTTS://h.example", "h.example", 8883, True),
@@ -235,9 +237,9 @@ def test_a_broker_by_its_url(broker_url: str, host: str, port: int, tls: bool) -
             link_settings(LinkOptions(broker=broker_url), "e")
     link = link_settings(LinkOptions(broker=broker_url, insecure=True), "e")
     assert (link.host, link.port, link.tls) == (host, port, TlsSettings() if tls else None)
-    if tls:
+    if tls or broker_url == host:
         link = link_settings(LinkOptions(broker=broker_url, tls_ca=Path("ca.crt")), "e")
-        assert link.tls == TlsSettings(Path("ca.crt"))
+        assert (link.port, link.tls) == (port if tls else 8883, TlsSettings(Path("ca.crt")))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +250,8 @@ def test_a_broker_by_its_url(broker_url: str, host: str, port: int, tls: bool) -
         ("mqtt://h.example/path", "no address of a broker of MQTT over TCP", "mqtt://"),
         ("mqtt://bob:secret@h.example", "holds a user", "password_file"),
         ("mqtt://h.example:x", "is not host:port", ""),
+        ("h.example/path", "is not host:port", ""),
+        ("two words", "is not host:port", ""),
     ],
 )
 def test_a_broker_by_a_url_that_is_none(
@@ -284,7 +288,7 @@ def test_sections_made_by_hand_keep_the_same_rules() -> None:
         lambda: WorkerSettings(worker="a", prefill=1),
         lambda: LogOptions(log_level="loud"),
         lambda: LogOptions(log_format="xml"),
-        lambda: LinkOptions(broker="nowhere"),
+        lambda: LinkOptions(broker="nowhere:"),
         lambda: LinkOptions(password="a", password_file=Path("b")),  # noqa: S106
     ):
         with pytest.raises(UsageError):
