@@ -331,7 +331,9 @@ class EdgeNode:
         now = entropy.now()
         energy = None if self._energy is None else self._energy.text(now)
         memory = self._memory
-        answers = None if memory is None else memory.of(version, request.digest, request.user, fingerprint)
+        source = text.source if text is not None and isinstance(text.source, str) else ""
+        whose = version, request.digest, request.user, fingerprint, source
+        answers = None if memory is None else memory.of(*whose)
         machine = EdgeSession(
             SessionRequest(
                 session=session,

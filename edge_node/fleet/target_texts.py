@@ -237,7 +237,7 @@ class TargetTexts:
         path = None
         with suppress(ModelError):  # a user without a home keeps none
             path = None if self._folder is None else self._folder() / f"{name}.zst"
-        if path is not None and (kept := await asyncio.to_thread(_kept, path, name)) is not None:
+        if path is not None and (kept := await asyncio.to_thread(fetched, path, name)) is not None:
             return await asyncio.to_thread(unpacked_tokenizer, kept, checked=True)
         pieces = topics.blob_topic(self._edge)
         await link.subscribe(pieces)
@@ -313,8 +313,8 @@ def _name(status: WorkerStatus) -> str:
     return f"{status.fingerprint} at {status.worker}"
 
 
-def _kept(path: Path, name: str) -> bytes | None:
-    """A file of the cache; None if it is not there, or damaged."""
+def fetched(path: Path, name: str) -> bytes | None:
+    """A tokenizer of the cache, by its path and name; None if it is not there, or damaged."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -44,6 +44,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
         place: broker and family.
         answers: token ids, the oldest first.
         bins: a support, a length, and how often the target took what was found, of how many times.
+        tokenizer: name of the target's, where a worker gave it; else empty, or of no file in the cache.
     """
 
     version: str
@@ -51,6 +52,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     place: str
     answers: list[list[int]] = []
     bins: list[tuple[Support, int, int, int]] = []
+    tokenizer: str = ""
 
 
 class Answers:
@@ -143,7 +145,7 @@ class AnswerMemory:
         self._versions: Collection[tuple[str, str]] | None = None
         prune(folder)
 
-    def of(self, version: str, digest: str, user: bytes, fingerprint: bytes) -> Answers:
+    def of(self, version: str, digest: str, user: bytes, fingerprint: bytes, tokenizer: str = "") -> Answers:
         """Answers of a version of which this user has asked it here.
 
         Args:
@@ -151,8 +153,9 @@ class AnswerMemory:
             digest: digest of its head in hex, where it is known.
             user: name that the API's client gives a user; empty is whoever has the node's key.
             fingerprint: fingerprint of the text's tokenizer, by which token ids mean something.
+            tokenizer: name of it, where a worker gave it.
         """
-        new = Kept(version, digest, self._place)
+        new = Kept(version, digest, self._place, tokenizer=tokenizer)
         name = hashlib.sha256(repr((digest, self._place, fingerprint, user)).encode()).hexdigest()[:16]
         path = self._folder / f"{version}.{name}{_SUFFIX}"
         answers = self._known.pop(path) if path in self._known else Answers(path, new, self._keeps)

@@ -48,7 +48,7 @@ class LoadedText:
 
     Attributes:
         source: folder of configuration and tokenizer, which has the weights as well unless a GGUF file has them; or a
-            name on the hub.
+            name on the hub; or that of a tokenizer which a worker gave.
         config: sizes and kinds of the model.
         generation: settings of ``generation_config.json``, which its makers recommend for writing; may be empty.
         fingerprint: fingerprint of the tokenizer's contents, 16 bytes.

@@ -180,7 +180,7 @@ def _text_of(
     if contents.digest().hex() != fingerprint:
         raise ModelError(other)
     return LoadedText(
-        source="",
+        source=stated.file,
         config={},
         generation={},
         name="the target",

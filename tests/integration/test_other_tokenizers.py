@@ -17,6 +17,7 @@ from broker.launcher import PrivateBroker
 from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
 from flexspec_mq import waiting
+from flexspec_mq.daemon.printable import printable
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.text import decode
 from lab.benchmarks.exact.reference import Reference, Text
@@ -142,11 +143,13 @@ def test_a_draft_of_another_vocabulary_is_none_of_a_workers(
 def test_a_device_without_a_tokenizer_fetches_the_targets_once(
     broker: PrivateBroker,
     alone: list[int],
+    target: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("FLEXSPEC_EDGE_REMEMBER", "true")
     at = ("--broker", f"{broker.host}:{broker.port}", "--version", "tiny", "--draft", "none")
     said = []
     for _ in range(2):
@@ -156,6 +159,9 @@ def test_a_device_without_a_tokenizer_fetches_the_targets_once(
         said.append(err)
     assert "the target's tokenizer is here" in said[0]
     assert "tokenizer" not in said[1]
+    show = ["memory", "show", "tiny", "--draft", "none"]
+    assert edge(show) == 0
+    assert capsys.readouterr().out.count(printable(decode(AutoTokenizer.from_pretrained(target), alone))) == 2
     (kept,) = (tmp_path / "flexspec-mq" / "tokenizers").iterdir()
     kept.write_bytes(kept.read_bytes()[:-1])  # damaged, so it is fetched again
     assert edge([*ASK, *at, "--edge", "greedy"]) == 0
@@ -164,6 +170,8 @@ def test_a_device_without_a_tokenizer_fetches_the_targets_once(
         kept.unlink()
         assert edge([*ASK, *at, "--edge", "greedy"]) == 0
     kept.unlink()
+    assert edge(show) == 2
+    assert "--tokenizer names a folder" in capsys.readouterr().err
     monkeypatch.setattr(waiting, "STALLED", 1.0)
     assert edge([*ASK, *at, "--edge", "greedy"]) == 5  # a fifth time on one day
     assert "no worker of tiny has given the tokenizer of its target" in capsys.readouterr().err
