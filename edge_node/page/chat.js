@@ -203,7 +203,7 @@ function act({ target }) {
     cut(turn);
     if (byId("prompt").value === turn.question) byId("prompt").value = "";
     byId("prompt").focus();
-    ask(turn.question, Boolean(turn.text));
+    ask(turn.question, turn.state === "done" || Boolean(turn.text)); // one that failed is asked for again
   }
 }
 

@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -12,8 +13,8 @@ pytest.importorskip("playwright.async_api", reason="make test-page installs it")
 
 from broker.launcher import PrivateBroker
 from lab.page.browser import PHONE, PageView, chromium, opened
-from tests.daemons import FakeEngine
-from tests.edge_node.api.served import served
+from tests.daemons import FakeEngine, until
+from tests.edge_node.api.served import alone, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TEXT = ["a", "blockquote", "br", "code", "del", "em", "h3", "hr", "li", "ol", "p", "pre", "strong", "ul"]
@@ -50,6 +51,13 @@ async def say(view: PageView, text: str) -> None:
 
     await view.page.unroute("**/v1/chat/completions")
     await view.page.route("**/v1/chat/completions", answer)
+
+
+async def keep(view: PageView) -> None:
+    """Switch it on that conversations are kept."""
+    await view.see("#options summary").click()
+    await view.see("#keep").check()
+    await view.see("#options summary").click()
 
 
 async def test_hostile_markdown_makes_no_element_and_asks_nobody(
@@ -102,9 +110,7 @@ async def test_conversations_are_kept_only_where_that_is_switched_on(
         await view.page.reload()
         await view.until("#examples")
         assert await view.see("li.turn").count() == 0
-        await view.see("#options summary").click()
-        await view.see("#keep").check()
-        await view.see("#options summary").click()
+        await keep(view)
         await view.option(max_tokens=20)
         text = await view.answered(await view.ask("hello"))
         await view.page.reload()
@@ -133,9 +139,7 @@ async def test_an_answer_goes_on_after_a_reload_and_an_earlier_question_is_chang
 ) -> None:
     engine = FakeEngine(lambda _: time.sleep(0.05))
     async with served(mosquitto, engine=engine) as api, opened(browser, api.url, who=False) as view:
-        await view.see("#options summary").click()
-        await view.see("#keep").check()
-        await view.see("#options summary").click()
+        await keep(view)
         await view.option(seed=7, max_tokens=120, temperature=0)
         await view.ask("hello")
         await view.until("li.turn[data-state=writing]")
@@ -151,4 +155,109 @@ async def test_an_answer_goes_on_after_a_reload_and_an_earlier_question_is_chang
         await view.until(".question", "something else")
         await view.answered(turn)
         assert await view.see("li.turn").count() == 1
+        assert await view.breaches() == []
+
+
+async def test_kept_conversations_are_there_after_their_nodes_restart(
+    browser: Any, mosquitto: PrivateBroker
+) -> None:
+    async with AsyncExitStack() as life:
+        api = await life.enter_async_context(served(mosquitto, grace=0.2))
+        async with opened(browser, api.url, who=False) as view:
+            await keep(view)
+            await view.option(max_tokens=20)
+            texts = [await view.answered(await view.ask("hello"))]
+            await view.see("#new").click()
+            texts.append(await view.answered(await view.ask("other")))
+            await life.aclose()
+            async with served(mosquitto, api_port=api.port):
+                await view.page.reload()
+                assert await view.answered(view.see("li.turn")) == texts[1]
+                await view.see("#earlier").select_option(label="hello")
+                assert await view.answered(view.see("li.turn")) == texts[0]
+                await view.option(max_tokens=10)
+                await view.answered(await view.ask("and now?"))
+                assert await view.see("li.turn").count() == 2
+                assert await view.breaches() == []
+
+
+async def test_what_one_tab_forgets_is_gone_in_the_other(browser: Any, mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, opened(browser, api.url, who=False) as view:
+        await keep(view)
+        await view.option(max_tokens=20)
+        await view.answered(await view.ask("hello"))
+        other = await view.page.context.new_page()
+        await other.goto(api.url)
+        await other.locator("li.turn[data-state=done]").wait_for()
+        assert (await api.get("/v1/outbox")).json()["data"]
+        await other.locator("#forget").click()
+        await view.see("li.turn").wait_for(state="detached")
+        await view.until("#examples")
+        assert not await view.see("#keep").is_checked()
+        assert await view.page.evaluate("localStorage.length") == 0
+        await until(lambda: not api.api.texts.outbox.counts.get("unread"))
+        await view.answered(await view.ask("hello again"))
+        assert await view.page.evaluate("localStorage.length") == 0
+        assert await view.breaches() == []
+
+
+async def test_a_browser_keeps_30_conversations_and_a_megabyte(
+    browser: Any, mosquitto: PrivateBroker
+) -> None:
+    script = """async ([names, turns, length, taken]) => {
+        localStorage.clear();
+        localStorage.setItem("taken", "x".repeat(taken));
+        const { keep, all } = await import("/page/kept.js");
+        const turn = (at) => ({ question: `${at}`, text: "x".repeat(length), writers: [], sizes: [], state: "done" });
+        for (let name = 0; name < names; name += 1) {
+            keep({ name: `${name}`, turns: Array.from({ length: turns }, (_, at) => turn(at)) });
+        }
+        const found = all().map(({ name, turns }) => [Number(name), turns.map(({ question }) => Number(question))]);
+        return [found, localStorage.getItem("flexspec.conversations").length];
+    }"""
+    async with served(mosquitto) as api, opened(browser, api.url, who=False) as view:
+
+        async def kept(names: int, turns: int, length: int, taken: int = 0) -> list[list[Any]]:
+            found, size = await view.page.evaluate(script, [names, turns, length, taken])
+            assert size <= 1_000_000
+            return cast("list[list[Any]]", found)
+
+        assert await kept(35, 2, 10) == [[name, [0, 1]] for name in range(34, 4, -1)]
+        await view.page.reload()
+        assert await view.see("#earlier option").count() == 30
+        assert await view.see("li.turn").count() == 2
+        assert [name for name, _ in await kept(35, 1, 90_000)] == [*range(34, 23, -1)]
+        assert await kept(2, 30, 90_000) == [
+            [1, [*range(19, 30)]]
+        ]  # the oldest turns of one that is too long
+        assert await kept(1, 1, 1_100_000) == []
+        few = await kept(35, 1, 90_000, 5_000_000)  # the browser has less room than that
+        assert [name for name, _ in few] == [34, 33]
+        assert await view.breaches() == []
+
+
+async def test_another_answer_has_another_seed_and_a_changed_question_the_same(
+    browser: Any, mosquitto: PrivateBroker
+) -> None:
+    async with served(mosquitto) as api, opened(browser, api.url) as view:
+        seeds: list[Any] = []
+
+        def asked(request: Any) -> None:
+            if request.url.endswith("/v1/chat/completions"):
+                seeds.append(request.post_data_json.get("seed"))
+
+        view.page.on("request", asked)
+        await view.option(seed=7, max_tokens=40, temperature=1)
+        assert await view.answered(await view.ask("hello")) == alone("hello", 7, 40)
+        for _ in range(2):
+            await view.see("[data-act=retry]").click()
+            await view.answered(view.see("li.turn").last)
+        await view.see("[data-act=edit]").click()
+        await view.page.keyboard.press("Enter")
+        assert await view.answered(view.see("li.turn").last) == alone("hello", 7, 40)
+        await say(view, "")  # which is an answer as well
+        for _ in range(2):
+            await view.see("[data-act=retry]").click()
+            await view.until("li.turn[data-state=done]", "The answer is empty.")
+        assert seeds == [7, None, None, 7, None, None]
         assert await view.breaches() == []
