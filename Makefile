@@ -13,7 +13,7 @@ export FLEXSPEC_MAKE_$(1) := $$(value $(1))
 endif
 unexport $(1)
 endef
-$(foreach name,PROMPT CHAT LINK OUTAGE,$(eval $(call pass_on,$(name))))
+$(foreach name,PROMPT CHAT LINK OUTAGE PAIR,$(eval $(call pass_on,$(name))))
 
 export PYTHON TORCH_INDEX
 
@@ -29,6 +29,7 @@ help: ## this list
 	@echo
 	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
 	@echo "  make demo CHAT=1         a conversation in the terminal, as of flexspec chat"
+	@echo "  make demo PAIR=NAME      with another pair of models, fetched once: flexspec pairs lists them"
 	@echo "  make demo LINK=wifi      over another network than 4g: wifi, satellite or loopback"
 	@echo "  make demo OUTAGE=30      seconds for which the network is cut, instead of 3"
 	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"

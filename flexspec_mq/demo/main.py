@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from flexspec_mq import waiting
 from flexspec_mq.chat.answer import AnswerView
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.progress import stages
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.demo.children import NO_FILE, Children, python
 from flexspec_mq.demo.proxy import Proxy
@@ -24,6 +25,8 @@ from flexspec_mq.demo.screen import TITLES, Screen
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.links import LINKS
 from flexspec_mq.models.checkpoint import need_libraries
+from flexspec_mq.models.pairs.prepare import best_here, half_of
+from flexspec_mq.models.pairs.table import DEFAULT, check_source, usable
 from schemas.messages import MAX_AHEAD
 
 T = TypeVar("T")
@@ -39,7 +42,7 @@ _STREAMING = (
     "--worker-draft=0",
 )
 _WHY = {
-    LINK: ("Drafts win here: an answer over 4g takes 0.75 of the time of streaming (docs/performance.md).",),
+    LINK: ("Drafts win here: an answer takes 0.75 of the time of streaming (docs/performance.md).",),
     NO_LINK: (
         "Nothing is to be won by a draft on the device: no round trip can be saved, and it takes the cores",
         "that the target needs. What drafts win on loopback, the worker's own draft wins.",
@@ -59,8 +62,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", help=f"what to ask (default: {PROMPT})", default=PROMPT)
     parser.add_argument("--chat", action="store_true", help="talk over several turns, as flexspec chat does")
     parser.add_argument("--link", choices=LINKS, default=LINK, help=f"network (default: {LINK})")
-    parser.add_argument("--target", default="default", help="model folder or hub name (default: SmolLM2)")
-    parser.add_argument("--draft", default="default", help="draft checkpoint folder, 'default' or 'none'")
+    parser.add_argument(
+        "--pair", help="named pair of models, fetched once (default: the largest one that is on this machine)"
+    )
+    parser.add_argument(
+        "--pair-source", metavar="PLACE", help="a mirror of the hub, or a folder with its files"
+    )
+    parser.add_argument("--target", help="model folder, GGUF file or hub name, in place of the pair's")
+    parser.add_argument(
+        "--draft", help="draft checkpoint folder, 'default' or 'none', in place of the pair's"
+    )
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens to write at most (default: 200)")
     parser.add_argument("--temperature", type=float, help="0 is greedy (default: as the target's makers say)")
     parser.add_argument(
@@ -78,7 +89,35 @@ def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     if not 0 < args.outage <= LONGEST_OUTAGE:
         raise UsageError(f"--outage is more than 0 and at most {LONGEST_OUTAGE:g} seconds")
     need_libraries("the demo", "demo")
-    return asyncio.run(_run(args, screen or Screen()))
+    screen = screen or Screen()
+    _take_pair(args, screen)
+    return asyncio.run(_run(args, screen))
+
+
+def _take_pair(args: argparse.Namespace, screen: Screen) -> None:
+    """Put both halves of a pair into the flags, unless they name models; fetch them before anything waits for them.
+
+    Raises:
+        ModelError: one cannot be fetched, or used here.
+        UsageError: there is no such pair or source, or models are named beside it.
+    """
+    named = args.target or args.draft
+    if named and args.pair:
+        raise UsageError(f"--pair {args.pair} and {named} are both named", hint="leave one out")
+    if not named:
+        if args.pair_source is not None:
+            check_source(args.pair_source)
+        pair = usable(args.pair) if args.pair else best_here()
+        if pair.name == DEFAULT:
+            screen.say(f"pair     {DEFAULT}: shows how it works, not what it is worth, as it knows little")
+            screen.say("         --pair NAME, or make demo PAIR=NAME, fetches another: see flexspec pairs")
+        else:
+            screen.say(f"pair     {pair.name}, {pair.round} tokens a round of 4 drafted ones")
+        with stages() as tell:
+            args.target, args.draft = (
+                half_of(pair, half, args.pair_source, tell) for half in ("target", "draft")
+            )
+    args.target, args.draft = args.target or DEFAULT, args.draft or DEFAULT
 
 
 async def _run(args: argparse.Namespace, screen: Screen) -> int:

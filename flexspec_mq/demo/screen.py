@@ -75,6 +75,8 @@ class Screen:
             table.add_row("readable as it came back", *map(_readable, sides))
             table.add_row("  unverified, and right", *map(_unverified, sides), style="dim")
             table.add_row("  first, s after the cut", *map(_first, sides), style="dim")
+        shares = (side.took.accepted / side.tokens for side in undisturbed)
+        table.add_row("drafted on the device", *(f"{share:.0%}" for share in shares))
         table.add_row("bytes over the network", *(f"{side.carried:,}" for side in sides))
         table.add_row("round trips", *(f"{side.took.rounds}" for side in sides))
         lost = (undisturbed[0].tokens - side.tokens for side in sides)

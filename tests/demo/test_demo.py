@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 
 ROOT = Path(__file__).parents[2]
-DEMO = sys.executable, "-m", "flexspec_mq.cli", "demo"
+DEMO = sys.executable, "-m", "flexspec_mq.cli", "demo", "--pair=default"
 MAKE = "make", "-o", "setup", "demo"
 
 
@@ -60,7 +60,9 @@ def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
             seen.update(family(process.pid))  # at the last line some may have ended
         assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
     out = "".join(lines)
+    assert out.startswith("pair     default: shows how it works, not what it is worth")
     assert "verification exact" in out
+    assert re.search(r"^drafted on the device +0% +\d+% *$", out, re.MULTILINE)
     assert "network  4g: 21 ms a round trip, 7.6 Mbit/s up" in out
     assert out.count("Name three rivers.") == 1
     texts = re.findall(r"(?:without|with) drafts, complete after (.+) s, cut at (.+) s:\n(.+)", out)
@@ -82,7 +84,7 @@ def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
 def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
     said = "\n".join(["/help", "word " * 9000, "Name a river."])
     done = subprocess.run(
-        [sys.executable, "-m", "flexspec_mq.cli", "demo", "--chat", "--link=wifi", "--max-tokens=8"],
+        [*DEMO, "--chat", "--link=wifi", "--max-tokens=8"],
         input=said,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,7 +103,7 @@ def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
     ("command", "flags", "code"),
     [
         (DEMO, ("--link=loopback", "--max-tokens=2000"), 130),
-        (MAKE, ("LINK=loopback", "OUTAGE=600"), -signal.SIGINT),
+        (MAKE, ("PAIR=default", "LINK=loopback", "OUTAGE=600"), -signal.SIGINT),
     ],
     ids=["demo", "make"],
 )
@@ -129,16 +131,25 @@ def test_sigint_to_it_alone_while_it_records_leaves_nothing_behind(
 
 
 def test_a_target_that_is_not_there_ends_it_with_a_clear_error() -> None:
-    with demo("--target=/nowhere/at/all") as process:
+    with demo("--target=/nowhere/at/all", command=DEMO[:-1]) as process:
         out, err = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "/nowhere/at/all" in err, out
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(("flag", "words"), [("--prompt= ", "is empty"), ("--outage=0", "more than 0")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--prompt= "], "is empty"),
+        (["--outage=0"], "more than 0"),
+        (["--pair=none-of-them"], "there is no pair"),
+        (["--pair=qwen3-8b"], "flexspec pairs try qwen3-8b"),
+        (["--pair=default", "--draft=none"], "leave one out"),
+    ],
+)
 def test_what_cannot_be_shown_is_refused_before_anything_starts(
-    flag: str, words: str, capsys: pytest.CaptureFixture[str]
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([flag]) == 2
+    assert main(flags) == 2
     assert words in capsys.readouterr().err
