@@ -294,7 +294,7 @@ ATTACKS = {Reason.SIGNATURE, Reason.KEY_SET, Reason.ROLLBACK, Reason.EQUIVOCATIO
 CLOCKS = {Reason.EXPIRED, Reason.FUTURE}
 FOUND = {"adopt", "before", "while", "after", "a catalogue had waited", "a key set expired"}
 DRAWN = settings(
-    max_examples=60, stateful_step_count=40, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30, stateful_step_count=40, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

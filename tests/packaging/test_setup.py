@@ -16,9 +16,10 @@ SOURCES = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that was set up by this interpreter, of whose packages there are none but pip."""
+    tmp_path = tmp_path_factory.mktemp("setup")
     for name in SOURCES:
         source, place = ROOT / name, tmp_path / name
         place.parent.mkdir(exist_ok=True)
