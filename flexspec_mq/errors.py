@@ -147,13 +147,17 @@ class Cancelled(FlexSpecError):
 
 
 def how_to_install(extras: str = "", distribution: str = "") -> str:
-    """The pip command for extras, separated by commas, or for ``lab`` or ``training``; no index has these packages."""
+    """The pip command for extras, separated by commas, or for another distribution here: the name of its folder."""
     import json
     from importlib import metadata
 
     installed = next(iter(metadata.distributions(name="flexspec-mq")), None)
     origin = json.loads((installed and installed.read_text("direct_url.json")) or "{}")
+    pip = f"{sys.executable} -m pip install"
     if "archive_info" in origin and not distribution:
-        return f"{sys.executable} -m pip install 'flexspec-mq[{extras}] @ {origin['url']}'"
+        return f"{pip} 'flexspec-mq[{extras}] @ {origin['url']}'"
+    if installed and "dir_info" not in origin and distribution in {"", "flexspec_mq_default"}:
+        beside = f"--find-links {origin['url'].rpartition('/')[0]} " if origin else ""
+        return f"{pip} {beside}{distribution.replace('_', '-') or f'flexspec-mq[{extras}]'!r}"
     what = f"-e ./{distribution}" if distribution else f"'.[{extras}]'" if extras else "."
-    return f"in a checkout of FlexSpec MQ: {sys.executable} -m pip install {what}"
+    return f"in a checkout of FlexSpec MQ: {pip} {what}"

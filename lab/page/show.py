@@ -3,15 +3,15 @@
 import asyncio
 import re
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 import httpx2
 
-import flexspec_mq.heads
 from lab.page.browser import DESKTOP, PHONE, SCHEMES, PageView
 from lab.page.deployment import FAMILY, NEW, OLD, Fleet
 
-HEAD = Path(flexspec_mq.heads.__file__).parent / "examples" / "style"
+HEAD = Path(str(files("flexspec_mq_default") / "heads" / "style"))
 QUESTION = "Why is the sky blue?"
 LONG = "Write a long story about a fisherman and the sea."
 OUTAGE = 6.0

@@ -7,17 +7,17 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import flexspec_mq.heads
 from flexspec_mq.chat.api import ApiClient
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.testbed.deployment import LocalDeployment
 from lab.testbed.process import output
 
-EXAMPLES = Path(flexspec_mq.heads.__file__).parent / "examples"
+EXAMPLES = Path(str(files("flexspec_mq_default") / "heads"))
 HEADS = tuple(sorted(one.name for one in EXAMPLES.iterdir() if one.is_dir()))
 """Heads that ship."""
 _SERVED_WITHIN = 120.0

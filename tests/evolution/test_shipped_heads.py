@@ -1,10 +1,10 @@
 """The example heads that ship: whole, of the default model, small, and each another version."""
 
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-import flexspec_mq.heads
 from flexspec_mq.heads.manifest import MANIFEST, digest, read_head
 
 pytest.importorskip("transformers")
@@ -14,7 +14,7 @@ from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.weights import weights_fingerprint
 
-EXAMPLES = Path(flexspec_mq.heads.__file__).with_name("examples")
+EXAMPLES = Path(str(files("flexspec_mq_default") / "heads"))
 NAMES = ("format", "mathematics", "reasoning", "style")
 
 pytestmark = pytest.mark.model

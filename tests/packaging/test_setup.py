@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
-    "Makefile", "scripts", "pyproject.toml", "constraints.txt", "lab/pyproject.toml", "training/pyproject.toml",
+    "Makefile", "scripts", "pyproject.toml", "constraints.txt", "flexspec_mq_default/pyproject.toml",
+    "lab/pyproject.toml", "training/pyproject.toml",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""The wheel holds all five packages with their data, and its commands run from any folder."""
+"""The wheel holds all five packages with their data and no weights, and its commands run from any folder."""
 
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,6 @@ PACKAGES = ("flexspec_mq", "broker", "edge_node", "cloud_worker", "schemas")
 DATA = (
     "flexspec_mq/codec/dictionary-v1",
     "flexspec_mq/energy/presets.toml",
-    "flexspec_mq/models/draft/data/draft-v3.safetensors",
     "edge_node/page/index.html",
     "edge_node/page/app.js",
     "edge_node/page/page.css",
@@ -33,7 +33,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     done = subprocess.run(
         command,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": "", **environment},
         capture_output=True,
         text=True,
         timeout=100,
@@ -51,13 +51,26 @@ def build(kind: str, source: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of the sdist, as an index would hand it out."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked sdist."""
     out = tmp_path_factory.mktemp("dist")
     with tarfile.open(build("sdist", ROOT, out / "sdist")) as sdist:
         sdist.extractall(out / "source", filter="data")
     (source,) = (out / "source").iterdir()
-    return build("wheel", source, out / "wheel")
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> Path:
+    """The wheel of the sdist, as an index would hand it out."""
+    return build("wheel", source, source.with_name("wheel"))
+
+
+@pytest.fixture(scope="module")
+def weights(source: Path, wheel: Path) -> Path:
+    """The wheel of the weights, of the sdist too, beside the other one."""
+    built = build("wheel", source / "flexspec_mq_default", source.with_name("weights"))
+    return built.rename(wheel.with_name(built.name))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +102,19 @@ def test_contents(wheel: Path) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     for source in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         assert source.relative_to(ROOT).as_posix() in names
-    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".safetensors"))]
+    assert wheel.stat().st_size < 2_000_000
+
+
+def test_weights_have_a_wheel_of_their_own_of_the_same_version(weights: Path) -> None:
+    names = set(zipfile.ZipFile(weights).namelist())
+    files = {
+        file.relative_to(ROOT).as_posix() for file in (ROOT / "flexspec_mq_default").rglob("*.safetensors")
+    }
+    assert len(files) == 5
+    assert {*files, "flexspec_mq_default/__init__.py", "flexspec_mq_default/LICENSE"} <= names
+    assert not [name for name in names if name.endswith((".toml", ".pyc"))]
+    assert weights.name == f"flexspec_mq_default-{flexspec_mq.__version__}-py3-none-any.whl"
 
 
 def test_the_checkout_makes_the_same(wheel: Path, tmp_path: Path) -> None:
@@ -108,11 +133,18 @@ def test_commands_explain_themselves(command: str, installed: Path, tmp_path: Pa
     assert run(installed / program, *more, "--help", cwd=tmp_path).startswith("usage: ")
 
 
-def test_data_is_found_where_it_is_installed(installed: Path, tmp_path: Path) -> None:
+def test_weights_are_found_where_they_are_installed(installed: Path, weights: Path, tmp_path: Path) -> None:
     code = (
-        "from flexspec_mq.models.draft.artifact import default_delta_path as path; "
-        "print(path(), path().stat().st_size)"
+        "from flexspec_mq.errors import ModelError\n"
+        "from flexspec_mq.models.draft.artifact import default_delta_path\n"
+        "try: print(default_delta_path().stat().st_size)\n"
+        "except ModelError as error: print(error.hint)"
     )
-    where, size = run(installed / "python", "-c", code, cwd=tmp_path).rsplit(" ", 1)
-    assert Path(where).is_relative_to(installed.parent)
-    assert int(size) > 1_000_000
+    said = run(installed / "python", "-c", code, cwd=tmp_path)
+    assert said.startswith("install flexspec-mq-default, ")
+    command = shlex.split(said.partition(" -m pip ")[2])
+    assert command[-1] == "flexspec-mq-default"
+    assert weights.is_file()
+    pip = (sys.executable, "-m", "pip", "--python", installed / "python", "--disable-pip-version-check")
+    run(*pip, *command, "--quiet", "--no-index", "--no-deps", cwd=tmp_path)
+    assert int(run(installed / "python", "-c", code, cwd=tmp_path)) > 1_000_000

@@ -10,10 +10,11 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.cache import whole_folder
 from flexspec_mq.models.draft.delta import (
     RANKS,
@@ -35,8 +36,21 @@ TOKENIZER_FILES = (
 
 
 def default_delta_path() -> Path:
-    """The delta that ships with this package, for the default base model."""
-    return Path(__file__).parent / "data" / "draft-v3.safetensors"
+    """The delta that ships, for the default base model.
+
+    Raises:
+        ModelError: The distribution of its own that holds it is not installed, or one of another version.
+    """
+    try:
+        path = Path(str(resources.files("flexspec_mq_default") / "draft-v3.safetensors"))
+    except ModuleNotFoundError:
+        path = Path("flexspec_mq_default")
+    if not path.is_file():
+        raise ModelError(
+            f"the draft of the default model is not installed: there is no {path}",
+            hint=f"install flexspec-mq-default, {how_to_install(distribution='flexspec_mq_default')}",
+        )
+    return path
 
 
 def export(base_path: Path, out_dir: Path, delta_path: Path | None = None) -> Path:
