@@ -62,7 +62,7 @@ class ToldText(NamedTuple):
 def told_text(text: LoadedText) -> ToldText:
     """Describe how a target's texts are written and read. May take some tenths of a second."""
     backend = getattr(text.tokenizer, "backend_tokenizer", None)
-    file = b"" if backend is None else ZstdCompressor(_LEVEL).compress(backend.to_str().encode())
+    file = b"" if backend is None else pack_tokenizer(backend.to_str().encode())
     if not 0 < len(file) <= MOST_PACKED:
         return ToldText(text.tokenizer_status, target_text(text))
     return ToldText(replace(text.tokenizer_status, file=blob_name(file)), target_text(text), file)
@@ -111,6 +111,11 @@ def as_told(ours: LoadedText, told: TargetText, fingerprint: str, stated: Tokeni
             # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
             raise ModelError(other) from error
     return _text_of(backend, told, fingerprint, stated, other)
+
+
+def pack_tokenizer(file: bytes) -> bytes:
+    """Compress a tokenizer.json."""
+    return ZstdCompressor(_LEVEL).compress(file)
 
 
 def unpacked_tokenizer(file: bytes, *, checked: bool) -> str:

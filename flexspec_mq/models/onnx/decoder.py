@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import torch
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import first_line, quiet_transformers
 from flexspec_mq.models.head import LM_HEAD, LoraHead
-from flexspec_mq.models.onnx.folder import Rotary
+from flexspec_mq.models.onnx.folder import Attention, Rotary
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.models.weights import Tensors
 
@@ -32,19 +31,6 @@ _FEWEST = 8
 """ONNX Runtime turns pairs of a head in groups of so many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """Attention of one layer.
-
-    Attributes:
-        rotary: index of its rotary positions; None has none.
-        window: tokens that a token sees, itself included; 0 is all.
-    """
-
-    rotary: int | None
-    window: int
-
-
 class Decoder:
     """Sizes and weights of a decoder: RMS norms, grouped attention, a gated MLP.
 
@@ -62,6 +48,9 @@ class Decoder:
         embedding_scale: factor of the embeddings.
         layers: attention of each layer.
         rotary: kinds of rotary positions.
+        wide: width of the MLP.
+        tied: whether the LM head is the embedding.
+        given: None: its weights are rounded here.
 
     Args:
         folder: an ordinary checkpoint, config.json and safetensors.
@@ -91,7 +80,8 @@ class Decoder:
         self.scale = float(config.get("query_pre_attn_scalar") or self.head) ** -0.5
         self.softcap = float(config.get("attn_logit_softcapping") or 0)
         self.logits_softcap = float(config.get("final_logit_softcapping") or 0)
-        self._gemma, self._tied = kind.startswith("gemma"), bool(config["tie_word_embeddings"])
+        self._gemma, self.tied = kind.startswith("gemma"), bool(config["tie_word_embeddings"])
+        self.wide, self.given = int(config["intermediate_size"]), None
         self.embedding_scale = self.width**0.5 if self._gemma else 1.0
         self.layers = tuple(_attention(config, kinds, index) for index in range(config["num_hidden_layers"]))
         for rotary in self.rotary:
@@ -140,8 +130,8 @@ class Decoder:
 
     def head_rows(self, ids: npt.NDArray[np.int64] | None) -> Floats:
         """Rows of the LM head, all or those of some ids."""
-        head = self.tensor("model.embed_tokens.weight" if self._tied else LM_HEAD)
-        if self._tied and self._lora is not None:
+        head = self.tensor("model.embed_tokens.weight" if self.tied else LM_HEAD)
+        if self.tied and self._lora is not None:
             head = self._lora.merged(LM_HEAD, head)
         array: Floats = (head if ids is None else head[ids]).float().numpy()
         return array

@@ -39,6 +39,18 @@ class Rotary(msgspec.Struct, frozen=True):
     scale: float = 1.0
 
 
+class Attention(msgspec.Struct, frozen=True):
+    """Attention of one layer.
+
+    Attributes:
+        rotary: index of its rotary positions; None has none.
+        window: tokens that a token sees, itself included; 0 is all.
+    """
+
+    rotary: Annotated[int, msgspec.Meta(ge=0)] | None
+    window: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class OnnxManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Facts that a runner must know of the graphs.
 

@@ -5,6 +5,7 @@ Their weights are in few bits as ONNX Runtime's MatMulNBits reads them: blocks o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from flexspec_mq.models.rounding import BLOCK, round_to
 
 if TYPE_CHECKING:
     from flexspec_mq.models.onnx.decoder import Decoder
+    from flexspec_mq.models.onnx.offered_decoder import OfferedDecoder
 
+    Given = Callable[[str, npt.NDArray[Any]], npt.NDArray[Any]]
     Floats = npt.NDArray[np.float32]
     Bytes = npt.NDArray[np.uint8]
 
@@ -40,12 +43,14 @@ class Graph:
 
     Args:
         width: width of the model's hidden state.
+        given: gives the weights of a name, of the shape and type of an array; None where the array is the weights.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, given: Given | None = None) -> None:
         from onnx import TensorProto, helper, numpy_helper
 
         self._helper: Any = helper
+        self._given = given
         self._block = BLOCK if width < _COARSE_FROM else _COARSE_BLOCK
         self._types = {"float": TensorProto.FLOAT, "int32": TensorProto.INT32}
         self._of_array = numpy_helper.from_array
@@ -65,6 +70,8 @@ class Graph:
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> str:
         """A weight."""
+        if self._given is not None and array.dtype != np.int64:
+            array = self._given(name, array)
         self._constants.append(self._of_array(np.ascontiguousarray(array), name))
         return name
 
@@ -91,13 +98,15 @@ class Graph:
                 if bias is None
                 else self.node("Add", [plain, self.constant(f"{name}.bias", bias)], [name], domain="")
             )
-        codes, scales, middles = round_to(bits, weight, self._block)
-        inputs = [x, self.constant(f"{name}.codes", codes), self.constant(f"{name}.scales", scales)]
-        if middles is not None:
-            inputs.append(self.constant(f"{name}.middles", middles))
+        rows, width = weight.shape
+        few = round_to(bits, weight if self._given is None else weight[:1], self._block)
+        inputs = [x] + [
+            self.constant(f"{name}.{part}", np.broadcast_to(array, (rows, *array.shape[1:])))
+            for part, array in zip(("codes", "scales", "middles"), few, strict=True)
+            if array is not None
+        ]
         if bias is not None:
             inputs += [""] * (5 - len(inputs)) + [self.constant(f"{name}.bias", bias)]
-        rows, width = weight.shape
         return self.node(
             "MatMulNBits",
             inputs,
@@ -131,6 +140,13 @@ class Graph:
         precise = plain("Mul", [plain("Squeeze", [products, last], "flat"), scale], "precise")
         return self.node("ScatterElements", [rough, "places", precise], [name], domain="", axis=-1)
 
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """All weights by their names."""
+        from onnx import numpy_helper
+
+        arrays = {constant.name: numpy_helper.to_array(constant) for constant in self._constants}
+        return {name: array for name, array in arrays.items() if array.dtype != np.int64}
+
     def save(self, path: Path) -> None:
         """Write the graph, and its weights beside it in a file of their own, which is mapped when it is loaded."""
         import onnx
@@ -160,8 +176,8 @@ class Backbone:
     behind the last norm, and `k.i.out` and `v.i.out`, which must be bound to the memory of `k.i` and `v.i`.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.graph = Graph(decoder.width)
+    def __init__(self, decoder: Decoder | OfferedDecoder) -> None:
+        self.graph = Graph(decoder.width, decoder.given)
         self._decoder = decoder
         self.graph.input("embedded", "float", ["sessions", "tokens", decoder.width])
         self.graph.input("last", "int32", ["sessions"])

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.onnx.decoder import Decoder
+    from flexspec_mq.models.onnx.offered_decoder import OfferedDecoder
+    from flexspec_mq.models.onnx.trimming import Ids
 
     Floats = npt.NDArray[np.float32]
 
@@ -137,9 +139,7 @@ def cached_graphs(checkpoint: Path, say: Progress, head: Path | None = None) -> 
         UnknownModel: graphs cannot be written of such a model.
         ModelError: damaged weights, a LoRA that does not fit, or the cache cannot be written.
     """
-    files = [(file.name, file.stat()) for file in sorted(checkpoint.iterdir()) if file.is_file()]
-    seen = str([checkpoint.resolve(), *((name, facts.st_size, facts.st_mtime_ns) for name, facts in files)])
-    key = hashlib.blake2b(seen.encode(), digest_size=8).hexdigest()
+    key, size = seen(checkpoint)
     folder = (head or models_cache()) / f"graphs-{key}-onnx{WRITER_VERSION}"
 
     def write() -> None:
@@ -149,10 +149,16 @@ def cached_graphs(checkpoint: Path, say: Progress, head: Path | None = None) -> 
         say(f"writing {checkpoint.name} for ONNX Runtime, once")
         write_onnx(checkpoint, folder, lora=lora)
 
-    size = sum(facts.st_size for _, facts in files)
     return made_once(
         folder, has_graphs, write, what=f"{checkpoint.name} for ONNX Runtime", size=size, say=say
     )
+
+
+def seen(checkpoint: Path) -> tuple[str, int]:
+    """A name of a checkpoint folder as it lies there, 16 hex digits, and its bytes."""
+    files = [(file.name, file.stat()) for file in sorted(checkpoint.iterdir()) if file.is_file()]
+    facts = str([checkpoint.resolve(), *((name, one.st_size, one.st_mtime_ns) for name, one in files)])
+    return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest(), sum(one.st_size for _, one in files)
 
 
 def _write(checkpoint: Path, work: Path, weights: str, count: int | None, lora: LoraHead | None) -> None:
@@ -163,17 +169,30 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None, lora: 
     text = load_text(checkpoint)
     decoder = Decoder(checkpoint, text.config, lora)
     ids = head_ids(checkpoint, decoder.vocab_size, text.eos, count)
-    attention, rest = KINDS[weights]
-    _backbone(decoder, (attention, rest)).save(work / BACKBONE)
     _halves(decoder.tensor("model.embed_tokens.weight")).tofile(work / EMBEDDING)
-    rows = decoder.head_rows(ids)
-    lm_head(rows, rest, decoder.logits_softcap).save(work / HEAD)
-    if ids is not None:
-        np.save(work / IDS, ids.astype(np.int32))
-    _write_text(text, work)
+    write_text(text, work)
     for name in ("generation_config.json", MARKER):
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, work / name)
+    write_graphs(decoder, decoder.head_rows(ids), ids, weights, work)
+
+
+def write_graphs(
+    decoder: Decoder | OfferedDecoder, rows: Floats, ids: Ids | None, weights: str, work: Path
+) -> None:
+    """Write graphs and manifest into a folder that has its embedding.
+
+    Args:
+        decoder: sizes and weights.
+        rows: rows of the LM head.
+        ids: token ids of these rows, ascending; None for all.
+        weights: kind of the weights, one of `KINDS`.
+        work: the folder.
+    """
+    backbone_of(decoder, weights).save(work / BACKBONE)
+    lm_head(rows, KINDS[weights][1], decoder.logits_softcap).save(work / HEAD)
+    if ids is not None:
+        np.save(work / IDS, ids.astype(np.int32))
     written = [BACKBONE, weights_of(BACKBONE), HEAD, weights_of(HEAD), EMBEDDING]
     manifest = OnnxManifest(
         format_version=FORMAT_VERSION,
@@ -193,7 +212,7 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None, lora: 
     (work / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
 
 
-def _write_text(text: LoadedText, work: Path) -> None:
+def write_text(text: LoadedText, work: Path) -> None:
     """Write configuration and tokenizer as transformers has filled them in, so that a device needs it no more."""
     tokenizer = text.tokenizer
     template = tokenizer.chat_template
@@ -218,9 +237,9 @@ def _write_text(text: LoadedText, work: Path) -> None:
         (work / "chat_template.jinja").write_text(usual, "utf-8")
 
 
-def _backbone(decoder: Decoder, bits: tuple[int, int]) -> Graph:
-    """All layers and the last norm."""
-    attention, mlp = bits
+def backbone_of(decoder: Decoder | OfferedDecoder, weights: str) -> Graph:
+    """All layers and the last norm, with weights of a kind of `KINDS`."""
+    attention, mlp = KINDS[weights]
     backbone = Backbone(decoder)
 
     def product(name: str, x: str, few: int, modules: Sequence[str], joined: str = "") -> str:
