@@ -125,6 +125,13 @@ class WorkerSettings(Section):
             path_unless=("default", "lookup", "none", "auto"),
         ),
     ] = "auto"
+    give_draft: Annotated[
+        bool,
+        Setting(
+            help="give the draft to devices that fetch one (--fetch-draft), behind all texts: 58 MB of the default "
+            "one, to a device at most four times a day"
+        ),
+    ] = False
     draft_rows: Annotated[
         str,
         Setting(

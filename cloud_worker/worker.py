@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
+from mmap import mmap
 from typing import TYPE_CHECKING, Literal
 
 from cloud_worker.admission import ANSWER, MESSAGE, TURNED_AWAY, MessageAdmission
@@ -150,7 +151,11 @@ class CloudWorker:
         self._changes: list[Change] = []
         self.window = BatchingWindow()
         self._publish_queue = PublishQueue()
-        blobs = {facts.tokenizer.file: facts.file} if facts.tokenizer and facts.file else {}
+        blobs: dict[str, bytes | mmap] = {}
+        if facts.tokenizer and facts.file:
+            blobs[facts.tokenizer.file] = facts.file
+        if facts.offer and facts.offered:
+            blobs[facts.offer.file] = facts.offered
         self._blobs = BlobHolder(blobs, self._publish_queue.flush)
         self._throttle = LogThrottle()
         self.malformed = 0
@@ -627,6 +632,7 @@ class CloudWorker:
             row_ms=None if timings is None else _bounded(timings.row),
             grammar=facts.grammar,
             target=facts.target[:MAX_TEXT],
+            offer=facts.offer,
             draft_ms=None if timings is None else _bounded(timings.token),
             draft_read_ms=None if timings is None else _bounded(timings.holds_up),
         )

@@ -435,6 +435,7 @@ class EdgeNode:
             named["statement"] = self.wire.watch()
         if self.texts is not None:
             named["texts"] = self.texts.run(link)
+            named["fetched draft"] = self.texts.fetch_draft(link)
         if self._family is not None:
             named["family"] = self._family.run(link)
             named["family news"] = self.status.follow(self._family)

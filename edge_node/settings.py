@@ -49,6 +49,13 @@ class EdgeSettings(DraftSettings):
     version: Annotated[
         str, Setting(help="target version to ask for; with a family its catalogue says which", check=_VERSION)
     ] = "base"
+    fetch_draft: Annotated[
+        bool,
+        Setting(
+            help="where no draft is installed, fetch the one that a worker gives, once, and draft with it from the "
+            "next start on; the log tells its size first"
+        ),
+    ] = False
     keys: Annotated[
         Path | None,
         Setting(

@@ -99,7 +99,13 @@ _STREAMS = openai.ChatCompletionChunk, openai.TextCompletion, responses.Response
 """Events of streams that go on behind the last one that a client has."""
 _STATED = {
     kind.__name__: kind
-    for kind in (status.Outage, status.TokenizerStatus, status.VersionFigures, status.VersionStatus)
+    for kind in (
+        status.DraftOffer,
+        status.Outage,
+        status.TokenizerStatus,
+        status.VersionFigures,
+        status.VersionStatus,
+    )
 }
 """Parts of statuses, as events have them."""
 TYPES: tuple[type[msgspec.Struct], ...] = tuple(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from schemas.blobs import MAX_BLOB, BlobName
 from schemas.catalogue import MAX_VERSIONS
 from schemas.messages import LEFT_OPEN, MAX_TOKEN_ID, Name, PartialSampling, TokenId
 from schemas.statement import MAX_CREDENTIAL
@@ -133,6 +134,18 @@ class TargetText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     context: Count
 
 
+class DraftOffer(msgspec.Struct, frozen=True):
+    """A draft that a device without one can fetch from the worker.
+
+    Attributes:
+        file: name of the blob: weights in few bits and a tokenizer, safetensors in one frame of zstd.
+        size: bytes of it.
+    """
+
+    file: BlobName
+    size: Annotated[int, Meta(ge=1, le=MAX_BLOB)]
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A cloud worker's word of itself on ``f1/w/<worker>``; its will says ``gone``.
 
@@ -164,6 +177,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             beside them. None without a model.
         grammar: name and version of what reads grammars there, as it goes into their digests; empty where nothing does.
         target: name of the target, for people.
+        offer: draft that it gives to devices; None where it gives none.
         signature: Ed25519, of a worker with keys, over the document as it travels without this field, which is the
             last. A device with keys takes no status without it.
     """
@@ -195,6 +209,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     draft_read_ms: Milliseconds | None = None
     grammar: Annotated[str, Meta(max_length=64)] = ""
     target: Text = ""
+    offer: DraftOffer | None = None
     signature: Annotated[bytes, Meta(max_length=64)] = b""
 
     @property

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING
 
+from flexspec_mq.codec.blobs import name_of_file
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.drafting.load import load_for_version as load_draft_for_version
 from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.head_files import DRAFT_FILES
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import find_model, load_text
 from flexspec_mq.models.memory import trim
 from flexspec_mq.models.target_text import token_map
 from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
+from schemas.status import DraftOffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +90,28 @@ def load_for_version(
     if model is None or not any((head / name).exists() for name in DRAFT_FILES):
         return None
     return _for_target(load_draft_for_version(model, head, say), settings, target)
+
+
+def offered(settings: WorkerSettings, say: Callable[[str], None]) -> tuple[DraftOffer | None, mmap | None]:
+    """The worker's draft as a file that devices may fetch, written into the cache where it is not there.
+
+    Raises:
+        ModelError: the draft has no checkpoint, or one that cannot be offered.
+        UsageError: there is none.
+    """
+    if not settings.give_draft:
+        return None, None
+    if (model := _model_of(settings)) is None:
+        raise UsageError("--give-draft needs a draft", hint="name one with --draft, or leave it out")
+    from flexspec_mq.models.onnx.offered import packed
+
+    file = packed(
+        find_model(model.draft, progress=say) if model.draft != "default" else default_draft_path(say), say
+    )
+    with file.open("rb") as opened:
+        return DraftOffer(name_of_file(opened), file.stat().st_size), mmap(
+            opened.fileno(), 0, access=ACCESS_READ
+        )
 
 
 def _model_of(settings: WorkerSettings) -> DraftSettings | None:

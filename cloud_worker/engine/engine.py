@@ -26,6 +26,7 @@ from flexspec_mq.scheduling.slot_budget import STEP_MS, SlotBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from mmap import mmap
 
     import torch
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.worker.types import WorkItem
     from flexspec_mq.sampling.penalties import Penalties
     from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
+    from schemas.status import DraftOffer
 
 Masks: TypeAlias = "list[Mask] | GrammarError"
 """Masks of a session's rows, or what is wrong with its grammar."""
@@ -340,6 +342,8 @@ def build_engine(
     kv_bytes: int | None = None,
     drafts: WorkerDrafter | None = None,
     timings: Timings | None = None,
+    offer: DraftOffer | None = None,
+    offered: mmap | None = None,
 ) -> ModelEngine:
     """Make the engine of a worker from a target that is loaded and proved.
 
@@ -378,6 +382,8 @@ def build_engine(
         target=loaded.name,
         proof=f"{proof}{'; proved at an earlier start' if target.remembered else ''}",
         grammar="" if grammars is None else engine_name(),
+        offer=offer,
+        offered=offered,
     )
     engine = ModelEngine(
         target.model,

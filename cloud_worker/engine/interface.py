@@ -18,6 +18,7 @@ from schemas.messages import LEFT_OPEN, PartialSampling
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
+    from mmap import mmap
     from pathlib import Path
 
     from cloud_worker.engine.timing import Timings
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
-    from schemas.status import TargetText, TokenizerStatus
+    from schemas.status import DraftOffer, TargetText, TokenizerStatus
 
 T = TypeVar("T")
 Exactness = Literal["exact", "exact up to ties", "unknown"]
@@ -61,6 +62,8 @@ class Facts:
         target: name of the target, for people.
         proof: how exact it is, in words; empty where nothing was proved.
         grammar: name and version of what reads grammars; empty where nothing does.
+        offer: draft that devices may fetch; None for none.
+        offered: mapped file of that draft.
         penalties: whether it knows whole rows of logits, as penalties and a bias of them need.
     """
 
@@ -83,6 +86,8 @@ class Facts:
     target: str = ""
     proof: str = ""
     grammar: str = ""
+    offer: DraftOffer | None = None
+    offered: mmap | None = None
     penalties: bool = True
 
 

@@ -50,7 +50,8 @@ def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine
     target = targets.load(settings, tell)
     drafts = draft.load(settings, target.loaded, tell)
     timings = timed(target.model, drafts)
-    return build_engine(target, settings, drafts=drafts, timings=timings)
+    offer, offered = draft.offered(settings, tell)
+    return build_engine(target, settings, drafts=drafts, timings=timings, offer=offer, offered=offered)
 
 
 def try_models(settings: WorkerSettings) -> LoadedText:

@@ -40,6 +40,7 @@ from flexspec_mq.transport.link import Link
 
 if TYPE_CHECKING:
     from edge_node.api.serving import Api
+    from edge_node.fleet.fetched_draft import FetchedDraft
     from edge_node.node import EdgeNode
     from edge_node.outbox.journal import Journal
     from flexspec_mq.daemon.retry import Waiting
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
 
 
+_FETCHED = "fetched-draft"
+"""Folder of the cache with a draft that was fetched."""
 OUTBOX_ACTIONS = "list", "show", "send", "drop"
 
 
@@ -171,7 +174,8 @@ def _main(argv: Sequence[str]) -> int:
     preflight(link, logs.tell, daemon=args.command == "serve")
     with exporting(config.telemetry, EDGE, config.node.edge) as telemetry:
         with logs.logged_stages() as tell:
-            config = replace(config, node=_possible(config.node, tell))
+            asked, config = config.node, replace(config, node=_possible(config.node, tell))
+            fetched = _wanted_draft(asked, config.node)
             draft = _load(config.node, tell)
         from edge_node.fleet.target_texts import TargetTexts
         from edge_node.node import EdgeNode
@@ -186,7 +190,7 @@ def _main(argv: Sequence[str]) -> int:
             battery=battery,
             data=data,
             memory=_memory(config, link),
-            texts=TargetTexts(draft, config.node.edge, partial(cache_folder, "tokenizers")),
+            texts=TargetTexts(draft, config.node.edge, partial(cache_folder, "tokenizers"), fetched),
             telemetry=telemetry,
         )
         spare_what_is_loaded()
@@ -257,14 +261,35 @@ def _possible(settings: EdgeSettings, tell: Callable[[str], None] | None) -> Edg
         settings: settings as the user gave them.
         tell: told what takes long; None fetches nothing.
     """
+    from edge_node.fleet.fetched_draft import fetched_draft
     from flexspec_mq.drafting.load import has_default_draft
     from flexspec_mq.models.pairs.prepare import with_pair
 
     settings = with_pair(settings, "draft", tell)
     if settings.draft != "default" or has_default_draft():
         return settings
-    logs.tell("no draft is installed here, so the target writes alone; --draft FOLDER names one")
+    if settings.fetch_draft and (fetched := fetched_draft(cache_folder(_FETCHED))) is not None:
+        return replace(settings, draft=str(fetched))
+    logs.tell(
+        "no draft is installed here, so the target writes alone; --draft FOLDER names one, --fetch-draft has a "
+        "worker give one"
+    )
     return replace(settings, draft="none")
+
+
+def _wanted_draft(asked: EdgeSettings, possible: EdgeSettings) -> FetchedDraft | None:
+    """Fetches a draft where one is wanted, and there is none.
+
+    Raises:
+        ModelError: what drafts with it is not installed.
+    """
+    from edge_node.fleet.fetched_draft import FetchedDraft
+    from flexspec_mq.models.checkpoint import need_libraries
+
+    if not asked.fetch_draft or (asked.draft, possible.draft) != ("default", "none"):
+        return None
+    need_libraries("a draft that is fetched", "edge,draft,export", ("onnxruntime", "onnx"))
+    return FetchedDraft(asked.edge, cache_folder(_FETCHED))
 
 
 def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:

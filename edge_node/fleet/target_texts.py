@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ from flexspec_mq.transport.blobs import BlobFetch
 from schemas.status import TokenizerStatus, WorkerStatus
 
 if TYPE_CHECKING:
+    from edge_node.fleet.fetched_draft import FetchedDraft
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.link import Link
@@ -57,6 +59,7 @@ class TargetTexts:
         draft: the node's.
         edge: name of the node on topics.
         folder: where fetched tokenizers are kept; None keeps none.
+        fetched_draft: fetches a draft; None where that is not wanted.
 
     Attributes:
         own: the node's own text part; None where it has no tokenizer.
@@ -64,11 +67,16 @@ class TargetTexts:
     """
 
     def __init__(
-        self, draft: DraftModel, edge: str = topics.NOBODY, folder: Callable[[], Path] | None = None
+        self,
+        draft: DraftModel,
+        edge: str = topics.NOBODY,
+        folder: Callable[[], Path] | None = None,
+        fetched_draft: FetchedDraft | None = None,
     ) -> None:
         self.own = draft.loaded
-        self._edge, self._folder = edge, folder
+        self._edge, self._folder, self._fetched_draft = edge, folder, fetched_draft
         self._fetch: BlobFetch | None = None
+        self._fetches: list[BlobFetch] = []
         self._draft = draft.own
         self._codec = Codec()
         self._known: ExpiringMap[str, LoadedText | str] = ExpiringMap(most=_MOST)
@@ -173,6 +181,8 @@ class TargetTexts:
             self._stated.pop(status.worker)
         if not wanted or status.state == "gone":
             return
+        if self._fetched_draft is not None:
+            self._fetched_draft.heard(status)
         text = self.of(status)
         if text is None:
             self._stated.put(status.worker, status, 0.0)
@@ -189,8 +199,8 @@ class TargetTexts:
             RemoteProtocolError: it is no piece.
         """
         if topic == topics.blob_topic(self._edge):
-            if self._fetch is not None:
-                self._fetch.take(payload)
+            for fetch in self._fetches:
+                fetch.take(payload)
             return True
         worker = topics.worker_of_status(topic, "t")
         if worker is not None and payload:
@@ -210,6 +220,30 @@ class TargetTexts:
             elif (status := self._stated.get(worker, 0.0)) is not None and self.of(status) is None:
                 await self._learn(link, status, payload)
                 self.changed()
+
+    async def fetch_draft(self, link: Link) -> None:
+        """Fetch a draft where one is wanted.
+
+        Raises:
+            LinkError: the link failed for good.
+        """
+        if self._fetched_draft is not None:
+            await self._fetched_draft.run(link, self._pieces)
+
+    @asynccontextmanager
+    async def _pieces(self, link: Link, fetch: BlobFetch) -> AsyncIterator[None]:
+        """Have pieces of blobs come inside the block, for a fetch."""
+        pieces = topics.blob_topic(self._edge)
+        if not self._fetches:
+            await link.subscribe(pieces)
+        self._fetches.append(fetch)
+        try:
+            yield
+        finally:
+            self._fetches.remove(fetch)
+            if not self._fetches:
+                with suppress(LinkDown):  # the filter is forgotten all the same
+                    await link.unsubscribe(pieces)
 
     async def _learn(self, link: Link, status: WorkerStatus, payload: bytes) -> None:
         """Read a worker's document, and fetch the tokenizer where it takes that."""
@@ -239,18 +273,16 @@ class TargetTexts:
             path = None if self._folder is None else self._folder() / f"{name}.zst"
         if path is not None and (kept := await asyncio.to_thread(fetched, path, name)) is not None:
             return await asyncio.to_thread(unpacked_tokenizer, kept, checked=True)
-        pieces = topics.blob_topic(self._edge)
-        await link.subscribe(pieces)
-        self._fetch = BlobFetch(self._edge, name, MOST_PACKED, lambda: self._holder(name))
+        into = BytesIO()
+        self._fetch = BlobFetch(self._edge, name, MOST_PACKED, into, lambda: self._holder(name))
         _log.warning("fetching the target's tokenizer from a worker, once")
         try:
-            file = await self._fetch.run(link)
+            async with self._pieces(link, self._fetch):
+                if not await self._fetch.run(link):
+                    return None
         finally:
             self._fetch = None
-            with suppress(LinkDown):  # the filter is forgotten all the same
-                await link.unsubscribe(pieces)
-        if file is None:
-            return None
+        file = into.getvalue()
         text = await asyncio.to_thread(unpacked_tokenizer, file, checked=False)
         _log.warning("the target's tokenizer is here: %.1f MB", len(file) / 1e6)
         if path is not None:

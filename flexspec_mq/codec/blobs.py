@@ -1,7 +1,7 @@
 """Messages about blobs as payloads, and the name of a blob: `schemas/blobs.py`."""
 
 import hashlib
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -16,6 +16,12 @@ MessageT = TypeVar("MessageT", BlobRequest, BlobPiece)
 def blob_name(data: bytes | bytearray) -> str:
     """The name of a blob with these bytes."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def name_of_file(file: BinaryIO) -> str:
+    """The name of a blob that a file holds."""
+    file.seek(0)
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
 
 
 def encode_blob(message: BlobRequest | BlobPiece) -> bytes:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from flexspec_mq import entropy, topics, waiting
-from flexspec_mq.codec.blobs import blob_name, decode_blob, encode_blob
+from flexspec_mq.codec.blobs import decode_blob, encode_blob, name_of_file
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkDown, PublishRefused, RemoteProtocolError
 from flexspec_mq.transport.base import NO_SUBSCRIBERS
 from schemas.blobs import MAX_PIECE, BlobPiece, BlobRequest
 
 if TYPE_CHECKING:
+    from mmap import mmap
+
     from flexspec_mq.transport.link import Link
 
 _PIECES = 16
@@ -38,14 +41,14 @@ class BlobHolder:
     """Answers requests for blobs, one piece after the other, behind all else that is to be published.
 
     Args:
-        blobs: bytes by their names.
+        blobs: bytes by their names, of large ones as a mapped file.
         others: waits until nothing else is to be published, or for so many seconds.
         clock: seconds.
     """
 
     def __init__(
         self,
-        blobs: Mapping[str, bytes],
+        blobs: Mapping[str, bytes | mmap],
         others: Callable[[float], Awaitable[object]],
         clock: Callable[[], float] = entropy.now,
     ) -> None:
@@ -104,8 +107,10 @@ class BlobFetch:
         asker: client that fetches it.
         name: which.
         most: bytes that it may have.
+        into: file of its bytes, of which some may be there from an earlier run.
         holder: names the holder to ask next; None where there is none any more.
         clock: seconds.
+        size: bytes of it; None where the first piece tells.
     """
 
     def __init__(
@@ -113,13 +118,15 @@ class BlobFetch:
         asker: str,
         name: str,
         most: int,
+        into: BinaryIO,
         holder: Callable[[], str | None],
         clock: Callable[[], float] = entropy.now,
+        size: int | None = None,
     ) -> None:
         self._clock = clock
         self._asker, self._name, self._most, self._holder = asker, name, most, holder
-        self._data = bytearray()
-        self._size: int | None = None
+        self._into, self._have = into, into.seek(0, os.SEEK_END)
+        self._size = size
         self._refused = False
         self._news = asyncio.Event()
 
@@ -130,7 +137,7 @@ class BlobFetch:
 
     def __len__(self) -> int:
         """Bytes that are there."""
-        return len(self._data)
+        return self._have
 
     def take(self, payload: bytes) -> None:
         """Take a piece; one of another blob, or of another place, is left.
@@ -145,11 +152,11 @@ class BlobFetch:
         if piece.data and len(self) + len(piece.data) <= piece.size == (self._size or piece.size):
             self._size = piece.size
             if piece.size <= self._most:
-                self._data += piece.data
+                self._have += self._into.write(piece.data)
         self._news.set()
 
-    async def run(self, link: Link) -> bytes | None:
-        """Fetch it; None if nobody is left who holds it, or nothing of it has come for a while.
+    async def run(self, link: Link) -> bool:
+        """Fetch it; False if nobody is left who holds it, or nothing of it has come for a while.
 
         Args:
             link: link that is subscribed to the topic of pieces.
@@ -162,7 +169,7 @@ class BlobFetch:
         pieces, patience, moved = 1, waiting.CONNECT, self._clock()
         while len(self) < (self.size or 1) <= self._most:
             if (asked := asked or self._holder()) is None:
-                return None
+                return False
             before = len(self)
             try:
                 await self._ask(link, asked, pieces, patience)
@@ -179,16 +186,16 @@ class BlobFetch:
                 moved = self._clock()
                 continue
             if self._clock() > moved + waiting.STALLED:
-                return None
+                return False
             if self._refused:
                 _log.info("worker %s does not give blob %s", asked, self._name)
                 await asyncio.sleep(waiting.CONNECT)
             asked = None
         if self.size > self._most:
             raise RemoteProtocolError(f"it has {self.size} bytes, more than {self._most}")
-        if blob_name(self._data) != self._name:
+        if name_of_file(self._into) != self._name:
             raise RemoteProtocolError("it has another hash than its name")
-        return bytes(self._data)
+        return True
 
     async def _ask(self, link: Link, holder: str, pieces: int, patience: float) -> None:
         """Ask for some pieces, and wait until they are there, or not to be had.

@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from io import BytesIO
 
 import pytest
 from hypothesis import given
@@ -64,7 +65,8 @@ async def fetched(
     """Bytes that a device of this world gets, asking the holders in turn."""
     order = iter([f"{world.topic}-{holder}" for holder in holders])
     asker = f"{world.topic}-device"
-    fetch = BlobFetch(asker, name, most, lambda: next(order, None))
+    into = BytesIO()
+    fetch = BlobFetch(asker, name, most, into, lambda: next(order, None))
 
     def take(_topic: str, payload: bytes) -> None:
         fetch.take(payload)
@@ -76,7 +78,7 @@ async def fetched(
         reading = asyncio.create_task(hand_on(link, take))
         try:
             async with asyncio.timeout(PATIENCE):
-                return await fetch.run(link)
+                return into.getvalue() if await fetch.run(link) else None
         finally:
             reading.cancel()
 
@@ -133,7 +135,7 @@ def test_pieces_in_any_order_never_make_anything_but_the_beginning_of_a_blob(
     pieces: list[tuple[int, int, int, bool]],
 ) -> None:
     data = bytes(range(100))
-    fetch = BlobFetch("device", blob_name(data), 100, lambda: None)
+    fetch = BlobFetch("device", blob_name(data), 100, BytesIO(), lambda: None)
     for length, begin, size, ours in pieces:
         name = blob_name(data) if ours else NAME
         before = len(fetch)
