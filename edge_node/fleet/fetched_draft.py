@@ -202,7 +202,14 @@ class FetchedDraft:
         part, graphs = self._folder / _PART, self._folder / _GRAPHS
         command = (sys.executable, "-m", __name__, part, graphs)
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-        _, said = await process.communicate()
+        try:
+            async with asyncio.timeout(waiting.STARTS):
+                _, said = await process.communicate()
+        except TimeoutError:
+            raise ModelError(f"its graphs were not written within {waiting.STARTS:.0f} s") from None
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
         if process.returncode:
             why = said.decode(errors="replace").strip()[-1000:]
             raise ModelError(why or f"its process ended with {process.returncode}")
