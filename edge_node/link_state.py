@@ -46,8 +46,8 @@ class LinkState:
 
     @property
     def seconds(self) -> float:
-        """Seconds for which it has been as it is, up or not."""
-        return entropy.now() - self._since
+        """Seconds for which it has been as it is, up or not; 0 where it is lost and the sessions are not told yet."""
+        return 0.0 if self._told.is_set() and not self.is_up else entropy.now() - self._since
 
     @property
     def down_for(self) -> float:

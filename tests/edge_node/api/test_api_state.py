@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from broker.launcher import PrivateBroker
+from edge_node.link_state import LinkState
 from flexspec_mq import topics
 from flexspec_mq.chat.overview import Overview, Screenful
 from flexspec_mq.codec import Codec
@@ -37,6 +38,22 @@ async def until_state(api: Served, state: str) -> dict[str, Any]:
             assert (status == 200) == (state == "online" or "wait" in told["why"])
             return told
         await asyncio.sleep(0.02)
+
+
+async def test_an_outage_that_the_sessions_are_not_told_yet_has_just_begun(mosquitto: PrivateBroker) -> None:
+    async with (
+        Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port)).listening() as way,
+        linked(LinkSettings(port=way.port, client_id="page")) as link,
+    ):
+        state = LinkState()
+        with state.using(link):
+            state.up()
+            await asyncio.sleep(0.05)
+            assert state.seconds >= 0.05
+            way.stall(60.0)
+            way.cut()
+            await until(lambda: not state.is_up)
+            assert (state.seconds, state.down_for) == (0.0, 0.0)
 
 
 async def test_an_outage_is_told_while_it_lasts_and_when_it_is_over(mosquitto: PrivateBroker) -> None:
