@@ -3,9 +3,11 @@
     python -m lab.page --pictures docs/img
 
 Two workers of a family, a device on 4G and one behind a satellite, each with a key for its API; the default model.
-Five tasks: ask, see who wrote what, find out why it is slow, see an outage pass, see which version answered. Then
-answers one after another: memory of the page and of the node, and how long a verdict takes to the screen. It ends with
-code 1 where a task fails, where axe-core finds a barrier, or where the page asks anybody but its node.
+Ten tasks: ask, see who wrote what, have it answered again, give an image, see an outage pass, find out why it is slow,
+find a conversation again after a reload and a crash, see which version answered, do it on a phone; and, by a pair that
+can write code, copy some and run it. Then answers one after another: memory of the page and of the node, and how long a
+verdict takes to the screen. It ends with code 1 where a task fails, where axe-core finds a barrier, or where the page
+asks anybody but its node.
 """
 
 import asyncio
@@ -19,8 +21,8 @@ from flexspec_mq.models.load import load_text
 from flexspec_mq.models.text import PROMPTS, decode
 from lab.benchmarks import _common
 from lab.chaos.history import Committed, Judged, Session, read_history
-from lab.page.browser import PageView, chromium, opened
-from lab.page.deployment import Fleet, fleet
+from lab.page.browser import HAND, PageView, chromium, opened
+from lab.page.deployment import Fleet, coder, fleet
 from lab.page.show import Show
 
 Drawn = Sequence[tuple[int, float]]
@@ -74,7 +76,7 @@ def _first(drawn: Drawn, length: int) -> float:
 
 
 MOST = 0.2
-"""Seconds from a verdict to the screen."""
+"""Seconds from a verdict to the screen, but for one in 20: the machine may have other things to do."""
 GROWTH = 32_768
 """Bytes by which an answer may let the page's memory grow: its text, and what says who wrote it."""
 _TOKENS = 40
@@ -86,9 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _common.parser(__doc__ or "")
     parser.add_argument("--pictures", type=Path, default=Path("build/pictures"), help="folder for pictures")
     parser.add_argument("--answers", type=int, help="answers in a row (default: 60; quick: 12)")
+    parser.add_argument("--pair", default="qwen2.5-coder-1.5b", help="named pair that can write code")
+    parser.add_argument(
+        "--pair-source", metavar="PLACE", help="a mirror of the hub, or a folder with its files"
+    )
     args = parser.parse_args(argv)
     args.pictures.mkdir(parents=True, exist_ok=True)
-    found = asyncio.run(_happen(args.pictures, args.answers or (12 if args.quick else 60)))
+    pair = (args.pair, *(("--pair-source", args.pair_source) if args.pair_source else ()))
+    found = asyncio.run(_happen(args.pictures, args.answers or (12 if args.quick else 60), pair))
     for name, value in found.items():
         if isinstance(value, str):
             print(f"{name}: {value}")
@@ -100,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(broken))
 
 
-async def _happen(pictures: Path, answers: int) -> dict[str, Any]:
+async def _happen(pictures: Path, answers: int, pair: Sequence[str]) -> dict[str, Any]:
     async with fleet() as made, chromium() as browser:
         _common.say("the deployment runs")
         show = Show(made, pictures)
@@ -108,11 +115,23 @@ async def _happen(pictures: Path, answers: int) -> dict[str, Any]:
         async with opened(browser, kiosk) as view, opened(browser, boat) as far:
             await show.enter(view)
             await show.enter(far)
-            for task in (show.ask, show.writers, show.outage, show.versions):
-                await task(view)
+            here = (show.ask, show.writers, show.retry, show.image, show.outage)
+            tasks = [
+                *((task, view) for task in here),
+                (show.slow, far),
+                (show.kept, far),
+                (show.versions, view),
+            ]
+            for task, where in tasks:
+                await task(where)
                 _common.say(f"{task.__name__}: done")
-            await show.slow(far)
             breaches = [*await view.breaches(), *await far.breaches()]
+        async with opened(browser, kiosk, size=HAND, who=False, touch=True) as view:
+            await show.phone(view)
+            breaches += await view.breaches()
+        async with coder(*pair) as url, opened(browser, url, who=False) as view:
+            await show.code(view)
+            breaches += await view.breaches()
         barriers = [f"{name}: {line}" for name, lines in show.barriers.items() for line in lines]
         found = {**show.told, "views without barriers": len(show.barriers), "barriers": barriers}
         async with opened(browser, kiosk) as view:
@@ -154,8 +173,8 @@ async def in_a_row(made: Fleet, view: PageView, answers: int) -> dict[str, Any]:
         f"RSS of the node after {last}, MB": rss / 1e6,
     }
     broken = [f"{growth:.0f} bytes an answer"] if growth > GROWTH else []
-    if max(late) > MOST:
-        broken.append(f"a verdict took {max(late):.3f} s to the screen")
+    if (usual := _common.percentile(late, 0.95)) > MOST:
+        broken.append(f"a verdict took {usual:.3f} s to the screen")
     return {**found, "limits": broken}
 
 

@@ -12,13 +12,13 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, async_p
 
 from flexspec_mq.errors import UsageError
 
-DESKTOP, PHONE = (1120, 720), (360, 720)
+DESKTOP, PHONE, HAND = (1120, 720), (360, 720), (390, 844)
 """Widths and heights in CSS pixels."""
 SCHEMES = ("light", "dark")
 _NAMES = ("chromium", "chromium-headless-shell")
-_PATIENCE = 15_000.0
-"""Milliseconds that anything on a page may take on a busy machine."""
-_PAINTED = Path(__file__).with_name("painted.js")
+_PATIENCE, _WRITTEN = 60_000.0, 300_000.0
+"""Milliseconds that anything on a page, and that an answer may take on a busy machine."""
+_WATCHED = Path(__file__).with_name("watched.js")
 
 
 @dataclass(slots=True)
@@ -40,13 +40,13 @@ class PageView:
     complaints: list[str] = field(default_factory=list)
     refused: tuple[str, ...] = ("401", "404", "net::ERR_", "503")
 
-    def see(self, selector: str) -> Locator:
-        """Elements by a CSS selector."""
-        return self.page.locator(selector)
+    def see(self, selector: str, words: str = "") -> Locator:
+        """Elements by a CSS selector that have these words."""
+        return self.page.locator(selector, has_text=words or None)
 
     async def until(self, selector: str, words: str = "") -> Locator:
         """Wait until an element is visible that has these words; the first one."""
-        found = self.page.locator(selector, has_text=words or None).first
+        found = self.see(selector, words).first
         await found.wait_for()
         return found
 
@@ -61,8 +61,16 @@ class PageView:
 
     async def answered(self, turn: Locator, state: str = "done") -> str:
         """Wait until a turn is over, and return what its answer shows."""
-        await turn.locator(f"xpath=self::*[@data-state='{state}']").wait_for()
+        await turn.locator(f"xpath=self::*[@data-state='{state}']").wait_for(timeout=_WRITTEN)
         return await turn.locator(".answer").text_content() or ""
+
+    async def copied(self, button: Locator) -> str:
+        """Copy by a button, and return what the clipboard has then."""
+        await self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await button.click()
+        await button.filter(has_text="Copied").wait_for()
+        text: str = await self.page.evaluate("navigator.clipboard.readText()")
+        return text
 
     async def option(self, **values: object) -> None:
         """Fill in options by their ids."""
@@ -104,10 +112,30 @@ class PageView:
         found: list[tuple[int, float]] = await self.page.evaluate("window.painted.splice(0)")
         return [(length, ms / 1000) for length, ms in found]
 
-    async def fits(self) -> bool:
-        """Whether nothing has to be scrolled sideways."""
-        fits: bool = await self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        return fits
+    async def paste_image(self) -> None:
+        """Paste an image into the question, by the clipboard and the keys for it."""
+        await self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await self.page.evaluate("window.copyImage()")
+        await self.see("#prompt").press("Control+V")
+
+    async def drop(self, file: Path) -> None:
+        """Drop a file, by its whole path, onto the middle of the window."""
+        assert self.page.viewport_size
+        width, height = self.page.viewport_size["width"], self.page.viewport_size["height"]
+        dragged = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        session = await self.page.context.new_cdp_session(self.page)
+        for kind in ("dragEnter", "dragOver", "drop"):
+            event = {"type": kind, "x": width / 2, "y": height / 2, "data": dragged}
+            await session.send("Input.dispatchDragEvent", event)
+        await session.detach()
+
+    async def misfits(self) -> list[str]:
+        """Whatever has to be scrolled sideways; on a phone also targets that a finger misses."""
+        assert self.page.viewport_size
+        width = self.page.viewport_size["width"]
+        wide = await self.page.evaluate("document.documentElement.scrollWidth")
+        small: list[str] = await self.page.evaluate("window.small()") if width < DESKTOP[0] else []
+        return [*small, *([f"{wide} pixels wide on a screen of {width}"] if wide > width else [])]
 
     async def look(self, scheme: str = "light", size: tuple[int, int] = DESKTOP) -> None:
         """Change the colours that the user likes, and the size of the window."""
@@ -135,7 +163,13 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def opened(
-    browser: Browser, url: str, *, size: tuple[int, int] = DESKTOP, scheme: str = "light", who: bool = True
+    browser: Browser,
+    url: str,
+    *,
+    size: tuple[int, int] = DESKTOP,
+    scheme: str = "light",
+    who: bool = True,
+    touch: bool = False,
 ) -> AsyncIterator[PageView]:
     """Open an edge node's page in a tab of its own, which shares nothing with others.
 
@@ -145,13 +179,18 @@ async def opened(
         size: size of the window.
         scheme: colours.
         who: whether answers are marked by who wrote which word; else they are Markdown.
+        touch: whether it is a phone, with fingers in place of a mouse.
     """
     context: BrowserContext = await browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        has_touch=touch,
+        is_mobile=touch,
     )
     context.set_default_timeout(_PATIENCE)
     try:
-        await context.add_init_script(path=_PAINTED)
+        await context.add_init_script(path=_WATCHED)
         page = await context.new_page()
         view = PageView(page, url)
 

@@ -1,9 +1,10 @@
 """A deployment to look at: TLS and keys, two workers of a family, and two devices, one of them far away."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +12,7 @@ from broker.deployment.bundles import SETTINGS
 from broker.deployment.folder import Deployment
 from broker.settings import Role
 from flexspec_mq.demo.children import python
-from lab.testbed.deployment import Daemon, free_port, local_deployment
+from lab.testbed.deployment import Daemon, free_port, local_deployment, with_broker
 from lab.testbed.family import Operator
 from lab.testbed.link.proxy import ProxyLink, proxy_link
 from lab.testbed.secured import operator
@@ -33,6 +34,7 @@ class Fleet:
         key: key of each device's API.
         devices, links: by the device's name.
         traces: file with each device's history, by `lab.chaos.traced`.
+        starts: starts each device, at its address.
     """
 
     operator: Operator
@@ -40,6 +42,12 @@ class Fleet:
     devices: dict[str, Daemon] = field(default_factory=dict)
     links: dict[str, ProxyLink] = field(default_factory=dict)
     traces: dict[str, Path] = field(default_factory=dict)
+    starts: dict[str, Callable[[], Awaitable[Daemon]]] = field(default_factory=dict)
+
+    async def restart(self, name: str) -> None:
+        """Kill a device's node, and start it again."""
+        await self.devices[name].process.kill()
+        self.devices[name] = await self.starts[name]()
 
 
 @asynccontextmanager
@@ -82,5 +90,23 @@ async def fleet() -> AsyncIterator[Fleet]:
             flags = (*family.follow(name), *login(Role.EDGE, name), "--broker", f"127.0.0.1:{link.port}")
             api = ("--api-key-file", str(key_file), "--energy", "raspberry-pi-5", "--energy-radio", "4g")
             traced = ("lab.chaos.traced", "edge", str(made.traces[name]), str(control), "0")
-            made.devices[name] = await here.edge(name, *flags, *api, program=traced)
+            stays = ("--api-port", str(free_port()))
+            made.starts[name] = partial(here.edge, name, *flags, *api, *stays, program=traced)
+            made.devices[name] = await made.starts[name]()
         yield made
+
+
+@asynccontextmanager
+async def coder(pair: str, *source: str) -> AsyncIterator[str]:
+    """A worker and a device of a named pair that can write code; the address of the device's API.
+
+    Args:
+        pair: the pair's name.
+        source: flags that say where it is fetched, if it is not here.
+
+    Raises:
+        FlexSpecError: a daemon did not start.
+    """
+    async with with_broker() as here:
+        await here.worker("coder", "--pair", pair, *source)
+        yield (await here.edge("coder", "--pair", pair, *source)).url

@@ -125,13 +125,11 @@ async def test_a_phone_has_targets_for_fingers(browser: Any, mosquitto: PrivateB
     async with served(mosquitto) as api, opened(browser, api.url, size=PHONE, who=False) as view:
         await view.see("#examples button").first.click()
         await view.answered(view.see("li.turn"))
-        small = await view.page.evaluate(
-            "[...document.querySelectorAll('button, select, summary, nav a, .inline')].filter(e => e.offsetParent)"
-            ".map(e => [e.outerHTML.slice(0, 80), e.getBoundingClientRect().height]).filter(it => it[1] < 44)"
-        )
-        assert small == []
-        assert await view.fits()
+        await view.see("#options summary").click()
+        assert await view.misfits() == []
         assert await view.barriers() == []
+        await view.see("#send").evaluate("it => it.style = 'min-height: 43px; margin-left: 400px'")
+        assert len(await view.misfits()) == 2
 
 
 async def test_an_answer_goes_on_after_a_reload_and_an_earlier_question_is_changed(

@@ -73,7 +73,7 @@ async def test_an_answer_says_who_wrote_it_and_nobody_is_kept_out(
             for size in (DESKTOP, PHONE):
                 await view.look(scheme, size)
                 assert await view.barriers() == []
-                assert await view.fits()
+                assert await view.misfits() == []
         assert await view.breaches() == []
 
 
