@@ -101,7 +101,7 @@ async function show(turn, path, headers, asked = () => null) {
   const stop = new AbortController();
   writing = { turn, stop };
   busy(true);
-  byId("welcome").hidden = true;
+  byId("welcome").hidden = byId("not-taken").hidden = true;
   byId("conversation").append(turn.node);
   turn.node.scrollIntoView({ block: "nearest" });
   /** @type {any} */
@@ -256,6 +256,20 @@ function stop() {
   reading.abort();
 }
 
+/** Says that files are not read. A browser would leave the page for one that is dropped. @param {any} event */
+function refuse(event) {
+  const { types, files } = event.clipboardData ?? event.dataTransfer;
+  // Cells of a table are pasted as their text, although they come as an image as well.
+  if (!types.includes("Files") || (event.type === "paste" && types.includes("text/plain"))) return;
+  event.preventDefault();
+  if (event.type === "dragover") return;
+  const names = [...files].map((/** @type {File} */ { name }) => name).join(", ");
+  const words = `Not taken: ${names}. Models here read text only. Say in words what it shows, or paste its text.`;
+  byId("not-taken").textContent = words;
+  byId("not-taken").hidden = false;
+  announce(words);
+}
+
 /** @returns {string} */
 function drawName() {
   return [...crypto.getRandomValues(new Uint32Array(3))].map((part) => part.toString(36)).join("");
@@ -271,6 +285,7 @@ function begin(earlier) {
   byId("conversation").replaceChildren(...turns.map(({ node }) => node));
   for (const turn of turns.slice(0, -MARKED)) turn.fold();
   byId("welcome").hidden = turns.length > 0;
+  byId("not-taken").hidden = true;
   byId("prompt").focus();
   const last = turns.at(-1);
   if (last?.state === "waiting") {
@@ -294,7 +309,7 @@ function listEarlier() {
   byId("forget").hidden = byId("earlier").hidden = !is;
   const named = list.map(({ name, turns: [{ question }] }) => make("option", { value: name }, question.slice(0, 60)));
   const own = list.some(({ name }) => name === conversation);
-  byId("earlier").replaceChildren(...(own ? [] : [make("option", { value: "" }, "New conversation")]), ...named);
+  byId("earlier").replaceChildren(...(own ? [] : [make("option", { value: "" }, "Earlier ones")]), ...named);
   byId("earlier").value = own ? conversation : "";
 }
 
@@ -366,6 +381,7 @@ export function start() {
     if (writing) stop();
     else edit(null);
   });
+  for (const kind of ["dragover", "drop", "paste"]) document.addEventListener(kind, refuse);
   byId("stop").addEventListener("click", stop);
   byId("new").addEventListener("click", () => begin());
   byId("conversation").addEventListener("click", act);

@@ -78,7 +78,8 @@ function drawLink() {
   if (!node) return;
   const since = [`since ${clock(node.connection.since)}`, node.connection.why].filter(Boolean).join(": ");
   byId("link").title = state === "unknown" ? "" : since;
-  say(byId("edge"), `${node.edge} · ${node.model}${node.draft === "none" ? "" : ` · draft ${node.draft}`}`);
+  const draft = node.draft === "none" ? "" : ` · draft ${node.draft.split("/").at(-1)}`; // where it lies is the node's
+  say(byId("edge"), `${node.edge} · ${node.model}${draft}`);
   say(byId("since-title"), node.link.up ? "Link up for" : "Link down for");
   const losses = node.link.losses ? `lost ${many(node.link.losses, "time")}` : "never lost";
   tile("since", seconds((Date.now() - linkSince) / 1000), losses);

@@ -63,7 +63,7 @@ export function draw() {
   const svg = byId("timeline");
   for (const path of svg.children) path.setAttribute("d", paths[path.dataset.writer]);
   const total = sums.reduce((sum, each) => sum + each, 0);
-  say(byId("peak"), total ? `up to ${number(Math.max(...sums) * (1000 / BIN), 0)} tokens a second` : "");
+  say(byId("peak"), total ? `up to ${number(Math.max(...sums) * (1000 / BIN), 0)} tokens/s` : "");
   const away = shown.filter(({ held }) => held === "out").length * (BIN / 1000);
   const label = `${many(total, "token")} in the last minute${away ? `, and an outage of ${seconds(away)}` : ""}`;
   if (svg.getAttribute("aria-label") !== label) svg.setAttribute("aria-label", label);

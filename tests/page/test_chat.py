@@ -4,6 +4,8 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -130,6 +132,28 @@ async def test_a_phone_has_targets_for_fingers(browser: Any, mosquitto: PrivateB
         assert await view.barriers() == []
         await view.see("#send").evaluate("it => it.style = 'min-height: 43px; margin-left: 400px'")
         assert len(await view.misfits()) == 2
+
+
+async def test_an_image_is_not_taken_and_nothing_is_lost(
+    browser: Any, mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    (image := tmp_path / "a cat.png").write_bytes(b"")
+    async with served(mosquitto) as api, opened(browser, api.url, who=False) as view:
+        await view.answered(await view.ask("hello"))
+        await view.see("#prompt").fill("half a question")
+        for give, name in ((partial(view.drop, image), "a cat.png"), (view.paste_image, "image.png")):
+            await give()
+            await view.until("#not-taken", name)
+        assert "a cat.png" in (await view.see("#announcer").text_content() or "")
+        assert await view.barriers() == []
+        assert (await view.see("#prompt").input_value(), view.page.url) == ("half a question", f"{api.url}/")
+        await view.page.evaluate("navigator.clipboard.writeText(', whole')")
+        await view.see("#prompt").press("Control+V")
+        assert await view.see("#prompt").input_value() == "half a question, whole"
+        await view.see("#prompt").press("Enter")
+        await view.answered(view.see("li.turn").nth(1))
+        assert await view.see("#not-taken").is_hidden()
+        assert await view.breaches() == []
 
 
 async def test_an_answer_goes_on_after_a_reload_and_an_earlier_question_is_changed(
