@@ -76,6 +76,14 @@ class ReadCall(NamedTuple):
     arguments: str
     id: str = ""
 
+    @property
+    def value(self) -> Any:
+        """Its arguments as a JSON value; their text where it was cut."""
+        try:
+            return json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return self.arguments
+
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
@@ -109,7 +117,7 @@ class ToolFormat:
 
     def call(self, call: ReadCall) -> str:
         """A call, as the target would write it."""
-        return f"{self.head(call.name)}{as_written(json.loads(call.arguments))}}}{self.end}"
+        return f"{self.head(call.name)}{as_written(call.value)}}}{self.end}"
 
 
 HERMES = ToolFormat()

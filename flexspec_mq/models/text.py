@@ -215,7 +215,7 @@ def _message(turn: Turn) -> dict[str, Any]:
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.calls:
         message["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+            {"type": "function", "function": {"name": call.name, "arguments": call.value}}
             for call in turn.calls
         ]
     return message | ({"name": turn.tool} if turn.tool else {})

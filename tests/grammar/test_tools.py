@@ -290,6 +290,18 @@ def test_a_conversation_with_tools_is_written_by_the_template_or_in_words_of_our
     assert single.endswith(f"user: Weather?;{LLAMA.call(CITY)}tool: rain;")
 
 
+def test_a_call_that_was_cut_stands_in_a_prompt_as_a_text() -> None:
+    for size in range(len(CITY.arguments)):
+        cut = CITY._replace(arguments=CITY.arguments[:size])
+        assert cut.value == cut.arguments
+        turns = [Turn("user", "Weather?"), Turn("assistant", "", (cut,)), Turn("tool", "It was cut.")]
+        for template in (QWEN, LLAMA_3, PLAIN, None):
+            written = rendered(template, turns, USES["auto"])
+            assert json.dumps(cut.arguments, ensure_ascii=False) in written
+    assert CITY.value == json.loads(CITY.arguments)
+    assert (deep := TIME._replace(arguments="[" * 10**5)).value == deep.arguments
+
+
 def test_the_next_prompt_begins_with_the_last_one_and_its_answer() -> None:
     """So that a worker need not read again what it has written."""
     for template, form in ((QWEN, MARKS), (PLAIN, HERMES)):

@@ -164,10 +164,20 @@ def _made(message: openai.Message, where: str) -> list[ReadCall]:
     calls = []
     for at, call in enumerate(message.tool_calls or ()):
         name = f"{where}.tool_calls[{at}].function.arguments"
-        calls.append(
-            ReadCall(call.function.name, object_text(call.function.arguments or "{}", name), call.id)
-        )
+        calls.append(made_call(call.function.name, call.function.arguments or "{}", call.id, name))
     return calls
+
+
+def made_call(name: str, arguments: str, call_id: str, where: str) -> ReadCall:
+    """A call of an earlier turn; where that was cut, as it is: a client that sends it back has no other.
+
+    Raises:
+        ApiError: 400; its arguments are JSON, but no object, or hold what no prompt can hold.
+    """
+    call = ReadCall(name, arguments, call_id)
+    if call.value is not arguments:
+        object_text(arguments, where)
+    return call
 
 
 def object_text(text: str, name: str) -> str:

@@ -14,7 +14,7 @@ from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import read
 from edge_node.api.openai.chat import behind, event
-from edge_node.api.openai.requests import form_of, joined, limit_of, object_text, spec_of, tool_use
+from edge_node.api.openai.requests import form_of, joined, limit_of, made_call, spec_of, tool_use
 from edge_node.api.response_store import ResponseStore, StoredResponse
 from edge_node.text.machine import End, Text
 from edge_node.text.reading import Part
@@ -24,7 +24,6 @@ from flexspec_mq.grammar.tools import (
     CallBegins,
     CallEvent,
     Content,
-    ReadCall,
     ToolUse,
 )
 from flexspec_mq.models.text import Turn
@@ -87,8 +86,7 @@ def _add(made: Conversation, item: msgspec.Struct, where: str) -> None:
         case types.ResponseInputMessage() | types.ResponseOutputMessage():
             made.add(Turn("system" if item.role == "developer" else item.role, joined(item.content)))
         case types.ResponseInputCall() | types.ResponseFunctionCall():
-            arguments = object_text(item.arguments, f"{where}.arguments")
-            made.call(ReadCall(item.name, arguments, item.call_id))
+            made.call(made_call(item.name, item.arguments, item.call_id, f"{where}.arguments"))
         case types.ResponseCallOutput():
             if not made.result(item.call_id, joined(item.output)):
                 message = f"no call before {where} waits for a result by the id {item.call_id[:80]!r}"

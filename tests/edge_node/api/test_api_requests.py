@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edge_node.api import ollama
@@ -11,6 +13,7 @@ from edge_node.api.errors import ApiError
 from edge_node.api.http.bodies import parse_object
 from edge_node.api.openai.chat import OpenAIRequest
 from edge_node.api.openai.requests import chat_request, completion_request
+from edge_node.api.openai.responses import responses_request
 from edge_node.api.parsers import from_body
 from edge_node.api.response_store import ResponseStore
 from edge_node.api.settings import ApiSettings
@@ -341,6 +344,19 @@ def test_results_of_tools_stand_in_the_order_of_their_calls() -> None:
     for wrong in ({"tool_call_id": "c3"}, {}, {"tool_call_id": "c2"}):
         again = {"messages": [*history, {"role": "tool", "content": "x", **wrong}]}
         assert refused(chat_request, again).param == "messages[4].tool_call_id"
+
+
+@given(st.text(), st.integers(min_value=0))
+def test_a_call_that_was_cut_may_be_sent_back(word: str, cut: int) -> None:
+    whole = json.dumps({"word": word})
+    arguments = whole[: 1 + cut % (len(whole) - 1)]
+    made = {**MADE, "function": {"name": "now", "arguments": arguments}}
+    called = {"role": "assistant", "content": "", "tool_calls": [made]}
+    asked = chat_request({"messages": [*HELLO["messages"], called]})
+    item = {"type": "function_call", "call_id": "c1", "name": "now", "arguments": arguments}
+    prompt = responses_request({"input": [item]}, store=ResponseStore(ApiSettings()), client=b"").spec.prompt
+    turn = Turn("assistant", "", (ReadCall("now", arguments, "c1"),))
+    assert (asked.spec.prompt[-1], prompt[-1]) == (turn, turn)
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}

@@ -117,7 +117,7 @@ def test_items_become_turns() -> None:
         ("input[0].content[0].type", {"input": [{"role": "user", "content": [{"type": "input_image", "text": ""}]}]}),
         ("input[0].type", {"input": [{"type": "search" * 999, "id": "ws_1"}]}),
         ("input[0].call_id", {"input": [{"type": "function_call_output", "call_id": "c" * 9000, "output": ""}]}),
-        ("input[0].arguments", {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}]}),
+        ("input[0].arguments", {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "[]"}]}),
         ("input[0].id", {"input": [{"id": "msg_0_0"}]}),
         ("input[0].what", {"input": [{"role": "user", "content": "x", "what": 1}]}),
         ("max_output_tokens", {"max_output_tokens": 0}), ("min_p", {"min_p": -0.1}),
