@@ -81,9 +81,13 @@ FRAMEWORKS = (
     Framework("smolagents", "use_smolagents.py", "smolagents"),
     Framework("AI SDK, @ai-sdk/openai", "ai_openai.mjs", "@ai-sdk/openai"),
     Framework("AI SDK, openai-compatible", "ai_compatible.mjs", "@ai-sdk/openai-compatible"),
+    Framework("AI SDK, ollama-ai-provider-v2", "ai_ollama.mjs", "ollama-ai-provider-v2"),
     Framework("ollama (py)", "use_ollama.py", "ollama"),
     Framework("ollama (js)", "ollama.mjs", "ollama"),
     Framework("llm", "use_llm.py", "llm"),
+    Framework("aider", "use_aider.py", "aider-chat"),
+    Framework("Open WebUI", "use_open_webui.py", "open-webui"),
+    Framework("Open WebUI, Ollama", "use_open_webui.py", "open-webui", {"API": "ollama"}),
     Framework("Home Assistant", "use_home_assistant.py", "homeassistant", python="python3.13"),
     Framework("paho (MQTT)", "use_paho.py", "paho-mqtt"),
     Framework("mqttjs (MQTT)", "mqtt.mjs", "mqtt"),
@@ -138,9 +142,9 @@ class Row:
 
     @property
     def whole(self) -> bool:
-        """Whether all of it works, and tools were called."""
-        called = any(name.partition("_")[0] == "tools" and came == OK for name, came in self.features.items())
-        return called and {*self.features.values()} <= {OK, NO_CALL}
+        """Whether all of it works, and tools were called where it has any."""
+        came = [came for name, came in self.features.items() if name.partition("_")[0] == "tools"]
+        return (OK in came or not came) and {*self.features.values()} <= {OK, NO_CALL}
 
     @property
     def first_fault(self) -> str:

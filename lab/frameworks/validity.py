@@ -45,9 +45,11 @@ class Judged:
 
 def judge(exchange: Exchange) -> Judged:
     """Hold an answer against its request."""
-    path, asked = exchange.path.partition("?")[0], exchange.request or {}
+    path, asked = exchange.path.partition("?")[0], dict(exchange.request or {})
     if exchange.status != HTTPStatus.OK or path not in _READERS:
         return Judged()
+    if path.startswith("/api/"):
+        asked.pop("tool_choice", None)  # clients send it, and Ollama's API has no such field
     answers = list(_READERS[path](exchange.answer))
     found = [fault for answer in answers if not answer.cut for fault in faults(asked, answer)]
     calls = sum(len(answer.calls) for answer in answers)

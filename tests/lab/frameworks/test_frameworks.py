@@ -69,6 +69,12 @@ def called(arguments: str, name: str = "lamp") -> dict[str, Any]:
         (OLLAMA, {"tools": TOOLS}, ollama("hall"), 0),
         (OLLAMA, {"tools": TOOLS}, ollama("bath"), 1),
         (OLLAMA, {"tools": TOOLS}, ollama("bath", "length"), 0),
+        (
+            OLLAMA,
+            {"tools": TOOLS, "tool_choice": "required"},
+            json.dumps({"message": {"content": "Hello."}}),
+            0,
+        ),
         (OLLAMA, {"format": LAMP}, json.dumps({"message": {"content": WRONG}, "done_reason": "stop"}), 1),
     ],
 )
