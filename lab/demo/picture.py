@@ -6,6 +6,7 @@ it is what stays on the screen in the end.
 
 import io
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -34,9 +35,9 @@ _FONTS = re.compile(r"@font-face {.*?}", re.DOTALL)  # from elsewhere: a picture
 class Picture(Screen):
     """A screen that remembers all that stays on it, and how the answers came."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: Sequence[str] = ()) -> None:
         super().__init__(Console(file=io.StringIO()))
-        self._before: list[RenderableType] = [Text("$ make demo")]
+        self._before: list[RenderableType] = [Text(f"$ {shlex.join(('flexspec', 'demo', *flags))}")]
         self._after: list[RenderableType] = []
         self._sides: Sequence[Recording] = ()
 
@@ -92,7 +93,7 @@ def _group(parts: Sequence[str], steps: Sequence[float], first: int, last: int) 
 
 def main(argv: Sequence[str]) -> int:
     """Entry point."""
-    picture = Picture()
+    picture = Picture(argv[1:])
     code = demo.run(argv[1:], picture)
     Path(argv[0] if argv else _FILE).write_text(picture.svg(), "utf-8")
     return code
