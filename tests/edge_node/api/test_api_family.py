@@ -140,14 +140,14 @@ async def sides(api: Served, stable: str, canary: str) -> None:
     catalogue = followed(api).catalogue
     assert catalogue is not None
     seen = set()
-    for number in range(12):
+    for number in range(24):
         field = ("prompt_cache_key", "safety_identifier", "user")[number % 3]
         side = naming.resolve(catalogue, catalogue.family, f"key {number}".encode()).name
         assert (await wrote(api, **{field: f"key {number}"}))["model"] == side
         seen.add(side)
     assert seen == {stable, canary}
     seen = set()
-    for number in range(12):
+    for number in range(24):
         first = {"role": "user", "content": f"question {number}"}
         more = [first, {"role": "assistant", "content": "well"}, {"role": "user", "content": "go on"}]
         asked = {(await api.chat(messages=turns, max_tokens=1)).json()["model"] for turns in ([first], more)}
