@@ -65,7 +65,6 @@ class Framework:
 
 FRAMEWORKS = (
     Framework("openai (py)", "use_openai.py", "openai"),
-    Framework("openai (py), Responses", "use_openai_responses.py", "openai"),
     Framework("openai (js)", "openai.mjs", "openai"),
     Framework("litellm", "use_litellm.py", "litellm"),
     Framework("langchain", "use_langchain.py", "langchain"),
@@ -104,7 +103,7 @@ async def _environment(framework: Framework, home: Path) -> tuple[list[str], str
         command = ["node", str(place / framework.example)]
         version = json.loads(pinned.read_text())["dependencies"][framework.package]
     else:
-        name = framework.example.removeprefix("use_").removesuffix(".py").removesuffix("_responses")
+        name = framework.example.removeprefix("use_").removesuffix(".py")
         pinned, place = HERE / f"requirements/{name}.txt", home / name
         python = str(place / "bin/python")
         make = [

@@ -1,4 +1,4 @@
-"""OpenAI's client, chat completions: function calling and structured outputs, as its guides have them."""
+"""OpenAI's client, by chat completions and by Responses: README, function calling, structured outputs of its guides."""
 
 import json
 
@@ -7,6 +7,21 @@ from openai import OpenAI, pydantic_function_tool
 from pydantic import BaseModel, Field
 
 client = OpenAI(base_url=f"{URL}/v1", api_key=KEY)
+
+WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "Get current temperature for a given location.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "location": {"type": "string", "description": "City and country e.g. Bogotá, Colombia"}
+        },
+        "required": ["location"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
 
 
 class GetWeather(BaseModel):
@@ -63,4 +78,55 @@ def structured():
     )
 
 
-run(chat=chat, stream=stream, tools=tools, stream_tools=stream_tools, structured=structured)
+def chat_responses():
+    instructions = "You are a coding assistant that talks like a pirate."
+    first = client.responses.create(
+        model=MODEL,
+        instructions=instructions,
+        input="How do I check if a Python object is an instance of a class?",
+    )
+    return first.output_text, client.responses.create(
+        model=MODEL, previous_response_id=first.id, input="Thanks!"
+    ).output_text
+
+
+def stream_responses():
+    with client.responses.stream(
+        model=MODEL, input="Write a one-sentence bedtime story about a unicorn."
+    ) as events:
+        return [event.type for event in events], events.get_final_response().output_text
+
+
+def tools_responses():
+    items = [{"role": "user", "content": "What is the weather like in Paris today?"}]
+    response = client.responses.create(model=MODEL, input=items, tools=[WEATHER], tool_choice="required")
+    items += response.output
+    for call in response.output:
+        if call.type == "function_call":
+            output = {"location": json.loads(call.arguments)["location"], "temperature": 14}
+            items.append(
+                {"type": "function_call_output", "call_id": call.call_id, "output": json.dumps(output)}
+            )
+    return response.output, client.responses.create(model=MODEL, input=items, tools=[WEATHER]).output
+
+
+def structured_responses():
+    text = "Alice and Bob are going to a science fair on Friday."
+    items = [
+        {"role": "system", "content": "Extract the event information."},
+        {"role": "user", "content": text},
+    ]
+    return client.responses.parse(model=MODEL, input=items, text_format=CalendarEvent).output_parsed
+
+
+run(
+    chat=chat,
+    stream=stream,
+    tools=tools,
+    stream_tools=stream_tools,
+    structured=structured,
+    chat_responses=chat_responses,
+    stream_responses=stream_responses,
+    tools_responses=tools_responses,
+    structured_responses=structured_responses,
+)
