@@ -42,7 +42,7 @@ _STREAMING = (
     "--worker-draft=0",
 )
 _WHY = {
-    LINK: ("Drafts win here: an answer takes 0.75 of the time of streaming (docs/performance.md).",),
+    LINK: ("Drafts win here: the default pair takes 0.75 of the time of streaming (docs/performance.md).",),
     NO_LINK: (
         "Nothing is to be won by a draft on the device: no round trip can be saved, and it takes the cores",
         "that the target needs. What drafts win on loopback, the worker's own draft wins.",
