@@ -92,5 +92,5 @@ async def test_the_example_of_openais_client_is_run_and_what_it_asks_recorded(
     async with served(mosquitto) as api, recorder(api.url) as (recorded, url):
         env = {"URL": url, "KEY": "none", "MODEL": api.version}
         came = await frameworks.run_example("openai", [sys.executable, str(example)], env, recorded)
-    assert came["chat"] == came["stream"] == frameworks.OK, came
-    assert {exchange.path for exchange in recorded.exchanges} == {CHAT}
+    assert came["chat"] == came["stream"] == came["chat_responses"] == frameworks.OK, came
+    assert {exchange.path for exchange in recorded.exchanges} == {CHAT, RESPONSES}
