@@ -27,6 +27,7 @@ from schemas.messages import MOST_KEPT
 if TYPE_CHECKING:
     import argparse
 
+SERVERS = ("vllm", "openai")
 """Engines that are somebody else's servers."""
 MAX_LEASE = 86_400
 """Seconds; the most that a verdict can say of a lease."""
@@ -87,8 +88,8 @@ class WorkerSettings(Section):
         Setting(
             help="what runs the target: 'compact' is quick and knows models like Llama, 'transformers' knows all, "
             "'auto' takes the first that can; 'vllm' asks a server of models, and --target then names the "
-            "folder with its tokenizer",
-            choices=("auto", "compact", "transformers", "vllm"),
+            "folder with its tokenizer; 'openai' asks any server of chat completions, which verifies no drafts",
+            choices=("auto", "compact", "transformers", "vllm", "openai"),
         ),
     ] = "auto"
     engine_url: Annotated[
@@ -101,7 +102,16 @@ class WorkerSettings(Section):
     ] = None
     engine_model: Annotated[
         str | None,
-        Setting(help="name of the model there", default="the only one that it serves", path_unless=()),
+        Setting(
+            help="name of the model there; with openai several, with commas between, of which the first is --version "
+            "and each is a version by its own name",
+            default="the only one that it serves; with openai all",
+            path_unless=(),
+        ),
+    ] = None
+    engine_header: Annotated[
+        Path | None,
+        Setting(help="file with further headers for the server, one a line: Name: value", default="none"),
     ] = None
     engine_key_file: Annotated[
         Path | None, Setting(help="file with the server's API key on its first line", default="none")
@@ -186,15 +196,16 @@ class WorkerSettings(Section):
             UsageError: what differs, and what to do.
         """
         Section.__post_init__(self)
-        if (self.engine == "vllm") != (self.engine_url is not None):
+        served = self.engine in SERVERS
+        if served != (self.engine_url is not None):
             raise UsageError(
                 f"--engine {self.engine} needs the address of its server"
                 if self.engine_url is None
                 else f"--engine-url is of no use with --engine {self.engine}",
-                hint="for example --engine vllm --engine-url http://127.0.0.1:8000",
+                hint="for example --engine openai --engine-url http://127.0.0.1:8080",
             )
         own = self.pair is not None or self.draft not in ("auto", "none") or self.weights != "auto"
-        if self.engine == "vllm" and own:
+        if served and own:
             raise UsageError(
                 "models, drafts and weights of a server are its own affair",
                 hint="leave --pair, --draft and --weights out",
@@ -303,7 +314,9 @@ class CloudConfig:
     telemetry: TelemetryOptions
 
 
-_USUAL = "target pair version draft weights threads device broker insecure username password_file tls_ca keys family"
+_USUAL = (
+    "target pair version engine engine_url device broker insecure username password_file tls_ca keys family"
+)
 PROGRAM = Program("cloud", CloudConfig, usual=frozenset(_USUAL.split()))
 """``cloud.toml`` and ``FLEXSPEC_CLOUD_…``."""
 

@@ -55,7 +55,7 @@ from schemas.messages import (
     Poll,
     Verdict,
 )
-from schemas.status import MAX_MS, MAX_TEXT, WorkerStatus
+from schemas.status import MAX_MS, MAX_TEXT, VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from cloud_worker.versions.follower import FamilyFollower
@@ -98,6 +98,7 @@ class CloudWorker:
         self._quotas = quotas = quotas or QuotaSettings()
         facts = engine.facts
         self.family = family
+        versions = facts.versions or (settings.version,)
         self._compiling: set[asyncio.Task[None]] = set()
         self.settings = settings
         self._groups = read_groups(settings.share_groups)
@@ -107,7 +108,7 @@ class CloudWorker:
         self.machine = WorkerMachine(
             WorkerConfig(
                 worker=settings.worker,
-                versions=(settings.version,),
+                versions=versions,
                 facts=VersionFacts(
                     facts.fingerprint,
                     facts.max_context,
@@ -115,8 +116,9 @@ class CloudWorker:
                     facts.recommended.over(AS_THE_TARGET),
                     facts.tokenizer,
                     facts.penalties,
+                    facts.writes,
                 ),
-                capacity=settings.capacity,
+                capacity=min(settings.capacity, facts.slots or settings.capacity),
                 room=facts.room,
                 lease=settings.lease,
                 prefixes=settings.capacity if facts.keeps else 0,
@@ -143,7 +145,7 @@ class CloudWorker:
         self._emptied = asyncio.Event()
         self._stopping = asyncio.Event()
         self.ready = asyncio.Event()
-        self._shares = {settings.version}
+        self._shares = {*versions}
         if family is not None:
             # Which base its name is for, a catalogue says; until then it is not held.
             self._shares.clear()
@@ -621,11 +623,13 @@ class CloudWorker:
             dtype=facts.dtype,
             weights=facts.weights,
             load=len(self.machine),
-            capacity=settings.capacity,
+            capacity=min(settings.capacity, facts.slots or settings.capacity),
             lease=settings.lease,
             recommended=facts.recommended,
             draft=facts.draft,
-            versions=() if self.family is None else self.family.statuses(),
+            versions=tuple(VersionStatus(name=name) for name in facts.versions[1:] and facts.versions)
+            if self.family is None
+            else self.family.statuses(),
             life=self._incarnation,
             tokenizer=facts.tokenizer,
             forward_ms=None if timings is None else _bounded(timings.forward),

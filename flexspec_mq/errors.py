@@ -120,6 +120,10 @@ class WorkersBusy(WorkerError):
     """Workers said that they have too much to do, and none took the session."""
 
 
+class ServerRefused(FlexSpecError):
+    """The server of models behind a worker will not do what it is asked, however often."""
+
+
 class ProtocolError(FlexSpecError):
     """A rule of the session protocol was broken."""
 

@@ -88,7 +88,8 @@ class ErrorCode(IntEnum):
     """Typed errors from a worker.
 
     `BUSY` carries a retry hint; `UNKNOWN` means: re-open; `NEED_PREFIX`: open in full, anywhere; `GRAMMAR` and
-    `SAMPLING`: the grammar, or the sampling, cannot be used, and the detail says why.
+    `SAMPLING`: the grammar, or the sampling, cannot be used, and the detail says why; `SERVER`: nor will the server of
+    models behind the worker go on with this text, however often it is asked.
     """
 
     BUSY = 1
@@ -101,6 +102,7 @@ class ErrorCode(IntEnum):
     NEED_PREFIX = 8
     GRAMMAR = 9
     SAMPLING = 10
+    SERVER = 11
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):

@@ -252,6 +252,7 @@ class OllamaAssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Literal["assistant"] = "assistant"
     content: str = ""
+    thinking: str | UnsetType = UNSET
     tool_calls: list[OllamaToolCall] | UnsetType = UNSET
 
 

@@ -434,6 +434,8 @@ class FlexspecUsage(PartialSampling, msgspec.Struct, frozen=True, kw_only=True, 
         temperature: value that was used; so top_k, top_p and min_p.
         default_limit: tokens that the node allowed, as the request named no limit; null where it named one, or where
             the context left fewer.
+        resumed: how a text of a server went on that had died in the middle: ``continued`` from what was there, or
+            ``rewritten`` with the same seed and found alike; empty where none did.
     """
 
     proposed: int = 0
@@ -459,6 +461,7 @@ class FlexspecUsage(PartialSampling, msgspec.Struct, frozen=True, kw_only=True, 
     exactness: str = ""
     weights: str = ""
     default_limit: int | None = None
+    resumed: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -515,7 +518,7 @@ class FlexspecPart(msgspec.Struct, frozen=True, kw_only=True):
     waiting: str | UnsetType = UNSET
 
 
-FinishReason = Literal["stop", "length", "tool_calls", "provisional"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "provisional"]
 
 
 class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -538,11 +541,17 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer."""
+    """An answer.
+
+    Attributes:
+        refusal: refusal by a server that tells it apart from the content.
+        reasoning_content: reasoning that precedes the content, likewise.
+    """
 
     role: Literal["assistant"] = "assistant"
     content: str | None
-    refusal: None = None
+    refusal: str | None = None
+    reasoning_content: str | UnsetType = UNSET
     tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
@@ -583,6 +592,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    refusal: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 

@@ -58,7 +58,7 @@ class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     name: Name
     digest: Beginning = ""
     state: Literal["loading", "ready", "draining", "refused"] = "ready"
-    exactness: Literal["", "exact", "exact up to ties", "unknown"] = ""
+    exactness: Literal["", "exact", "exact up to ties", "the server's", "unknown"] = ""
     why: Annotated[str, Meta(max_length=MAX_WHY)] = ""
     more: Annotated[str, Meta(max_length=MAX_MORE)] = ""
 
@@ -154,7 +154,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     Attributes:
         epoch: start time of this process in ms, by its own clock; for people.
         at: seconds since the Unix epoch, when this was written.
-        exactness: ``exact``, or ``exact up to ties`` where the proof of batch-invariance failed.
+        exactness: ``exact``, or ``exact up to ties`` where the proof of batch-invariance failed; ``the server's`` where
+            a server of models writes, and tells no more than its text.
         weights: the target's: ``native`` is as `dtype` says, else how many bits they have.
         flip_rate: measured share of tokens that differ, where not exact.
         load: sessions held now.
@@ -189,7 +190,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     version: Text = ""
     protocol: Count = 1
     fingerprint: Text = ""
-    exactness: Literal["exact", "exact up to ties", "unknown"] = "unknown"
+    exactness: Literal["exact", "exact up to ties", "the server's", "unknown"] = "unknown"
     flip_rate: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     device: Text = ""
     dtype: Text = ""

@@ -210,7 +210,8 @@ async def worker_at(
             run.result()
         yield daemon
     finally:
-        engine.gate.set()
+        if isinstance(engine, FakeEngine):
+            engine.gate.set()
         worker.stop()
         done, _ = await asyncio.wait([run], timeout=PATIENCE)
         assert done, "the worker does not end"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import httpx2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -34,7 +35,7 @@ from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy
-from flexspec_mq.models.text import decode
+from flexspec_mq.models.text import StreamDecoder, decode
 from flexspec_mq.sampling.choose import choose
 from schemas.messages import Sampling
 
@@ -102,9 +103,11 @@ class EngineServer:
         url: address, which stays the same between `kill` and `start`.
         asked: bodies of the requests for tokens, in order.
         second_runner: whether it draws noise as vLLM does on GPUs: by seed and place, not as requests come.
+        owner: whose server it says that it is.
     """
 
     second_runner = False
+    owner = "vllm"
 
     def __init__(
         self,
@@ -174,6 +177,7 @@ class EngineServer:
             Route("/v1/models", lambda _: self._models()),
             asks("/tokenize", self._tokenize),
             asks("/v1/completions", self._completions),
+            asks("/v1/chat/completions", self._chat),
             asks("/v1/load_lora_adapter", self._load_adapter),
             asks("/v1/unload_lora_adapter", self._unload_adapter),
         ]
@@ -187,7 +191,7 @@ class EngineServer:
     def _models(self) -> Response:
         def model(name: str, root: str, parent: str | None) -> dict[str, Any]:
             length = None if parent else self.max_context
-            facts = {"object": "model", "created": int(time.time()), "owned_by": "vllm", "root": root}
+            facts = {"object": "model", "created": int(time.time()), "owned_by": self.owner, "root": root}
             return {"id": name, **facts, "parent": parent, "max_model_len": length, "permission": []}
 
         adapters = [model(name, path, self.name) for name, path in self.adapters.items()]
@@ -256,6 +260,36 @@ class EngineServer:
         read, wrote = sum(len(asked.prompt) for asked in several), sum(map(len, written))
         usage = {"prompt_tokens": read, "total_tokens": read + wrote, "completion_tokens": wrote}
         return JSONResponse({**head, "choices": choices, "usage": usage})
+
+    def _chat(self, body: dict[str, Any]) -> Response:
+        self._asks(body)
+        says = [f"{message['role']}: {message['content']}" for message in body["messages"]]
+        goes_on = body.get("continue_final_message", False)
+        assert goes_on != body.get("add_generation_prompt", True)
+        prompt = "\n".join(says if goes_on else [*says, "assistant: "])
+        tokenizer: Any = self.text.tokenizer
+        asked = self._check({"max_tokens": 2**31, **body}, tokenizer.encode(prompt))
+        head: dict[str, Any] = {"id": f"chatcmpl-{len(self.asked):016x}", "object": "chat.completion.chunk"}
+
+        def events() -> Iterator[dict[str, Any]]:
+            decoder, count = StreamDecoder(tokenizer), 0
+            for token in self._write(asked):
+                piece = decoder.push([token.token]) + (decoder.finish() if token.finish else "")
+                choice = {"index": 0, "delta": {"content": piece}, "finish_reason": token.finish}
+                count += 1
+                yield {**head, "choices": [choice]}
+            usage = {"prompt_tokens": len(asked.prompt), "completion_tokens": count}
+            yield {**head, "choices": [], "usage": usage}
+
+        return self._stream(events())
+
+    def chat(self, content: str, **more: Any) -> str:
+        """The text that it writes by itself to a question."""
+        body = {"model": self.name, "messages": [{"role": "user", "content": content}], **more}
+        said = httpx2.post(f"{self.url}/v1/chat/completions", json=body, timeout=60)
+        lines = (line.removeprefix("data: ") for line in said.raise_for_status().text.splitlines() if line)
+        choices = [choice for line in lines if line != "[DONE]" for choice in json.loads(line)["choices"]]
+        return "".join(choice["delta"]["content"] for choice in choices)
 
     def _check(self, body: dict[str, Any], prompt: list[int]) -> Asked:
         """Refuse what vLLM refuses, in its words."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from schemas.status import DraftOffer, TargetText, TokenizerStatus
 
 T = TypeVar("T")
-Exactness = Literal["exact", "exact up to ties", "unknown"]
+Exactness = Literal["exact", "exact up to ties", "the server's", "unknown"]
 
 
 def recommended(generation: Mapping[str, Any]) -> PartialSampling:
@@ -65,6 +65,9 @@ class Facts:
         offer: draft that devices may fetch; None for none.
         offered: mapped file of that draft.
         penalties: whether it knows whole rows of logits, as penalties and a bias of them need.
+        writes: see `VersionFacts`.
+        slots: texts that it writes at a time; None where that is the worker's to say.
+        versions: versions that it serves by itself; none is the worker's one.
     """
 
     fingerprint: bytes
@@ -89,6 +92,9 @@ class Facts:
     offer: DraftOffer | None = None
     offered: mmap | None = None
     penalties: bool = True
+    writes: int = 0
+    slots: int | None = None
+    versions: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

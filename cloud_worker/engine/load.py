@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cloud_worker.settings import SERVERS
+from flexspec_mq.models.byte_text import byte_text
 from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.models.load import load_text
 
@@ -24,7 +26,9 @@ def check_libraries(settings: WorkerSettings) -> None:
     Raises:
         ModelError: naming what is missing.
     """
-    if settings.engine == "vllm":
+    if settings.engine == "openai":
+        need_libraries("--engine openai", "servers", ("httpx2",))
+    elif settings.engine == "vllm":
         need_libraries(f"--engine {settings.engine}", "servers", ("httpx2", "tokenizers", "jinja2", "numpy"))
     else:
         need_libraries("running a target")
@@ -37,7 +41,7 @@ def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine
         ModelError: a model cannot be loaded or packed.
         UsageError: the draft is not for the target, or settings do not go together.
     """
-    if settings.engine == "vllm":
+    if settings.engine in SERVERS:
         from cloud_worker.engine.servers.load import connect
 
         return connect(settings, tell)
@@ -61,11 +65,11 @@ def try_models(settings: WorkerSettings) -> LoadedText:
         ModelError: one cannot be loaded, or not be packed.
         UsageError: the draft is not for the target.
     """
-    if settings.engine == "vllm":
+    if settings.engine in SERVERS:
         from cloud_worker.engine.servers.load import connect
 
         connect(settings, lambda _: None, patience=0.0).close()
-        return load_text(settings.target)
+        return byte_text() if settings.engine == "openai" else load_text(settings.target)
     from cloud_worker.engine import draft
     from cloud_worker.engine.target import candidate_of
 

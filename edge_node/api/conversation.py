@@ -56,6 +56,8 @@ class Conversation:
             return False
         number, tool = self._waiting.pop(call_id)
         at = bisect(self._results, number)
-        self.turns.insert(len(self.turns) - len(self._results) + at, Turn("tool", content, tool=tool))
+        self.turns.insert(
+            len(self.turns) - len(self._results) + at, Turn("tool", content, tool=tool, answers=call_id)
+        )
         self._results.insert(at, number)
         return True

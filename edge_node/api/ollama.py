@@ -18,6 +18,7 @@ from edge_node.text.machine import End, Text
 from edge_node.text.spec import WHOLE_CONTEXT, Adjustments, TextSpec
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
+    Aside,
     CallEnds,
     CallEvent,
     Content,
@@ -239,9 +240,14 @@ class OllamaForm(Form):
         if not self._wanted.chat:
             return {"response": content} if content else {}
         calls = [self._call(event.number) for event in events if isinstance(event, CallEnds)]
-        if not content and not calls:
+        thinking = "".join(event.text for event in events if isinstance(event, Aside))
+        if not (content or calls or thinking):
             return {}
-        return {"message": ollama.OllamaAssistantMessage(content=content, tool_calls=calls or UNSET)}
+        return {
+            "message": ollama.OllamaAssistantMessage(
+                content=content, thinking=thinking or UNSET, tool_calls=calls or UNSET
+            )
+        }
 
     def _call(self, number: int) -> ollama.OllamaToolCall:
         call = self.followers[0].parser.calls[number]

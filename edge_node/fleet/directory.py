@@ -157,9 +157,8 @@ class WorkerDirectory:
         """
         serving = self._serving(version)
         words = {stated.exactness or status.exactness for status, stated in serving}
-        exactness = next(
-            (word for word in ("unknown", "exact up to ties", "exact") if word in words), "unknown"
-        )
+        weakest = "unknown", "the server's", "exact up to ties", "exact"
+        exactness = next((word for word in weakest if word in words), "unknown")
         return exactness, serving[-1][0].weights if serving else ""
 
     def recommended(self, version: str) -> Sampling:

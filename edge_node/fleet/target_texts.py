@@ -22,6 +22,7 @@ from flexspec_mq.codec.blobs import blob_name
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkRefused, ModelError, WorkerError
+from flexspec_mq.models.byte_text import byte_text
 from flexspec_mq.models.fingerprint import Difference, other_vocabulary
 from flexspec_mq.models.target_text import (
     MOST_PACKED,
@@ -95,6 +96,8 @@ class TargetTexts:
         """Text part of a worker's target; why there is none, in words; None while the worker has not told."""
         stated, known = status.tokenizer, self._known
         own = self.own
+        if status.fingerprint == byte_text().fingerprint.hex():
+            return byte_text()
         if own is not None and status.fingerprint in ("", own.fingerprint.hex()):
             text: LoadedText | str | None = own
         elif stated is None:
@@ -162,6 +165,8 @@ class TargetTexts:
         text = self.of(status)
         if text is None or isinstance(text, str):
             return Difference(text or "")
+        if text is byte_text():
+            return Difference()
         words = []
         if (tokens := self._map_of(text.fingerprint)) is not None and tokens.misfit:
             words.append(f"the draft drafts nothing for it: {tokens.misfit}")
@@ -189,7 +194,7 @@ class TargetTexts:
             if self._asked.get(status.fingerprint, now) is None:
                 self._asked.put(status.fingerprint, now, now)
                 self._work.put_nowait((status.worker, None))
-        elif not isinstance(text, str):
+        elif not isinstance(text, str) and text is not byte_text():
             self._compare(text)
 
     def take(self, topic: str, payload: bytes) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from flexspec_mq.grammar.tools import overlap
-from flexspec_mq.models.text import StreamDecoder
+from flexspec_mq.models.text import stream_decoder
 from flexspec_mq.models.tokenizer import Tokenizer
 from flexspec_mq.protocol.effects import Commit
 from schemas.openai import Writer
@@ -103,11 +103,11 @@ class PieceDecoder:
     Args:
         tokenizer: the target's.
         stops: strings that end the text and are not shown.
-        before: tokens that it goes on from; see `StreamDecoder`.
+        before: tokens that it goes on from; see `stream_decoder`.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), before: Sequence[int] = ()) -> None:
-        self._decoder = StreamDecoder(tokenizer, before)
+        self._decoder = stream_decoder(tokenizer, before)
         self._filter = StopFilter(stops)
         self._held: list[Piece] = []  # decoded, and not shown yet
 
@@ -157,7 +157,7 @@ class StopFinder:
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], before: Sequence[int] = ()) -> None:
-        self._decoder = StreamDecoder(tokenizer, before)
+        self._decoder = stream_decoder(tokenizer, before)
         self._filter = StopFilter(stops)
         self._read = 0
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge_node.text.spec import WHOLE_CONTEXT, Prompt, TextSpec
+import msgspec
+
+from edge_node.text.spec import WHOLE_CONTEXT, Adjustments, Prompt, TextSpec
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.grammar.compiled import CompiledGrammars
@@ -15,11 +17,13 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.place import place_of
 from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.grammar.tools import ToolFormat, ToolUse
+from flexspec_mq.models.byte_text import AROUND, BYTES_PER_TOKEN, CHANNELS, ByteTokenizer
 from flexspec_mq.models.text import Turn, encode_turns, format_of, render_turns
 from schemas.messages import MAX_POSITION
+from schemas.served import ServedCall, ServedFunction, ServedMessage, ServedRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.models.load import LoadedText
@@ -195,6 +199,8 @@ class Encoder:
         return await loop.run_in_executor(self._thread, self._encoded, text, spec, engine)
 
     def _encoded(self, text: LoadedText, spec: TextSpec, engine: str) -> Encoded:
+        if isinstance(text.tokenizer, ByteTokenizer):
+            return _served(text, spec, self._default_limit if spec.limit is None else spec.limit)
         tools, grammar, form = spec.tools, spec.grammar, format_of(text.tokenizer)
         asked = self._default_limit if spec.limit is None else spec.limit
         longest = text.max_context // 2
@@ -235,6 +241,101 @@ class Encoder:
             return grammars.compile(grammar)
         except GrammarError as error:
             raise _placed(error, grammar, tools, grammars.error_of) from error
+
+
+def _served(text: LoadedText, spec: TextSpec, most: int) -> Encoded:
+    """A request for a server that tells no token ids: its prompt is the request itself.
+
+    Raises:
+        PromptError: the server cannot be asked for it.
+    """
+    asked = served_request(spec, None if most == WHOLE_CONTEXT else most)
+    ids = tuple(msgspec.json.encode(asked))
+    room = text.max_context - len(ids)
+    if room < AROUND:
+        raise PromptTooLong(
+            f"the request has {len(ids)} bytes, and {text.max_context} hold it and its answer",
+            hint="shorten the prompt or drop the oldest turns",
+        )
+    limit = room if most == WHOLE_CONTEXT else min(room, BYTES_PER_TOKEN * most + AROUND)
+    return Encoded(text, ids, limit, (), spec.limit is None, CHANNELS, None, None, ())
+
+
+def served_request(spec: TextSpec, most: int | None) -> ServedRequest:
+    """A request in OpenAI's words, as its client sent it.
+
+    Args:
+        spec: the text.
+        most: tokens of the answer at most; None leaves that to the server.
+
+    Raises:
+        PromptError: the server cannot be asked for it.
+    """
+    prompt, tools, changes = spec.prompt, spec.tools, spec.adjustments
+    if not isinstance(prompt, str) and any(isinstance(each, int) for each in prompt):
+        raise PromptError("the server behind this version takes no token ids", hint="send the text itself")
+    turns = () if isinstance(prompt, str) else [turn for turn in prompt if isinstance(turn, Turn)]
+    if isinstance(prompt, str) and (not prompt or tools is not None):
+        raise PromptError("the prompt is empty")
+    choice: str | dict[str, Any] | None = None
+    if tools is not None and tools.required:
+        names = [tool.name for tool in tools.callable]
+        choice = "required"
+        if len(names) == 1:
+            choice = {"type": "function", "function": {"name": names[0]}}
+    given = msgspec.structs.asdict(changes)
+    stated = {name: given[name] for name in given if given[name] != getattr(Adjustments(), name)}
+    stated["logit_bias"] = {str(token): value for token, value in changes.logit_bias}
+    return ServedRequest(
+        messages=tuple(_messages(turns)),
+        prompt=prompt if isinstance(prompt, str) else None,
+        tools=() if tools is None else tuple(tool.as_told() for tool in tools.callable),
+        tool_choice=choice,
+        parallel_tool_calls=None if tools is None or tools.parallel else False,
+        response_format=None if spec.grammar is None else _response_format(spec.grammar),
+        max_tokens=most,
+        stop=spec.stops,
+        ignore_eos=spec.ignore_eos,
+        **msgspec.structs.asdict(spec.sampling),
+        **stated,
+    )
+
+
+def _messages(turns: Sequence[Turn]) -> Iterator[ServedMessage]:
+    """Turns as messages; a result has the id of its call, and a call without one is named by its place."""
+    open_calls: list[str] = []
+    number = 0
+    for turn in turns:
+        calls = []
+        for call in turn.calls:
+            number += 1
+            name = call.id or f"call_{number}"
+            open_calls.append(name)
+            calls.append(ServedCall(name, ServedFunction(call.name, call.arguments)))
+        answers = None
+        if turn.role == "tool":
+            answers = turn.answers or (open_calls[0] if open_calls else f"call_{number}")
+            open_calls = [name for name in open_calls if name != answers]
+        yield ServedMessage(turn.role, turn.content, tuple(calls), answers)
+
+
+def _response_format(grammar: Grammar) -> dict[str, Any]:
+    """The form of an answer as OpenAI's API has it, which knows JSON schemas and nothing else.
+
+    Raises:
+        PromptError: it is another one.
+    """
+    parts = grammar.parts("")
+    schema = parts[0].get("json_schema") if len(parts) == 1 else None
+    if not isinstance(schema, dict):
+        raise PromptError(
+            "the server behind this version takes JSON schemas as the form of an answer, and no other grammar",
+            hint="use response_format with a JSON schema",
+        )
+    schema = {name: value for name, value in schema.items() if name != "x-guidance"}  # llguidance's alone
+    if schema == {"type": "object"}:
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 def _placed(

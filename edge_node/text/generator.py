@@ -14,13 +14,14 @@ from edge_node.generation import Generation, GenerationRequest, OtherText, Resum
 from edge_node.outbox.entries import Opening
 from edge_node.text.decoding import Piece, PieceDecoder, StopFinder
 from edge_node.text.encoding import Encoded, Encoder
+from edge_node.text.machine import EndReason
 from edge_node.text.service import Service, Wait
 from edge_node.text.spec import SEED_BITS, WHOLE_CONTEXT, TextSpec
 from edge_node.text.tracing import note_outcome, text_span
 from flexspec_mq import entropy, waiting
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.controller.explain import Planned, in_words
-from flexspec_mq.controller.plan import Policy
+from flexspec_mq.controller.plan import STREAM, FixedPolicy, Policy
 from flexspec_mq.controller.policies import name_of
 from flexspec_mq.energy.model import per_hundred
 from flexspec_mq.errors import (
@@ -32,6 +33,7 @@ from flexspec_mq.errors import (
 )
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.tools import ToolFormat
+from flexspec_mq.models.byte_text import ByteEnd, served_usage
 from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, ProvisionalDraft
 from flexspec_mq.telemetry import TextSpan
@@ -44,6 +46,13 @@ if TYPE_CHECKING:
     from edge_node.outbox.outbox import TextRecord
     from flexspec_mq.models.load import LoadedText
 
+_REASONS: dict[FinishReason, EndReason] = {
+    FinishReason.EOS: "stop",
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.PROVISIONAL: "provisional",
+}
+_SERVED: dict[int, EndReason] = {ByteEnd.LENGTH: "length", ByteEnd.CONTENT_FILTER: "content_filter"}
 _LOOK = 0.05
 """Seconds between two looks whether somebody serves a text that has not begun."""
 
@@ -214,9 +223,11 @@ class Writing:
         seen, sampling = machine.observation, generation.request.sampling
         tokens = seen.committed
         spent, planned = generation.spent(), machine.planned
+        told = served_usage(machine.committed) if self.form.channels else None
         return TextFigures(
-            prompt_tokens=len(generation.request.prompt),
-            tokens=tokens,
+            prompt_tokens=len(generation.request.prompt) if told is None else told.prompt_tokens,
+            tokens=tokens if told is None else told.completion_tokens,
+            resumed="" if told is None else told.resumed,
             seconds=now - self._began,
             first_token=None if first is None else first - self._began,
             plan=None if planned is None else plan_told(planned),
@@ -247,6 +258,14 @@ class Writing:
             **{name: getattr(sampling, name) for name in ("seed", *PartialSampling.__struct_fields__)},
             default_limit=self._encoded.limit if self._encoded.by_default else None,
         )
+
+    @property
+    def reason(self) -> EndReason:
+        """Why the text ended, once it has."""
+        last = self.generation.machine.committed[-1:]
+        if self.finish.reason is FinishReason.EOS and self.form.channels:
+            return _SERVED.get(last[0], "stop")
+        return _REASONS[self.finish.reason]
 
     async def pieces(self) -> AsyncGenerator[list[Piece] | str]:
         """Pieces to show after each commit, maybe none, and at the end; or all that is provisional behind them.
@@ -359,7 +378,7 @@ class Writing:
             prompt=encoded.prompt,
             sampling=sampling(recommended),
             limit=limit,
-            policy=self._by.policy(),
+            policy=FixedPolicy(STREAM) if encoded.form.channels else self._by.policy(),
             ignore_eos=spec.ignore_eos,
             finish_at=StopFinder(text.tokenizer, spec.stops, encoded.before) if spec.stops else None,
             timeout=self._left,
@@ -374,7 +393,7 @@ class Writing:
             engine=engine,
             compiled=encoded.compiled,
             span=self.span,
-            provisional=self._service.alone,
+            provisional=self._service.alone and not encoded.form.channels,
             persisted=record is not None,
             resume=resume,
             deliver=self._by.deliver if spec.offline == "deliver" else 0,

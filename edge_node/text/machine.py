@@ -19,6 +19,7 @@ from edge_node.text.decoding import Origins, Piece
 from edge_node.text.spec import IdempotencyKey, TextSpec
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkError, TimeIsOver, WorkerError
 from flexspec_mq.grammar.tools import HERMES, CallParser, ToolFormat
+from flexspec_mq.models.byte_text import ChannelParser
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from schemas.node import TextFigures, TextView
 from schemas.openai import unconfirmed
@@ -26,7 +27,7 @@ from schemas.openai import unconfirmed
 if TYPE_CHECKING:
     from edge_node.text.service import Wait
 
-EndReason = Literal["stop", "length", "provisional"]
+EndReason = Literal["stop", "length", "content_filter", "provisional"]
 
 
 class TextState(StrEnum):
@@ -214,7 +215,7 @@ class Text:
 
     def parser(self) -> CallParser:
         """Reader of the calls in it, from its beginning; to be made when the text has begun."""
-        return CallParser(self.form, self.spec.tools)
+        return ChannelParser() if self.form.channels else CallParser(self.form, self.spec.tools)
 
     @property
     def outcome(self) -> str:

@@ -175,7 +175,7 @@ class TextFollower:
         if isinstance(event, CallBegins | CallEnds) or not 0 < known < len(event.text):
             return (event,)
         rest = event._replace(text=event.text[known:])
-        rest = rest._replace(at=rest.at + known) if isinstance(rest, Content) else rest
+        rest = rest if isinstance(rest, CallArguments) else rest._replace(at=rest.at + known)
         return event._replace(text=event.text[:known]), rest
 
     def _eat(self, confirmed: str) -> None:
@@ -186,4 +186,4 @@ class TextFollower:
 
 
 def _size(event: CallEvent) -> int:
-    return len(event.text) if isinstance(event, Content | CallArguments) else 1
+    return 1 if isinstance(event, CallBegins | CallEnds) else len(event.text)

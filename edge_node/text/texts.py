@@ -17,13 +17,12 @@ from msgspec.structs import replace
 from edge_node.outbox.entries import Entry, NoRoom, OutboxError
 from edge_node.outbox.journal import Bounds
 from edge_node.outbox.outbox import ASKED, Outbox, TextRecord
-from edge_node.text.machine import End, EndReason, Text, TextEffect, stopping
+from edge_node.text.machine import End, Text, TextEffect, stopping
 from edge_node.text.spec import SEED_BITS, IdempotencyKey, TextRequest, TextSpec, UnknownRequest, unpack
 from flexspec_mq import entropy, waiting
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.settings import Setting
 from schemas.messages import MOST_KEPT
 from schemas.node import TextFigures, TextView
@@ -34,12 +33,6 @@ if TYPE_CHECKING:
     from edge_node.text.service import Wait
     from flexspec_mq.models.load import LoadedText
 
-_REASONS: dict[FinishReason, EndReason] = {
-    FinishReason.EOS: "stop",
-    FinishReason.STOP: "stop",
-    FinishReason.LENGTH: "length",
-    FinishReason.PROVISIONAL: "provisional",
-}
 _log = logging.getLogger(__name__)
 
 
@@ -427,7 +420,7 @@ class Texts:
                 figures = writing.figures()
                 text.figures = lambda: figures
                 self._took(text, figures)
-            return End(_REASONS[writing.finish.reason], figures)
+            return End(writing.reason, figures)
 
     def _waits(self, text: Text, wait: Wait) -> None:
         self._perform(text, text.wait(wait))

@@ -64,6 +64,10 @@ class Plan:
             raise UsageError(f"trip_age {self.trip_age} is not above 0")
 
 
+STREAM = Plan(draft_length=0, ahead=MAX_AHEAD, open_qos=1, trip_age=2.0)
+"""The plan for a target that writes on by itself, and for which nobody drafts."""
+
+
 class Policy(ABC):
     """Makes plans, by an instance for each session, which may keep state and tell how it chose."""
 

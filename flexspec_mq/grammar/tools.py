@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar, json_part
@@ -96,6 +96,7 @@ class ToolFormat:
         between: text between two calls; None is for a single call.
         native: whether the target's template writes tools, calls and results; else `prompt` does.
         marks: whether the trigger and the end are tokens of their own, by which no other spelling is meant.
+        channels: whether the text has marks between content, reasoning and calls instead, as a server told them.
     """
 
     begin: str = "<tool_call>\n"
@@ -105,6 +106,7 @@ class ToolFormat:
     between: str | None = "\n"
     native: bool = False
     marks: bool = False
+    channels: bool = False
 
     @property
     def bare(self) -> ToolFormat:
@@ -263,6 +265,19 @@ class Content(NamedTuple):
     at: int
 
 
+class Aside(NamedTuple):
+    """A part of what is neither content nor a call.
+
+    Attributes:
+        kind: name of its channel.
+        at: characters of the whole text before it.
+    """
+
+    text: str
+    at: int
+    kind: Literal["reasoning", "refusal"]
+
+
 class CallBegins(NamedTuple):
     """A call begins; the number of calls before it."""
 
@@ -283,7 +298,7 @@ class CallEnds(NamedTuple):
     number: int
 
 
-CallEvent = Content | CallBegins | CallArguments | CallEnds
+CallEvent = Content | Aside | CallBegins | CallArguments | CallEnds
 
 
 class CallParser:

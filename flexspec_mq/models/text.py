@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.tools import ReadCall, ToolFormat, ToolUse, tool_format
+from flexspec_mq.models.byte_text import CHANNELS, ByteDecoder, ByteTokenizer
 from flexspec_mq.models.fingerprint import left_out_ids
 from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 
@@ -48,6 +49,7 @@ class Turn:
     Attributes:
         calls: calls of tools that the assistant made behind its content.
         tool: name of the tool whose result a turn of a tool is.
+        answers: id of the call whose result it is.
         continued: the text goes on with this turn, which is the last.
     """
 
@@ -55,6 +57,7 @@ class Turn:
     content: str
     calls: tuple[ReadCall, ...] = ()
     tool: str = ""
+    answers: str = ""
     continued: bool = False
 
 
@@ -143,6 +146,8 @@ def encode_turns(
 
 def format_of(tokenizer: Tokenizer) -> ToolFormat:
     """The form in which a target writes calls of tools."""
+    if isinstance(tokenizer, ByteTokenizer):
+        return CHANNELS
     from jinja2 import TemplateError
 
     from flexspec_mq.models.templates.template import chat_template
@@ -248,6 +253,11 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return cast(
         "str", tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     )
+
+
+def stream_decoder(tokenizer: Tokenizer, before: Sequence[int] = ()) -> "StreamDecoder | ByteDecoder":
+    """Decoder of a stream of generated ids; see `StreamDecoder`."""
+    return ByteDecoder() if isinstance(tokenizer, ByteTokenizer) else StreamDecoder(tokenizer, before)
 
 
 class StreamDecoder:

@@ -73,6 +73,7 @@ def site(tiny: Path, tmp_path: Path) -> Iterator[Site]:
         engine = load_engine(settings, lambda _: None)
         assert isinstance(engine, ServerEngine)
         heads = engine.head_holder
+        assert heads is not None
         model.hold("v1", read_lora(head, Shape.from_config(heads.loaded.config), FLOOR))
         texts = {name: greedy(model, PROMPT, TOKENS, (), one) for name, one in (("base", ""), ("v1", "v1"))}
         base = base_of(settings, heads)
@@ -99,6 +100,7 @@ def test_a_version_is_written_by_an_adapter_whatever_becomes_of_it(site: Site) -
     assert site.write("v1") == site.texts["v1"]
     site.loader.drop("v1", site.thread)
     assert not site.server.adapters
+    assert site.engine.head_holder is not None
     assert site.engine.head_holder.names == {"": "tiny"}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from cloud_worker.settings import from_arguments
+from cloud_worker.settings import SERVERS, from_arguments
 from cloud_worker.wire import keys_of
 from flexspec_mq.errors import UsageError
 from lab.testbed.chart import CHART, Replicas, helm, named, render
@@ -29,6 +29,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
         "--set=worker.engine=vllm,vllm.enabled=true,vllm.image=r.example/vllm:v0.33.0,vllm.model=Qwen/Qwen3-8B",
         r"--set=vllm.cache.size=50Gi,vllm.resources.limits.nvidia\.com/gpu=1",
     ),
+    "a server of another kind": ("--set=worker.engine=openai,worker.engineUrl=http://llama.ml:8080",),
     "vllm elsewhere": ("--set=worker.engine=vllm,worker.engineUrl=http://vllm.ml:8000",),
     "volumes": ("--set=worker.volumes[0].name=m,worker.volumes[0].persistentVolumeClaim.claimName=m",),
 }
@@ -135,10 +136,10 @@ def test_the_daemons_know_their_settings_and_images_are_ours(manifests: list[dic
     [
         ("image.registry=", "image.registry: where the images"),
         ("worker.enigne=own", "additional properties 'enigne' not allowed"),
-        ("worker.engine=other", "must be one of 'own', 'vllm'"),
+        ("worker.engine=other", "must be one of 'own', 'vllm', 'openai'"),
         ("worker.drain=30s", "got string, want integer"),
         ("worker.engine=vllm", "give worker.engineUrl"),
-        ("worker.engineUrl=http://a", "is for worker.engine=vllm"),
+        ("worker.engineUrl=http://a", "is for worker.engine=vllm and openai"),
         ("vllm.enabled=true", "needs worker.engine=vllm"),
         ("worker.replicas=9", "is above worker.most"),
         ("worker.settings.drain=9", "worker.settings.drain: the chart sets it"),
@@ -190,7 +191,7 @@ def test_the_broker_of_the_chart_is_made_for_its_workers_and_run(tmp_path: Path)
 
 def test_the_chart_knows_the_engines() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    assert schema["properties"]["worker"]["properties"]["engine"]["enum"] == ["own", "vllm"]
+    assert schema["properties"]["worker"]["properties"]["engine"]["enum"] == ["own", *SERVERS]
 
 
 def test_the_chart_has_the_version_of_the_wheel() -> None:

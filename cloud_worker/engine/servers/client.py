@@ -13,7 +13,7 @@ import httpx2
 import msgspec
 
 from flexspec_mq import waiting
-from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.errors import FlexSpecError, ServerRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -35,26 +35,25 @@ class ServerGone(FlexSpecError):
     """The server cannot be reached, or failed: it may do when asked again."""
 
 
-class ServerRefused(FlexSpecError):
-    """The server will not do what it is asked, however often."""
-
-
 class ServerClient:
     """A client of one server. All requests raise `ServerGone` and `ServerRefused`, and nothing else.
 
     Args:
         url: address, without a path.
-        key: bearer token; None without one.
+        key: bearer token; None without one. It is in no error of ours, whatever the server repeats.
+        headers: further headers of each request.
     """
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        self._secrets = [secret for secret in (key, *(headers or {}).values()) if secret]
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
         # The environment's proxies are for the web; this server is on loopback, or behind an address of its own.
         # Servers of models drop connections that nobody uses after five seconds.
         limits = httpx2.Limits(keepalive_expiry=0.8 * waiting.CONNECT)
         self._http = httpx2.AsyncClient(
             headers={"accept-encoding": "identity"}
-            | ({} if key is None else {"authorization": f"Bearer {key}"}),
+            | ({} if key is None else {"authorization": f"Bearer {key}"})
+            | dict(headers or {}),
             timeout=httpx2.Timeout(None, connect=waiting.CONNECT),
             limits=limits,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -112,7 +111,12 @@ class ServerClient:
                 status, encoding = answer.status_code, answer.headers.get("content-encoding", "identity")
                 if status >= 400:
                     kind = ServerGone if status >= 500 or status == 429 else ServerRefused
-                    raise kind(f"{self.url}{path} answered {status}: {await _beginning(answer)}")
+                    said = await _beginning(answer)
+                    for secret in self._secrets:
+                        said = said.replace(secret, "…")
+                    raise kind(f"{self.url}{path} answered {status}: {said}")
+                if status >= 300:
+                    raise ServerRefused(f"{self.url}{path} answered {status}: redirects are not followed")
                 if encoding != "identity":
                     raise ServerRefused(
                         f"{self.url} answers in {encoding[:MOST_SAID]}, which nobody asked for"
@@ -133,7 +137,7 @@ class ServerClient:
         try:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise ServerRefused(f"{self.url} answers what vLLM does not: {error}") from error
+            raise ServerRefused(f"{self.url} answers what it should not: {error}") from error
 
 
 async def _beginning(answer: httpx2.Response) -> str:

@@ -8,26 +8,67 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cloud_worker.engine.grammars import TextGrammars
 from cloud_worker.engine.interface import StepResult
-from cloud_worker.engine.servers.client import ServerGone, ServerRefused
-from cloud_worker.engine.servers.text import ServedText
+from cloud_worker.engine.servers.client import ServerGone
 from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
-from flexspec_mq.errors import FlexSpecError, GrammarError
+from flexspec_mq.errors import FlexSpecError, GrammarError, ServerRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cloud_worker.engine.interface import Facts
     from cloud_worker.engine.servers.heads import ServerHeads
-    from cloud_worker.engine.servers.server import Server
     from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.grammar.compiled import CompiledGrammars
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.types import WorkItem
+    from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
 
 _log = logging.getLogger(__name__)
+
+
+class AskedServer(Protocol):
+    """A server of models."""
+
+    async def models(self) -> object:
+        """See whether it is there, and of the models that it was of.
+
+        Raises:
+            FlexSpecError: it is not.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class AskedText(Protocol):
+    """A session's text at a server.
+
+    Attributes:
+        read: Tokens that the server has read already.
+    """
+
+    read: int
+
+    async def decide(
+        self, item: WorkItem, model: str, grammars: TextGrammars | None
+    ) -> tuple[tuple[int, ...], DraftRows]:
+        """Decide one token of an item, or more.
+
+        Raises:
+            ServerGone, ServerRefused: the server cannot be asked.
+            GrammarError: the text cannot go on by its grammar.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop what the server writes by itself."""
+        ...
 
 
 class ServerEngine:
@@ -35,8 +76,9 @@ class ServerEngine:
 
     Args:
         server: the server.
-        heads: heads that it holds beside the base.
-        most: Likeliest tokens of a row that the server tells at most.
+        heads: heads that it holds beside the base; None where each version is a model of its own.
+        text: begins a text at the server, which has read so many tokens of it already.
+        model: Server's name of the model of a version and a head.
         grammars: Grammars of its texts.
         loop: runs on a thread of its own; this one has all of it.
         facts: Properties of the target.
@@ -50,11 +92,12 @@ class ServerEngine:
 
     def __init__(
         self,
-        server: Server,
-        heads: ServerHeads,
+        server: AskedServer,
+        heads: ServerHeads | None,
         facts: Facts,
         *,
-        most: int,
+        text: Callable[[int], AskedText],
+        model: Callable[[str, str], str],
         grammars: CompiledGrammars | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -62,7 +105,7 @@ class ServerEngine:
         self.grammars = grammars
         self.trouble = ""
         self.head_holder = heads
-        self._server, self._most = server, most
+        self._server, self._text, self._model = server, text, model
         self._where = None if grammars is None else TextGrammars(grammars)
         self._heads: dict[str, str] = {}
         self._items: dict[SessionKey, WorkItem] = {}
@@ -70,7 +113,7 @@ class ServerEngine:
         self._wakes = threading.Event()
         self._loop = loop
         # On the loop only:
-        self._texts: dict[SessionKey, ServedText] = {}
+        self._texts: dict[SessionKey, AskedText] = {}
         self._tasks: dict[SessionKey, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
@@ -139,22 +182,22 @@ class ServerEngine:
     def _begin(self, item: WorkItem) -> None:
         text = self._texts.get(item.key)
         if text is None:
-            text = self._texts[item.key] = ServedText(self._server, self._most)
+            text = self._texts[item.key] = self._text(0)
         before = self._tasks.pop(item.key, None)
         if before is not None:
             before.cancel()
         self._tasks[item.key] = self._loop.create_task(self._decide(item, text))
 
-    async def _decide(self, item: WorkItem, text: ServedText) -> None:
+    async def _decide(self, item: WorkItem, text: AskedText) -> None:
         """Decide an item, however often the server goes away meanwhile."""
-        model = self.head_holder.names[self._heads.get(item.version, "")]
+        model = self._model(item.version, self._heads.get(item.version, ""))
 
         async def once() -> StepResult:
             began = time.perf_counter()
             try:
                 tokens, rows = await text.decide(item, model, self._where)
             except ServerRefused:
-                if not await self.head_holder.again(model):
+                if self.head_holder is None or not await self.head_holder.again(model):
                     raise
                 tokens, rows = await text.decide(item, model, self._where)
             ms = int(1000 * (time.perf_counter() - began))
@@ -200,9 +243,9 @@ class ServerEngine:
     def _go_on(self, source: SessionKey, key: SessionKey) -> None:
         before = self._texts.get(source)
         if before is not None:
-            self._texts[key] = ServedText(self._server, self._most, before.read)
+            self._texts[key] = self._text(before.read)
 
-    def _rest(self, key: SessionKey) -> ServedText | None:
+    def _rest(self, key: SessionKey) -> AskedText | None:
         """Ask nothing more for a session."""
         if (task := self._tasks.pop(key, None)) is not None:
             task.cancel()

@@ -7,8 +7,9 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cloud_worker.engine.servers.client import ServerGone, ServerRefused
+from cloud_worker.engine.servers.client import ServerGone
 from cloud_worker.engine.servers.server import GREEDY
+from flexspec_mq.errors import ServerRefused
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.heads.place import FetchError
 

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cloud_worker.engine.interface import Facts, recommended
-from cloud_worker.engine.servers.client import ServerGone, ServerRefused
+from cloud_worker.engine.servers.chat import ChatServer, connect_chat
+from cloud_worker.engine.servers.client import ServerGone
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.engine.servers.heads import ServerHeads
 from cloud_worker.engine.servers.rule import chosen
 from cloud_worker.engine.servers.server import GREEDY, Server
+from cloud_worker.engine.servers.text import ServedText
 from cloud_worker.engine.timing import Timings
 from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
-from flexspec_mq.errors import LinkDown, UsageError
+from flexspec_mq.errors import LinkDown, ServerRefused, UsageError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.target_text import told_text
@@ -29,6 +31,7 @@ from schemas.messages import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.models.load import LoadedText
@@ -60,18 +63,28 @@ def connect(
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise UsageError(f"{url!r} is no address of a server", hint="for example http://127.0.0.1:8000")
+    key, headers = read_api_key(None, settings.engine_key_file), _headers(settings.engine_header)
     if address.scheme == "http" and not is_loopback(address.hostname):
+        if settings.engine == "openai" and (key or headers):
+            raise UsageError(
+                f"a key would travel unencrypted to {address.netloc}",
+                hint="use https, or a server on this machine",
+            )
         _log.warning(
             "prompts and texts travel unencrypted to %s: use https, or a network of your own", address.netloc
         )
-    loaded = load_text(settings.target, progress=tell)
-    key = read_api_key(None, settings.engine_key_file)
     loop = asyncio.new_event_loop()
+    server: Server | ChatServer
+    if settings.engine == "openai":
+        server = ChatServer(url, key, headers, settings.engine_model)
+        found = connect_chat(server, settings, loop, tell, patience)
+    else:
+        loaded = load_text(settings.target, progress=tell)
+        server = Server(url, loaded.vocab_size, key, settings.engine_model)
+        found = _connect(server, loaded, loop, tell, patience)
     threading.Thread(target=_run, args=(loop,), name="server", daemon=True).start()
-    server = Server(url, loaded.vocab_size, key, settings.engine_model)
 
     try:
-        found = _connect(server, loaded, loop, tell, patience)
         return asyncio.run_coroutine_threadsafe(found, loop).result()
     except BaseException as error:
         asyncio.run_coroutine_threadsafe(server.close(), loop).result(waiting.FAREWELL)
@@ -80,6 +93,24 @@ def connect(
             raise
         kind = LinkDown if isinstance(error, ServerGone) else UsageError
         raise kind(error.message, hint="is it up, and started as docs/gpu.md says?") from error
+
+
+def _headers(stated: Path | None) -> dict[str, str]:
+    """Headers of a file, each on a line of its own: ``Name: value``.
+
+    Raises:
+        UsageError: the file cannot be read, or has another line.
+    """
+    if stated is None:
+        return {}
+    try:
+        lines = stated.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{stated} cannot be read: {error}") from error
+    pairs = [line.partition(":") for line in lines if line.strip()]
+    if any(not (colon and name.strip() and value.strip()) for name, colon, value in pairs):
+        raise UsageError(f"{stated} has a line that is no header", hint="for example: X-Api-Version: 2")
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -138,7 +169,15 @@ async def _connect(
         penalties=False,
     )
     heads = ServerHeads(server, model, loaded, loop)
-    return ServerEngine(server, heads, facts, most=most, grammars=grammars, loop=loop)
+    return ServerEngine(
+        server,
+        heads,
+        facts,
+        text=lambda read: ServedText(server, most, read),
+        model=lambda _version, head: heads.names[head],
+        grammars=grammars,
+        loop=loop,
+    )
 
 
 async def _most(server: Server, model: str, text: list[int]) -> int:

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from cloud_worker.engine.servers.client import MOST_SAID, MOST_STREAM, ServerClient, ServerGone, ServerRefused
-from flexspec_mq.errors import UsageError
+from cloud_worker.engine.servers.client import MOST_SAID, MOST_STREAM, ServerClient, ServerGone
+from flexspec_mq.errors import ServerRefused, UsageError
 from schemas.messages import Sampling, TokenId
 
 if TYPE_CHECKING:

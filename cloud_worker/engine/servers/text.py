@@ -11,10 +11,9 @@ import msgspec
 
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.grammars import MOST_FORCED
-from cloud_worker.engine.servers.client import ServerRefused
 from cloud_worker.engine.servers.rule import by_rule, chosen
 from cloud_worker.engine.servers.server import GREEDY, Row
-from flexspec_mq.errors import GrammarError
+from flexspec_mq.errors import GrammarError, ServerRefused
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from schemas.messages import Sampling
 

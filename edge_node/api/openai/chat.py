@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,7 +12,7 @@ from edge_node.api.errors import ApiError
 from edge_node.api.forms import ApiRequest, Form
 from edge_node.text.machine import End, Text
 from edge_node.text.reading import TextFollower
-from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, CallParser, Content
+from flexspec_mq.grammar.tools import Aside, CallArguments, CallBegins, CallEvent, CallParser, Content
 from schemas import openai
 
 if TYPE_CHECKING:
@@ -99,16 +99,21 @@ class OpenAIForm(Form):
             return msgspec.json.encode(openai.ChatCompletion(**self._head, choices=chosen, usage=took))
         choices = [
             openai.TextChoice(
-                index=at, text=text.whole, finish_reason=end.reason, flexspec=behind(self.followers[at], end)
+                index=at,
+                text="".join(event.text for event in follower.whole(end) if isinstance(event, Content)),
+                finish_reason=end.reason,
+                flexspec=behind(follower, end),
             )
-            for at, (text, end) in enumerate(zip(self.texts, ends, strict=True))
+            for at, (follower, end) in enumerate(zip(self.followers, ends, strict=True))
         ]
         return msgspec.json.encode(openai.TextCompletion(**self._head, choices=choices, usage=took))
 
     def choice(self, at: int, end: End) -> openai.ChatChoice:
         """The answer to a chat, for a text that is complete."""
         text, follower = self.texts[at], self.followers[at]
-        content = "".join(event.text for event in follower.whole(end) if isinstance(event, Content))
+        events = follower.whole(end)
+        content = "".join(event.text for event in events if isinstance(event, Content))
+        asides = _asides(events)
         calls = [
             openai.ToolCall(
                 id=call_id(text, index),
@@ -117,7 +122,7 @@ class OpenAIForm(Form):
             for index, call in enumerate(follower.parser.calls)
         ]
         message = openai.AssistantMessage(
-            content=content if content or not calls else None, tool_calls=calls or UNSET
+            content=content if content or not (calls or asides) else None, tool_calls=calls or UNSET, **asides
         )
         return openai.ChatChoice(
             index=at,
@@ -167,6 +172,8 @@ class OpenAIForm(Form):
             if self._wanted.include_origin:
                 more = {"flexspec": openai.FlexspecPart(pieces=list(text.origins.cut(event.text, event.at)))}
             return self._chunk(at, openai.Delta(content=event.text), **more)
+        if isinstance(event, Aside):
+            return self._chunk(at, openai.Delta(**_asides([event])))
         if isinstance(event, CallBegins):
             call = openai.ToolCallDelta(
                 index=event.number,
@@ -200,6 +207,16 @@ class OpenAIForm(Form):
     def _head(self) -> dict[str, Any]:
         text = self.texts[0]
         return {"id": self.name, "created": text.created, "model": text.version}
+
+
+def _asides(events: Iterable[CallEvent]) -> dict[str, Any]:
+    """Fields of a message, or of a part of one, that are neither content nor calls; none where there is none."""
+    fields: dict[str, str] = {}
+    for event in events:
+        if isinstance(event, Aside):
+            name = "reasoning_content" if event.kind == "reasoning" else event.kind
+            fields[name] = fields.get(name, "") + event.text
+    return fields
 
 
 def behind(follower: TextFollower, end: End) -> openai.FlexspecPart | msgspec.UnsetType:

@@ -20,6 +20,7 @@ from edge_node.text.machine import End, Text
 from edge_node.text.reading import Part
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
+    Aside,
     CallArguments,
     CallBegins,
     CallEvent,
@@ -170,6 +171,8 @@ class Output:
             case CallArguments():
                 self._parts.append(told.text)
                 yield self._of_item("function_call_arguments.delta", delta=told.text)
+            case Aside():  # a message of its own beside the content, which clients of this API know as an item
+                pass
             case _:
                 yield from self._end()
 

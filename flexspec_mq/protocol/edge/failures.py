@@ -5,6 +5,7 @@ from flexspec_mq.errors import (
     GrammarError,
     LinkDown,
     RemoteProtocolError,
+    ServerRefused,
     UsageError,
     WorkerError,
 )
@@ -62,6 +63,8 @@ def refused(error: Error) -> FlexSpecError:
         return GrammarError(error.detail)
     if error.code is ErrorCode.SAMPLING:
         return UsageError(said, hint="leave out penalties and logit_bias, or ask for a version that has them")
+    if error.code is ErrorCode.SERVER:
+        return ServerRefused(error.detail or "the server of models will not write this text")
     if error.code is ErrorCode.CONTEXT:
         return WorkerError(said, hint="shorten the prompt or lower the limit")
     return RemoteProtocolError(

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.errors import FlexSpecError, GrammarError
+from flexspec_mq.errors import FlexSpecError, GrammarError, ServerRefused
 from flexspec_mq.protocol.effects import Deliver, Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
@@ -514,7 +514,9 @@ class WorkerMachine:
             self.counters.failed += 1
             self._end(session, session.attempt, now)
             why = "" if error is None else error.message
-            code = ErrorCode.GRAMMAR if why and isinstance(error, GrammarError) else ErrorCode.INTERNAL
+            known = ((GrammarError, ErrorCode.GRAMMAR), (ServerRefused, ErrorCode.SERVER))
+            told = (code for kind, code in known if why and isinstance(error, kind))
+            code = next(told, ErrorCode.INTERNAL)
             self._error(key, session.attempt, code, detail=why, qos=session.qos)
 
     def _drop(self, key: SessionKey, now: float) -> None:

@@ -148,7 +148,9 @@ class WorkerSession:
             self._grant(message)
 
     def _grant(self, message: Open | Draft | Poll) -> None:
-        self._ahead, self._worker_draft = message.ahead, message.worker_draft
+        writes = self._config.facts.writes
+        self._ahead = message.ahead * max(1, writes)
+        self._worker_draft = MAX_VERDICT_TOKENS - 1 if writes else message.worker_draft
 
     def hold(self, batch: Batch) -> bool:
         """Keep a batch that is usable or early; count and drop any other. Return whether it was kept."""
@@ -234,7 +236,7 @@ class WorkerSession:
         """
         room = min(self.identity.limit - end - 1, _MOST_DRAFTED - drafted)
         if self.away:
-            return max(0, min(_DRAFTED_ALONE, room))
+            return max(0, min(self._worker_draft if self._config.facts.writes else _DRAFTED_ALONE, room))
         return max(0, min(self._worker_draft, self.have + self._ahead - end - 1, room))
 
     def _merged(self, n: int) -> tuple[tuple[int, ...], list[Batch]]:

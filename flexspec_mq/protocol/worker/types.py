@@ -23,6 +23,8 @@ class VersionFacts:
         recommended: how its makers recommend to sample; None tells edges nothing.
         tokenizer: parts that must agree where the fingerprints differ; None if that is not known.
         penalties: whether tokens can be chosen with penalties or a bias of logits.
+        writes: ids of texts that the engine writes by itself, as many as credit allows, for each token of credit; 0 is
+            one that decides a token at a time, and those that were drafted.
     """
 
     fingerprint: bytes
@@ -31,6 +33,7 @@ class VersionFacts:
     recommended: Sampling | None = None
     tokenizer: TokenizerStatus | None = None
     penalties: bool = True
+    writes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +122,8 @@ class WorkItem:
         seq: newest batch that went in, echoed for round-trip samples.
         waiting_since: when that batch arrived, on the clock of `now`; queueing time counts from here.
         batches: edge's batches that went in.
-        room: tokens that an engine may draft behind `draft`: as the edge wants it, and as far as its credit goes.
+        room: tokens that an engine may draft behind `draft`: as the edge wants it, and as far as its credit goes; all
+            of this for one that writes by itself.
     """
 
     key: SessionKey

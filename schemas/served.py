@@ -1,0 +1,101 @@
+"""Requests to a server of models that tells no token ids, and its figures, as they travel within byte texts.
+
+The prompt of such a text is a `ServedRequest` as JSON, made by the device. The worker reads it as what a stranger sent,
+and asks its server for nothing that is not in it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_IMAGES = 16
+_DATA_URL = r"^data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+$"
+Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
+
+
+class ServedUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Figures of a text by a server.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt, by the server's count.
+        completion_tokens: tokens that it wrote.
+        resumed: how the text went on after its server or worker had died in the middle: ``continued`` from what was
+            there, or ``rewritten`` from its beginning with the same seed and found alike.
+    """
+
+    prompt_tokens: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    completion_tokens: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    resumed: Literal["", "continued", "rewritten"] = ""
+
+
+class ImageUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An image that travels with the request; no other address is taken, as the server would fetch it."""
+
+    url: Annotated[str, Meta(pattern=_DATA_URL)]
+
+
+class ServedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of a message: text, or an image."""
+
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+
+
+class ServedFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A function that an answer called."""
+
+    name: str
+    arguments: str
+
+
+class ServedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call of an earlier answer."""
+
+    id: str
+    function: ServedFunction
+    type: Literal["function"] = "function"
+
+
+class ServedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A message of the conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | tuple[ServedPart, ...] = ""
+    tool_calls: tuple[ServedCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class ServedRequest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A request as the client sent it, in OpenAI's words; None and nothing leave a value to the server.
+
+    The seed is that of the text's identity, so that two tries ask for the same.
+
+    Attributes:
+        messages: the conversation.
+        prompt: beginning of a text that is no conversation, in place of messages.
+    """
+
+    messages: tuple[ServedMessage, ...] = ()
+    prompt: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    stop: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
+    temperature: Finite | None = None
+    top_p: Finite | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    min_p: Finite | None = None
+    repetition_penalty: Finite | None = None
+    frequency_penalty: Finite | None = None
+    presence_penalty: Finite | None = None
+    logit_bias: dict[str, Finite] = {}
+    ignore_eos: bool = False
+    reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None

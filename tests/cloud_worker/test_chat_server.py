@@ -1,0 +1,243 @@
+"""Texts of a server that tells no token ids, from the device's HTTP through Mosquitto to the server and back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from broker.launcher import PrivateBroker
+from cloud_worker.engine.load import load_engine
+from cloud_worker.engine.servers.engine import ServerEngine
+from cloud_worker.settings import WorkerSettings
+from flexspec_mq.errors import FlexSpecError
+from tests.edge_node.api.served import Served, content, said, served
+from tests.engine_server import EngineServer
+
+LIMIT = 40
+QUESTION = "hello"
+
+
+@pytest.fixture
+def server(tiny: Path) -> Iterator[EngineServer]:
+    with EngineServer(tiny, name="org/tiny:1b") as server:
+        yield server
+
+
+def connected(server: EngineServer, version: str, **more: Any) -> ServerEngine:
+    settings = WorkerSettings(worker="w1", version=version, engine="openai", engine_url=server.url, **more)
+    engine = load_engine(settings, lambda _: None)
+    assert isinstance(engine, ServerEngine)
+    return engine
+
+
+@asynccontextmanager
+async def site(mosquitto: PrivateBroker, server: EngineServer, version: str) -> AsyncIterator[Served]:
+    """A device, and a worker beside the server."""
+    engine: Any = await asyncio.to_thread(connected, server, version)
+    async with served(mosquitto, engine=engine, version=version) as api:
+        yield api
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": QUESTION}],
+        "max_tokens": LIMIT,
+        "temperature": 0,
+        **more,
+    }
+
+
+async def test_the_text_is_the_servers_own(mosquitto: PrivateBroker, server: EngineServer) -> None:
+    async with site(mosquitto, server, "own") as api:
+        for more in ({"temperature": 0}, {"temperature": 0.8, "seed": 42}):
+            alone = await asyncio.to_thread(server.chat, QUESTION, max_tokens=LIMIT, **more)
+            answer = await api.post("/v1/chat/completions", chat(**more))
+            assert content(answer) == alone
+            usage = answer.json()["usage"]
+            assert usage["completion_tokens"] == LIMIT
+            assert usage["flexspec"]["exactness"] == "the server's"
+            assert usage["flexspec"]["proposed"] == 0
+            assert answer.json()["choices"][0]["finish_reason"] == "length"
+        names = {each["id"] for each in (await api.get("/v1/models")).json()["data"]}
+        assert names == {"own", "tiny-1b"}
+        answer = await api.post("/v1/chat/completions", chat(model="tiny-1b"))
+        assert answer.json()["model"] == "tiny-1b"
+
+
+async def test_a_text_goes_on_when_its_server_was_killed(
+    mosquitto: PrivateBroker, server: EngineServer
+) -> None:
+    """It is continued from what is there, and says so."""
+    server.faults.slow = 0.02
+    async with site(mosquitto, server, "killed") as api:
+        writing = asyncio.create_task(api.post("/v1/chat/completions", chat(wait=60)))
+        await _some(api)
+        await asyncio.to_thread(server.kill)
+        server.start()
+        answer = await writing
+        text, usage = content(answer), answer.json()["usage"]
+        assert usage["flexspec"]["resumed"] == "continued"
+        last = server.asked[-1]
+        begun = last["messages"][-1]
+        assert begun["role"] == "assistant"
+        assert text.startswith(begun["content"])
+        assert begun["content"]
+        server.faults.slow = 0.0
+        rest = {
+            name: last[name] for name in ("add_generation_prompt", "continue_final_message", "max_tokens")
+        }
+        again = await asyncio.to_thread(_rest, server, last, rest)
+        assert text == begun["content"] + again
+
+
+def _rest(server: EngineServer, last: dict[str, Any], rest: dict[str, Any]) -> str:
+    return server.chat(QUESTION, **{**rest, "temperature": 0, "messages": last["messages"]})
+
+
+async def _some(api: Served) -> None:
+    """Wait until some of a text is there."""
+    for _ in range(2000):
+        if any(each.machine.committed_length > 8 for each in api.node._sessions.values()):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("no text has begun")
+
+
+async def test_a_server_that_cannot_continue_writes_again_and_is_compared(
+    mosquitto: PrivateBroker, server: EngineServer
+) -> None:
+    server.owner, server.faults.slow = "somebody", 0.02
+    async with site(mosquitto, server, "again") as api:
+        alone = await asyncio.to_thread(server.chat, QUESTION, max_tokens=LIMIT, temperature=0)
+        writing = asyncio.create_task(api.post("/v1/chat/completions", chat(wait=60)))
+        await _some(api)
+        await asyncio.to_thread(server.kill)
+        server.start()
+        answer = await writing
+        assert content(answer) == alone
+        assert answer.json()["usage"]["flexspec"]["resumed"] == "rewritten"
+
+
+async def test_another_text_is_never_put_behind_the_beginning_of_one(
+    mosquitto: PrivateBroker, server: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.owner, server.faults.slow = "somebody", 0.02
+    async with site(mosquitto, server, "forked") as api:
+        writing = asyncio.create_task(api.post("/v1/chat/completions", chat(wait=60)))
+        await _some(api)
+        await asyncio.to_thread(server.kill)
+        asked = server._check
+
+        def warmer(body: dict[str, Any], prompt: list[int]) -> Any:
+            return asked({**body, "temperature": 1.5}, [*prompt[:-3], 99, 98, 97])
+
+        monkeypatch.setattr(server, "_check", warmer)
+        server.start()
+        error = said(await writing, 502, "server_refused")
+        assert "wrote another one" in error["message"]
+
+
+async def test_a_server_with_another_model_after_a_restart_is_not_asked(
+    mosquitto: PrivateBroker, server: EngineServer
+) -> None:
+    async with site(mosquitto, server, "other") as api:
+        assert content(await api.post("/v1/chat/completions", chat()))
+        await asyncio.to_thread(server.kill)
+        server.name = "another"
+        server.start()
+        answer = await api.post("/v1/chat/completions", chat(wait=3))
+        assert answer.status_code in (502, 503, 504), answer.text
+
+
+Lie = Callable[[], Response]
+
+
+def _stream(*lines: bytes) -> Lie:
+    async def body() -> AsyncIterator[bytes]:
+        for line in lines:
+            yield line
+
+    return lambda: StreamingResponse(body(), media_type="text/event-stream")
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (
+            lambda: JSONResponse({"error": {"message": "the prompt is too long"}}, 400),
+            "the prompt is too long",
+        ),
+        (lambda: JSONResponse({"error": "the key hush is wrong"}, 401), "the key … is wrong"),
+        (lambda: RedirectResponse("http://127.0.0.1:9/"), "redirects are not followed"),
+        (_stream(b"data: " + b"[" * 10_000 + b"\n\n"), "answers what it should not"),
+        (_stream(b'data: {"choices":[{"delta":{"content":7}}]}\n\n'), "answers what it should not"),
+        (_stream(b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n'), "answers what it should not"),
+        (_stream(b"data: " + b"x" * 2_000_000), "sends a line of more than"),
+        (_stream(b'data: {"error":{"message":"out of memory"}}\n\n'), "out of memory"),
+    ],
+)
+async def test_whatever_a_server_sends_one_text_fails_in_words_and_the_worker_lives(
+    mosquitto: PrivateBroker,
+    server: EngineServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    lie: Lie,
+    words: str,
+) -> None:
+    (key := tmp_path / "key").write_text("hush\n")
+    engine: Any = await asyncio.to_thread(connected, server, "lies", engine_key_file=key)
+    lies = threading.Event()
+    told = EngineServer._chat
+    monkeypatch.setattr(
+        EngineServer, "_chat", lambda self, body: lie() if lies.is_set() else told(self, body)
+    )
+    await asyncio.to_thread(server.kill)
+    server.start()  # with routes that lie
+    async with served(mosquitto, engine=engine, version="lies") as api:
+        lies.set()
+        error = said(await api.post("/v1/chat/completions", chat()), 502, "server_refused")
+        assert words in error["message"]
+        assert "hush" not in error["message"]
+        lies.clear()
+        assert content(await api.post("/v1/chat/completions", chat()))
+
+
+async def test_forms_that_a_server_does_not_know_are_refused(
+    mosquitto: PrivateBroker, server: EngineServer
+) -> None:
+    async with site(mosquitto, server, "forms") as api:
+        error = said(await api.post("/v1/chat/completions", chat(guided_regex="a+")), 400, "invalid_value")
+        assert "takes JSON schemas" in error["message"]
+        error = said(await api.post("/v1/completions", {"prompt": [1, 2]}), 400, "invalid_value")
+        assert "takes no token ids" in error["message"]
+        schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+        shape = {"type": "json_schema", "json_schema": {"name": "b", "schema": schema}}
+        await api.post("/v1/chat/completions", chat(response_format=shape))
+        asked = server.asked[-1]["response_format"]["json_schema"]
+        assert asked["schema"] == {**schema, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"engine_model": "other"}, "serves org/tiny:1b"),
+        ({"engine_url": "http://192.0.2.1:1", "engine_key_file": "key"}, "would travel unencrypted"),
+        ({"draft": "lookup"}, "its own affair"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    server: EngineServer, tmp_path: Path, more: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "key").write_text("hush\n")
+    if "engine_key_file" in more:
+        more = {**more, "engine_key_file": tmp_path / "key"}
+    settings = {"engine_url": server.url, **more}
+    with pytest.raises(FlexSpecError, match=words):
+        load_engine(WorkerSettings(worker="w1", engine="openai", **settings), lambda _: None)
