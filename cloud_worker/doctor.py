@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cloud_worker.settings import SERVERS
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
 from flexspec_mq.doctor import checks
@@ -58,7 +59,7 @@ class WorkerDoctor(DaemonDoctor):
         """Probes of a worker, by the names of their checks."""
         metrics, worker = self._config.metrics, self._config.worker
         useful = {} if metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
-        models = "servers" if worker.engine == "vllm" else "models"
+        models = "servers" if worker.engine in SERVERS else "models"
         extras = (models, "heads") if self.family.family else (models,)
         return super().probes() | {
             "packages": partial(check_packages, extras, useful),
@@ -81,6 +82,8 @@ class WorkerDoctor(DaemonDoctor):
         what = f"the target {settings.target}" if settings.pair is None else f"the target of {settings.pair}"
         default = settings.target == "default" and settings.pair in (None, "default")
         self._target = await load_model(what, load, default=default)
+        if settings.engine == "openai":
+            return self._target.name
         if settings.engine_url is not None:
             return f"target {self._target.name} at {settings.engine_url}, with the same tokenizer"
         return (

@@ -5,6 +5,7 @@ Libraries of an engine are checked and imported here, so that one without torch 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cloud_worker.settings import SERVERS
@@ -68,8 +69,11 @@ def try_models(settings: WorkerSettings) -> LoadedText:
     if settings.engine in SERVERS:
         from cloud_worker.engine.servers.load import connect
 
-        connect(settings, lambda _: None, patience=0.0).close()
-        return byte_text() if settings.engine == "openai" else load_text(settings.target)
+        engine = connect(settings, lambda _: None, patience=0.0)
+        engine.close()
+        if settings.engine == "openai":
+            return replace(byte_text(), name=engine.facts.proof)
+        return load_text(settings.target)
     from cloud_worker.engine import draft
     from cloud_worker.engine.target import candidate_of
 

@@ -1,17 +1,16 @@
 """Loading the draft. ONNX Runtime runs it; torch is imported only where graphs are to be written first."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.grammar_drafter import GrammarDrafter
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import PricedDrafter
-from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
@@ -20,8 +19,13 @@ from flexspec_mq.models.default import default_draft_path, default_model_folder
 from flexspec_mq.models.load import UNSTATED_CONTEXT, LoadedText, find_model, load_text
 from flexspec_mq.models.memory import collapse
 from flexspec_mq.models.onnx.folder import can_write, default_graphs_folder, has_graphs
-from flexspec_mq.models.onnx.write import cached_graphs, default_graphs
 from flexspec_mq.models.runner import DraftRunner
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from flexspec_mq.drafting.model_drafter import ModelDrafter
 
 Say = Callable[[str], None]
 
@@ -101,6 +105,8 @@ def load_for_version(settings: DraftSettings, head: Path, say: Say) -> DraftMode
         ModelError: the LoRA is damaged or not for this draft, or graphs cannot be written or run here.
         UsageError: the draft is an exported folder, or a name on the model hub.
     """
+    from flexspec_mq.models.onnx.write import cached_graphs
+
     default = settings.draft == "default"
     checkpoint = default_draft_path(say) if default else find_model(settings.draft, progress=say)
     if not isinstance(checkpoint, Path) or has_graphs(checkpoint):
@@ -160,10 +166,13 @@ def _graphs(draft: str, say: Say) -> Path:
             hint=f"{export} does elsewhere: name that folder with --draft; or, "
             f"{how_to_install('models,draft,export,gguf')}",
         )
+    from flexspec_mq.models.onnx.write import cached_graphs, default_graphs
+
     return default_graphs(say) if draft == "default" else cached_graphs(folder, say)
 
 
 def _by_onnx(folder: Path, settings: DraftSettings, say: Say) -> DraftModel:
+    from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
     from flexspec_mq.models.onnx.model import load_onnx
 
     text = load_text(folder, progress=say)

@@ -13,21 +13,24 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, get_frame_parameters
 
 from flexspec_mq import waiting
 from flexspec_mq.codec.blobs import blob_name
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.models.fingerprint import TokenizerContents, left_out_ids, other_vocabulary
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 from schemas.status import AddedToken, TargetText, TokenizerStatus
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _LEFT_OUT = "left out"
 MOST_PACKED, _MOST_UNPACKED = 4_000_000, 40_000_000
@@ -152,6 +155,7 @@ def as_fetched(text: str, told: TargetText, fingerprint: str, stated: TokenizerS
     Raises:
         ModelError: the two are not of one tokenizer.
     """
+    need_libraries("writing for this target", "draft", ("tokenizers", "jinja2", "numpy"))
     from tokenizers import Tokenizer as Backend
 
     try:
@@ -279,11 +283,15 @@ class TokenMap:
 
     def columns(self, ids: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
         """Columns of the draft's logits that must not be chosen; `ids` are those of the columns, None for all."""
+        import numpy as np
+
         return self.never if ids is None else np.flatnonzero(np.isin(ids, self.never))
 
 
 def token_map(draft: LoadedText, target: LoadedText) -> TokenMap:
     """Compare the vocabularies of a draft and a target. May take some tenths of a second."""
+    import numpy as np
+
     rows, most = draft.vocab_size, target.vocab_size
     if draft.tokenizer_status.vocabulary == target.tokenizer_status.vocabulary:
         return TokenMap(rows, most, {}, {}, np.arange(most, rows))

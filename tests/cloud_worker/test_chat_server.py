@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -19,6 +21,7 @@ from cloud_worker.settings import WorkerSettings
 from flexspec_mq.errors import FlexSpecError
 from tests.edge_node.api.served import Served, content, said, served
 from tests.engine_server import EngineServer
+from tests.packaging.test_imports import BLOCK
 
 LIMIT = 40
 QUESTION = "hello"
@@ -154,6 +157,26 @@ async def test_a_server_with_another_model_after_a_restart_is_not_asked(
         server.start()
         answer = await api.post("/v1/chat/completions", chat(wait=3))
         assert answer.status_code in (502, 503, 504), answer.text
+
+
+_THIN = f"{BLOCK}\nimport sys\nfrom edge_node.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+
+
+async def test_a_device_needs_neither_a_tokenizer_nor_arrays(
+    mosquitto: PrivateBroker, server: EngineServer, tmp_path: Path
+) -> None:
+    async with site(mosquitto, server, "thin"):
+        ask = ("ask", QUESTION, "--max-tokens", str(LIMIT), "--version", "thin", "--wait", "60")
+        broker = ("--broker", f"127.0.0.1:{mosquitto.port}", "--draft", "none")
+        done = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _THIN, *ask, *broker),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "HOME": str(tmp_path)},
+        )
+        out, err = await done.communicate()
+        alone = await asyncio.to_thread(server.chat, QUESTION, max_tokens=LIMIT, temperature=0)
+        assert alone.strip() in out.decode(), err.decode()
 
 
 Lie = Callable[[], Response]

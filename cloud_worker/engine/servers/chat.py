@@ -444,8 +444,14 @@ async def connect_chat(
     server.found = _versions(listed, settings.version)
     await server.models()
     names = ", ".join(server.found)
+    context = props.default_generation_settings.get("n_ctx") or listed[0].max_model_len
+    bound = (
+        f"refuses what has more than {context} tokens"
+        if context
+        else "may cut what is too long for it in silence"
+    )
     kind = "a server of models" if server.kind == "unknown" else server.kind
-    after = "goes on with" if server.continues else "writes again, with the same seed, and compares,"
+    after = "continued" if server.continues else "written again with the same seed, and compared"
     text, first = byte_text(), listed[0].id
     facts = Facts(
         fingerprint=text.fingerprint,
@@ -458,8 +464,8 @@ async def connect_chat(
         keeps=True,
         tokenizer=text.tokenizer_status,
         target=first,
-        proof=f"{kind} at {server.url} writes the texts of {names}; the worker verifies nothing, and {after} a text "
-        "that broke off",
+        proof=f"{kind} at {server.url} writes the texts of {names}, {props.total_slots or 'as many as come'} at a "
+        f"time, and {bound}; nothing is verified, and a text that breaks off is {after}",
         writes=CREDIT,
         slots=props.total_slots,
         versions=tuple(server.found),
