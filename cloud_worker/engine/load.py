@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cloud_worker.settings import SERVERS
-from flexspec_mq.models.byte_text import byte_text
 from flexspec_mq.models.checkpoint import need_libraries
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import byte_text, load_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -96,7 +96,7 @@ class Api:
     def _context(self, version: str) -> int | UnsetType:
         texts, status = self.node.texts, self.node.directory.status(version)
         text = None if texts is None or status is None else texts.of(status)
-        return UNSET if text is None or isinstance(text, str) else text.max_context
+        return UNSET if text is None or isinstance(text, str) or text.served else text.max_context
 
     async def version(self, asked: str | None) -> str | None:
         """The version that a request means; with a family what it asks for, which means one when its text opens.

@@ -22,8 +22,8 @@ from flexspec_mq.codec.blobs import blob_name
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkRefused, ModelError, WorkerError
-from flexspec_mq.models.byte_text import byte_text
 from flexspec_mq.models.fingerprint import Difference, other_vocabulary
+from flexspec_mq.models.load import byte_text
 from flexspec_mq.models.target_text import (
     MOST_PACKED,
     TokenMap,

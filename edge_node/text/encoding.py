@@ -17,7 +17,7 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.place import place_of
 from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.grammar.tools import ToolFormat, ToolUse
-from flexspec_mq.models.byte_text import AROUND, BYTES_PER_TOKEN, CHANNELS, ByteTokenizer
+from flexspec_mq.models.byte_text import AROUND, BYTES_PER_TOKEN, CHANNELS
 from flexspec_mq.models.text import Turn, encode_turns, format_of, render_turns
 from schemas.messages import MAX_POSITION
 from schemas.served import ServedCall, ServedFunction, ServedMessage, ServedRequest
@@ -199,7 +199,7 @@ class Encoder:
         return await loop.run_in_executor(self._thread, self._encoded, text, spec, engine)
 
     def _encoded(self, text: LoadedText, spec: TextSpec, engine: str) -> Encoded:
-        if isinstance(text.tokenizer, ByteTokenizer):
+        if text.served:
             return _served(text, spec, self._default_limit if spec.limit is None else spec.limit)
         tools, grammar, form = spec.tools, spec.grammar, format_of(text.tokenizer)
         asked = self._default_limit if spec.limit is None else spec.limit

@@ -10,9 +10,8 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
-from functools import cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -29,10 +28,6 @@ from flexspec_mq.grammar.tools import (
 )
 from flexspec_mq.models.tokenizer import PlainTokenizer
 from schemas.served import ServedUsage
-from schemas.status import TokenizerStatus
-
-if TYPE_CHECKING:
-    from flexspec_mq.models.load import LoadedText
 
 BYTE_CONTEXT = 131_072
 """Bytes of a prompt and its answer together: as many ids as a prompt on the wire may have."""
@@ -265,22 +260,6 @@ class ByteTokenizer(PlainTokenizer):
         return ByteDecoder().push(token_ids)
 
 
-@cache
-def byte_text() -> LoadedText:
-    """The text side of any server that tells no token ids."""
-    from flexspec_mq.models.load import LoadedText
-
-    fingerprint = blake2b(msgspec.json.encode(ByteTokenizer().get_vocab()), digest_size=16, person=_PERSON)
-    eos = tuple(map(int, ByteEnd))
-    return LoadedText(
-        source="bytes",
-        config={},
-        generation={},
-        tokenizer=ByteTokenizer(),
-        fingerprint=fingerprint.digest(),
-        tokenizer_status=TokenizerStatus(tokens=ROWS, vocabulary=fingerprint.hexdigest(), eos=eos, rows=ROWS),
-        eos=eos,
-        vocab_size=ROWS,
-        max_context=BYTE_CONTEXT,
-        name="a server that tells no token ids",
-    )
+def fingerprint() -> bytes:
+    """Fingerprint of these ids, 16 bytes."""
+    return blake2b(msgspec.json.encode(ByteTokenizer().get_vocab()), digest_size=16, person=_PERSON).digest()

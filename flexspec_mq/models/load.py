@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from flexspec_mq.daemon.tasks import apart
 from flexspec_mq.errors import ModelError
 from flexspec_mq.grammar.compiled import CompiledGrammars
 from flexspec_mq.grammar.reader import engine_name
+from flexspec_mq.models.byte_text import BYTE_CONTEXT, ROWS, ByteEnd, ByteTokenizer, fingerprint
 from flexspec_mq.models.checkpoint import (
     Config,
     first_line,
@@ -71,12 +73,35 @@ class LoadedText:
     max_context: int
     name: str
 
+    @property
+    def served(self) -> bool:
+        """Whether a server writes its texts that tells no token ids."""
+        return isinstance(self.tokenizer, ByteTokenizer)
+
     def grammars(self) -> CompiledGrammars | None:
         """Make room for grammars of its texts; None where nothing reads them, or there is no tokenizer.json."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None or not engine_name():
             return None
         return CompiledGrammars(backend.to_str, self.vocab_size, self.eos)
+
+
+@cache
+def byte_text() -> LoadedText:
+    """The text side of any server that tells no token ids."""
+    known, eos = fingerprint(), tuple(map(int, ByteEnd))
+    return LoadedText(
+        source="bytes",
+        config={},
+        generation={},
+        tokenizer=ByteTokenizer(),
+        fingerprint=known,
+        tokenizer_status=TokenizerStatus(tokens=ROWS, vocabulary=known.hex(), eos=eos, rows=ROWS),
+        eos=eos,
+        vocab_size=ROWS,
+        max_context=BYTE_CONTEXT,
+        name="a server that tells no token ids",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,11 @@ from flexspec_mq.models.byte_text import (
     ByteEnd,
     Channel,
     ChannelParser,
-    byte_text,
     channels,
     served_usage,
     whole_characters,
 )
+from flexspec_mq.models.load import byte_text
 from flexspec_mq.models.text import StreamDecoder, stream_decoder
 from schemas.served import ServedMessage, ServedRequest, ServedUsage
 

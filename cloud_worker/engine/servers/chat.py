@@ -26,11 +26,11 @@ from flexspec_mq.errors import ServerRefused, UsageError
 from flexspec_mq.models.byte_text import (
     ByteEnd,
     Channel,
-    byte_text,
     channels,
     encode_text,
     whole_characters,
 )
+from flexspec_mq.models.load import byte_text
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from schemas.served import ServedMessage, ServedRequest, ServedUsage
 
@@ -410,9 +410,14 @@ def _continued(body: dict[str, Any], said: str, count: int) -> dict[str, Any]:
     return body | more
 
 
+def _shown(model: str) -> str:
+    """A model's name for people, where it is the path of a file."""
+    return model.rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
 def version_of(model: str) -> str:
     """A model's name as a version has it: without a folder or an ending, in characters of topics."""
-    name = _UNNAMED.sub("-", model.rsplit("/", 1)[-1].removesuffix(".gguf")).strip("-.")[:64]
+    name = _UNNAMED.sub("-", _shown(model)).strip("-.")[:64]
     return topics.checked("version", name or "model")
 
 
@@ -452,7 +457,7 @@ async def connect_chat(
     )
     kind = "a server of models" if server.kind == "unknown" else server.kind
     after = "continued" if server.continues else "written again with the same seed, and compared"
-    text, first = byte_text(), listed[0].id
+    text = byte_text()
     facts = Facts(
         fingerprint=text.fingerprint,
         max_context=text.max_context,
@@ -463,7 +468,7 @@ async def connect_chat(
         dtype="",
         keeps=True,
         tokenizer=text.tokenizer_status,
-        target=first,
+        target=", ".join(_shown(one.id) for one in listed),
         proof=f"{kind} at {server.url} writes the texts of {names}, {props.total_slots or 'as many as come'} at a "
         f"time, and {bound}; nothing is verified, and a text that breaks off is {after}",
         writes=CREDIT,

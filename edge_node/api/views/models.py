@@ -100,7 +100,7 @@ async def _show(api: Api, request: Request, _send: Send) -> Response:
     text = await Service(api.node, version, b"", Waits(), lambda _wait: None).text(api.texts.model)
     template, sampling = text.tokenizer.chat_template, directory.recommended(version)
     stated = ((name, getattr(sampling, name)) for name in PartialSampling.__struct_fields__)
-    tools = any(status.grammar for status in directory.statuses(version))
+    tools = text.served or any(status.grammar for status in directory.statuses(version))
     return json_answer(
         ollama.OllamaShown(
             modelfile=f"FROM {model.id}\n",
