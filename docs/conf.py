@@ -34,6 +34,7 @@ NAVIGATION = {
     ],
     "Operate": [
         "docs/deploy",
+        "docs/servers",
         "docs/gpu",
         "docs/kubernetes",
         "docs/operators",
