@@ -315,7 +315,8 @@ class CloudConfig:
 
 
 _USUAL = (
-    "target pair version engine engine_url device broker insecure username password_file tls_ca keys family"
+    "target pair version engine engine_url weights draft threads device broker insecure username password_file tls_ca "
+    "keys family"
 )
 PROGRAM = Program("cloud", CloudConfig, usual=frozenset(_USUAL.split()))
 """``cloud.toml`` and ``FLEXSPEC_CLOUD_…``."""
