@@ -119,14 +119,8 @@ class Journal:
 
     def committed(self, name: str) -> list[Commit]:
         """The committed tokens of an unfinished text, from the first one on without a gap."""
-        at, commits = 0, list[Commit]()
-        if (text := self._texts.get(name)) is not None:
-            for place in text.places:
-                if place != at:
-                    break
-                commits.append(unpacked(self._read(text, place)))
-                at += text.sizes[place]
-        return commits
+        text = self._texts.get(name)
+        return [] if text is None else [unpacked(self._read(text, place)) for place in text.run]
 
     def answer(self, name: str) -> bytes:
         """The answer of a text that is done; empty without one."""
@@ -269,7 +263,7 @@ class Journal:
             body = self._read(text, Kind.BODY).partition(b"\n")[2]
         except OutboxError as error:
             _log.error("text %s: %s", text.entry.id, error)
-        tokens = sum(text.sizes[place] for place in text.places)
+        tokens = sum(text.sizes[place] for place in text.run)
         return replace(text.entry, body=body, state=text.state, tokens=tokens)
 
     def _goes(self, text: PersistedText) -> bool:
@@ -369,7 +363,7 @@ class Journal:
             Damaged: one of them is not as it was written.
         """
         for number, record in self._run("SELECT * FROM records WHERE number BETWEEN ? AND ?", first, last):
-            piece = next(found(record), None)
+            piece = next(found(record), None) if isinstance(record, bytes) else None
             if piece is None or piece.number != number:
                 raise Damaged(f"row {number} is not as it was written")
             self._number, self._sealed = max(self._number, number), max(self._sealed, piece.sealed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import msgspec
 
@@ -80,6 +81,12 @@ class PersistedText:
     def places(self) -> list[int]:
         """Places of its tokens."""
         return sorted(place for place in self.parts if isinstance(place, int))
+
+    @property
+    def run(self) -> list[int]:
+        """Those from the first on without a gap."""
+        ends = accumulate((self.sizes[place] for place in self.places), initial=0)
+        return [place for place, end in zip(self.places, ends, strict=False) if place == end]
 
     @property
     def state(self) -> State:
