@@ -84,7 +84,11 @@ def test_a_flipped_bit_costs_one_text_at_most_and_is_told(
 ) -> None:
     before, files = written(folder)
     told, lost = 0, 0
-    for seed in (*range(40), 79, 91):  # in a file that has ended a row becomes a number, and first tokens are lost
+    for seed in (
+        *range(40),
+        79,
+        91,
+    ):  # in a file that has ended a row becomes a number, and first tokens are lost
         rng, content = random.Random(seed), bytearray(files[left][file])
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         put(files[left] | {file: bytes(content)}, folder)
