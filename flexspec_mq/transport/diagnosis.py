@@ -94,7 +94,7 @@ def diagnose(settings: LinkSettings) -> Cause | None:
             return Cause("TLS mismatch", *complaint_about(settings, tls, error), final=True)
         else:
             return _broken_handshake(settings, tls, error)
-    if said is _Said.HUNG_UP and _ask(settings, CONNECT_311, context)[0] is _Said.OLDER:
+    if said is _Said.HUNG_UP and answers_only_older(settings):
         said = _Said.OLDER
     return _judged(settings, said, answer)
 

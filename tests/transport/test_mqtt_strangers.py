@@ -13,6 +13,7 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import LinkSettings, Subscription, TlsSettings
+from flexspec_mq.transport.diagnosis import preflight
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.transport.reading import PATIENCE, linked
 
@@ -119,8 +120,12 @@ async def test_a_broker_that_hung_up_once_is_not_called_too_old() -> None:
             writer.transport.abort()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, linked(settings_for(server.sockets[0].getsockname()[1])) as link:
+    settings, said = settings_for(server.sockets[0].getsockname()[1]), list[str]()
+    async with server, linked(settings) as link:
         assert link.counters.attempts_failed == 1
+        connects = 0
+        await asyncio.to_thread(preflight, settings, said.append, daemon=False)
+    assert "hangs up when it is asked for MQTT" in said[0]
 
 
 @pytest.mark.parametrize("answer", [SUBACK_NO_SHARES, GOODBYE_NO_SHARES])
