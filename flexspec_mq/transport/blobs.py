@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from flexspec_mq import entropy, topics, waiting
 from flexspec_mq.codec.blobs import decode_blob, encode_blob, name_of_file
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.errors import LinkDown, PublishRefused, RemoteProtocolError
 from flexspec_mq.transport.base import NO_SUBSCRIBERS
 from schemas.blobs import MAX_PIECE, BlobPiece, BlobRequest
@@ -193,7 +194,7 @@ class BlobFetch:
             asked = None
         if self.size > self._most:
             raise RemoteProtocolError(f"it has {self.size} bytes, more than {self._most}")
-        if name_of_file(self._into) != self._name:
+        if await on_thread(name_of_file, self._into) != self._name:
             raise RemoteProtocolError("it has another hash than its name")
         return True
 
