@@ -111,7 +111,7 @@ class _Stream:
 
 def _node(api: Api) -> Iterator[_Told]:
     node, newest = api.node, api.metrics.newest
-    battery, own = node.battery, node.reports()
+    battery, limits = node.battery, () if newest is None else newest.limits
     view = NodeView(
         edge=node.name,
         release=flexspec_mq.__version__,
@@ -131,7 +131,7 @@ def _node(api: Api) -> Iterator[_Told]:
         energy_j=api.metrics.energy_j,
         energy_source="none" if newest is None else newest.energy_source,
         battery=None if battery is None else 100 * battery,
-        limits=[*(() if newest is None else newest.limits[: -len(own) or None]), *own],
+        limits=list({limit.name: limit for limit in (*limits, *node.reports())}.values()),
     )
     yield "", view, replace(view, link=replace(view.link, seconds=0.0))
 
