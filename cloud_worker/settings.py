@@ -138,8 +138,8 @@ class WorkerSettings(Section):
     give_draft: Annotated[
         bool,
         Setting(
-            help="give the draft to devices that fetch one (--fetch-draft), behind all texts: 58 MB of the default "
-            "one, to a device at most four times a day"
+            help="give the draft to devices that fetch one (--fetch-draft), behind all texts, to each at most "
+            "four times a day; the start says how large it is"
         ),
     ] = False
     draft_rows: Annotated[

@@ -102,7 +102,10 @@ def offered(settings: WorkerSettings, say: Callable[[str], None]) -> tuple[Draft
     if not settings.give_draft:
         return None, None
     if (model := _model_of(settings)) is None:
-        raise UsageError("--give-draft needs a draft", hint="name one with --draft, or leave it out")
+        raise UsageError(
+            "--give-draft needs a draft",
+            hint="name one with --draft, or leave it out; a device fetches the draft of a pair by its own --pair",
+        )
     from flexspec_mq.models.onnx.offered import packed
 
     file = packed(

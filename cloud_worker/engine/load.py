@@ -51,10 +51,10 @@ def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine
     from cloud_worker.engine.timing import timed
 
     draft.check(settings, tell)
+    offer, offered = draft.offered(settings, tell)
     target = targets.load(settings, tell)
     drafts = draft.load(settings, target.loaded, tell)
     timings = timed(target.model, drafts)
-    offer, offered = draft.offered(settings, tell)
     return build_engine(target, settings, drafts=drafts, timings=timings, offer=offer, offered=offered)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine import draft
+from cloud_worker.engine.load import load_engine
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq import topics
@@ -80,6 +81,8 @@ def test_who_gives_none_offers_none(checkpoint: Path) -> None:
 
 def test_a_draft_that_cannot_be_given_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--give-draft needs a draft"):
-        draft.offered(settings("lookup"), print)
+        load_engine(
+            replace(settings("lookup"), target="/no/such/model"), print
+        )  # before the target is looked for
     with pytest.raises(ModelError, match="is no checkpoint folder"):
         draft.offered(settings(write_onnx(checkpoint, tmp_path / "graphs")), print)

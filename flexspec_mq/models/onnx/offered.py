@@ -73,7 +73,10 @@ def pack(checkpoint: Path, out: Path) -> None:
     text = load_text(checkpoint)
     decoder = Decoder(checkpoint, text.config)
     if not decoder.tied:
-        raise ModelError(f"{text.name} has an LM head of its own, and only drafts without one are offered")
+        raise ModelError(
+            f"{text.name} has an LM head of its own, and only drafts without one are offered",
+            hint="`flexspec draft export --onnx` makes a folder of it, to copy; or start without --give-draft",
+        )
     arrays = backbone_of(decoder, _WEIGHTS).weights()
     codes, scales, _ = round_to(8, decoder.floats("model.embed_tokens.weight"), decoder.width)
     arrays |= {_CODES: codes[:, 0], _SCALES: scales}
