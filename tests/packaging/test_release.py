@@ -79,17 +79,3 @@ def test_a_commit_with_a_date_is_a_release_and_those_behind_its_tag_are_none(clo
     commit(clone, DATED)
     with release(clone) as said:
         assert re.match(rf"{VERSION}\.post\d{{12}}: a development version", said.readline())
-
-
-def test_each_line_of_readmes_table_is_tried() -> None:
-    """`scripts/try_wheel.py` gets an environment of each."""
-    (table,) = re.findall(
-        r"^## Install\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    sets = re.search(
-        r"^SETS = \{(.*?)^\}", (ROOT / "scripts" / "release.py").read_text(), re.MULTILINE | re.DOTALL
-    )
-    assert sets is not None
-    lines = re.findall(r"'\.\[(.+?)\]'", table)
-    assert lines
-    assert set(lines) <= set(re.findall(r': "(.+)"', sets[1]))
