@@ -84,7 +84,7 @@ class PersistedText:
 
     @property
     def run(self) -> list[int]:
-        """Those from the first on without a gap."""
+        """Places from the first on without a gap."""
         ends = accumulate((self.sizes[place] for place in self.places), initial=0)
         return [place for place, end in zip(self.places, ends, strict=False) if place == end]
 
