@@ -514,7 +514,8 @@ class WorkerMachine:
             self.counters.failed += 1
             self._end(session, session.attempt, now)
             why = "" if error is None else error.message
-            known = ((GrammarError, ErrorCode.GRAMMAR), (ServerRefused, ErrorCode.SERVER))
+            own = ErrorCode.SERVER if self._config.facts.writes else ErrorCode.INTERNAL  # else others may do it
+            known = ((GrammarError, ErrorCode.GRAMMAR), (ServerRefused, own))
             told = (code for kind, code in known if why and isinstance(error, kind))
             code = next(told, ErrorCode.INTERNAL)
             self._error(key, session.attempt, code, detail=why, qos=session.qos)

@@ -269,8 +269,8 @@ def test_requests() -> None:
         Turn("system", "s"),
         Turn("user", "u"),
         Turn("assistant", "", (ReadCall("f", '{"a": [1], "b": "é"}', "c1"), ReadCall("g", "{}", "c2"))),
-        Turn("tool", "r", tool="f"),
-        Turn("tool", "q", tool="g"),
+        Turn("tool", "r", tool="f", answers="c1"),
+        Turn("tool", "q", tool="g", answers="c2"),
         Turn("assistant", "", (ReadCall("h", "{}"),)),
         Turn("tool", "o", tool="h"),
     )

@@ -338,8 +338,8 @@ def test_results_of_tools_stand_in_the_order_of_their_calls() -> None:
     assert chat_request({"messages": history}).spec.prompt == (
         Turn("user", "hello"),
         Turn("assistant", "", made),
-        Turn("tool", "one", tool="now"),
-        Turn("tool", "two", tool="other"),
+        Turn("tool", "one", tool="now", answers="c1"),
+        Turn("tool", "two", tool="other", answers="c2"),
     )
     for wrong in ({"tool_call_id": "c3"}, {}, {"tool_call_id": "c2"}):
         again = {"messages": [*history, {"role": "tool", "content": "x", **wrong}]}

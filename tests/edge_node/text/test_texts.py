@@ -22,7 +22,7 @@ from edge_node.outbox.entries import OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from edge_node.outbox.outbox import Outbox, TextRecord
 from edge_node.text.decoding import Piece
-from edge_node.text.machine import Text, TextDropped, TextState
+from edge_node.text.machine import EndReason, Text, TextDropped, TextState
 from edge_node.text.reading import ended
 from edge_node.text.spec import IdempotencyKey, TextRequest, TextSpec
 from edge_node.text.texts import KeyReused, TextBounds, Texts, TooManyTexts
@@ -89,6 +89,11 @@ class _Writing:
         self.generation = self
         self.finish: Finish | None = None
         self._end, self._prompt = end, prompt
+
+    @property
+    def reason(self) -> EndReason:
+        assert self.finish is not None
+        return "length" if self.finish.reason is FinishReason.LENGTH else "stop"
 
     def figures(self) -> TextFigures:
         return FIGURES
