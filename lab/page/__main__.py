@@ -3,11 +3,11 @@
     python -m lab.page --pictures docs/img
 
 Two workers of a family, a device on 4G and one behind a satellite, each with a key for its API; the default model.
-Ten tasks: ask, see who wrote what, have it answered again, give an image, see an outage pass, find out why it is slow,
-find a conversation again after a reload and a crash, see which version answered, do it on a phone; and, by a pair that
-can write code, copy some and run it. Then answers one after another: memory of the page and of the node, and how long a
-verdict takes to the screen. It ends with code 1 where a task fails, where axe-core finds a barrier, or where the page
-asks anybody but its node.
+Ten tasks: ask, see who wrote what, have it answered again, give an image, find out why it is slow, find a conversation
+again after a reload and a crash, see which version answered, do it on a phone; and, by a pair that can write code, copy
+some and run it, and see an outage pass. Then answers one after another: memory of the page and of the node, and how
+long a verdict takes to the screen. It ends with code 1 where a task fails, where axe-core finds a barrier, or where the
+page asks anybody but its node.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ async def _happen(pictures: Path, answers: int, pair: Sequence[str]) -> dict[str
         async with opened(browser, kiosk) as view, opened(browser, boat) as far:
             await show.enter(view)
             await show.enter(far)
-            here = (show.ask, show.writers, show.retry, show.image, show.outage)
+            here = (show.ask, show.writers, show.retry, show.image)
             tasks = [
                 *((task, view) for task in here),
                 (show.slow, far),
@@ -129,8 +129,9 @@ async def _happen(pictures: Path, answers: int, pair: Sequence[str]) -> dict[str
         async with opened(browser, kiosk, size=HAND, who=False, touch=True) as view:
             await show.phone(view)
             breaches += await view.breaches()
-        async with coder(*pair) as url, opened(browser, url, who=False) as view:
+        async with coder(*pair) as (url, link), opened(browser, url, who=False) as view:
             await show.code(view)
+            await show.outage(view, link)
             breaches += await view.breaches()
         barriers = [f"{name}: {line}" for name, lines in show.barriers.items() for line in lines]
         found = {**show.told, "views without barriers": len(show.barriers), "barriers": barriers}

@@ -97,8 +97,8 @@ async def fleet() -> AsyncIterator[Fleet]:
 
 
 @asynccontextmanager
-async def coder(pair: str, *source: str) -> AsyncIterator[str]:
-    """A worker and a device of a named pair that can write code; the address of the device's API.
+async def coder(pair: str, *source: str) -> AsyncIterator[tuple[str, ProxyLink]]:
+    """A worker and a device of a named pair that can write code; the address of the device's API, and its link.
 
     Args:
         pair: the pair's name.
@@ -109,4 +109,6 @@ async def coder(pair: str, *source: str) -> AsyncIterator[str]:
     """
     async with with_broker() as here:
         await here.worker("coder", "--pair", pair, *source)
-        yield (await here.edge("coder", "--pair", pair, *source)).url
+        async with proxy_link("4g", ("127.0.0.1", here.port)) as link:
+            at = ("--broker", f"127.0.0.1:{link.port}", "--pair", pair, *source)
+            yield (await here.edge("coder", *at)).url, link

@@ -3,9 +3,11 @@
 import asyncio
 import re
 import sys
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from playwright.async_api import expect
 import edge_node
 from lab.page.browser import DESKTOP, PHONE, SCHEMES, PageView
 from lab.page.deployment import FAMILY, NEW, OLD, Fleet
+from lab.testbed.link.proxy import ProxyLink
 from lab.testbed.process import output
 
 HEAD = Path(str(files("flexspec_mq_default") / "heads" / "style"))
@@ -26,8 +29,8 @@ RUNS = "assert (count_words(' to be or\\nnot  to be '), count_words('')) == (6, 
 LIMITS = ("prlimit", "--cpu=20", f"--as={2**30}", "--fsize=0", "--nofile=32")
 """Bounds of a program that a model wrote: seconds of a processor, bytes of memory and of a file, files."""
 IMAGE = Path(edge_node.__file__).parent / "page" / "icon.svg"
-OUTAGE = 6.0
-"""Seconds for which nothing passes the kiosk's link."""
+OUTAGE = 30.0
+"""Seconds for which nothing passes the link of the pair's device."""
 _PATIENCE = 120.0
 _PICTURES = ("ask-light", "ask-light-phone", "slow-light", "outage-light", "versions-dark")
 """Views that documents show."""
@@ -91,24 +94,40 @@ class Show:
         self.told["slow"] = await view.see("#why").inner_text()
         await self.look(view, "slow")
 
-    async def outage(self, view: PageView) -> None:
+    async def outage(self, view: PageView, link: ProxyLink) -> None:
         """See an outage pass, in the middle of an answer that comes whole and as without it."""
-        await view.option(temperature=0, seed=1, max_tokens=200)
+        await view.option(temperature=0, seed=1, max_tokens=400)
+        before = await view.answered(await view.ask(LONG))
         await view.see("#new").click()
         turn = await view.ask(LONG)
         await view.until("li.turn[data-state=writing]")
         await asyncio.sleep(1.0)
-        link = self.fleet.links["kiosk"]
+        began = time.monotonic()
         link.stall(OUTAGE)
         link.cut()
         await view.until("#banner[data-kind=link]")
-        await view.until(".answer [data-writer=unverified]", "Unverified")
-        await asyncio.sleep(OUTAGE / 2)
+        await view.until(".answer [data-writer=unverified]")
+        await asyncio.sleep(OUTAGE / 15)
         during = await view.see("#banner").inner_text()
         await self.look(view, "outage")
+        left = began + OUTAGE - time.monotonic()
+        assert left > 1.0, f"the pictures took {-left:.1f} s too long"
+        await asyncio.sleep(left - 0.5)
+        label = "Unverified: "  # for who does not see its colour
+        shown, _, unverified = (await turn.locator(".answer").text_content() or "").partition(label)
         await view.until("#banner[data-kind=back]")
-        self.told["outage"] = f"{' '.join(during.split())} / {await view.see('#banner-words').inner_text()}"
-        assert await view.answered(turn) == await self._told("kiosk", LONG, 200)
+        await expect(turn.locator("[data-writer=unverified]")).to_have_count(0, timeout=1000 * _PATIENCE)
+        back = time.monotonic() - began - OUTAGE
+        after = await view.see("#banner-words").inner_text()
+        text = await view.answered(turn)
+        assert text == before, text
+        assert text.startswith(shown), shown
+        pairs = zip(unverified, text[len(shown) :], strict=False)
+        right = len([*takewhile(lambda both: both[0] == both[1], pairs)])
+        self.told["outage"] = (
+            f"{' '.join(during.split())} / {after} / {len(unverified)} provisional characters, of which {right} were "
+            f"confirmed, {back:.1f} s after the link was back / {unverified!r}"
+        )
 
     async def versions(self, view: PageView) -> None:
         """See which version answered, when a canary comes while the page is open."""
