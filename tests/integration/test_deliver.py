@@ -23,7 +23,7 @@ BODY: dict[str, Any] = {
     "prompt": "Once upon a time",
     "temperature": 0.9,
     "seed": 7,
-    "max_tokens": 1000,
+    "max_tokens": 300,
     "ignore_eos": True,
 }
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)
 AWAY = [float(each) for each in os.environ.get("FLEXSPEC_WORKER_AWAY", "12").split(",")]
 """Seconds without any worker; `FLEXSPEC_WORKER_AWAY=25,35,100` takes four minutes."""
 STREAMS = 5
-ASKED = {"prompt": "hello", "max_tokens": 300, "ignore_eos": True, "temperature": 0.7, "stream": True}
+ASKED = {"prompt": "hello", "max_tokens": 150, "ignore_eos": True, "temperature": 0.7, "stream": True}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -154,7 +154,7 @@ async def test_the_request_that_finds_out_that_the_broker_hangs_is_refused_too(
 async def test_a_command_outlives_an_outage_of_the_broker(deployed: SecuredDeployment, tiny: Path) -> None:
     """Once a text is being written, the outage may be longer than the command waits for its first connection."""
     config = str(deployed.bundle(Role.EDGE, "phone") / SETTINGS[Role.EDGE])
-    flags = ("--draft", str(tiny), "--ignore-eos", "--max-tokens", "300", "--seed", "7", "--ahead", "0")
+    flags = ("--draft", str(tiny), "--ignore-eos", "--max-tokens", "150", "--seed", "7", "--ahead", "0")
     said: list[list[dict[str, Any]]] = []
     for away in (False, True):
         asked = await start("edge_node", "ask", "hello", "--config", config, "--events", *flags)
