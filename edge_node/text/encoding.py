@@ -17,7 +17,8 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.place import place_of
 from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.grammar.tools import ToolFormat, ToolUse
-from flexspec_mq.models.byte_text import AROUND, BYTES_PER_TOKEN, CHANNELS
+from flexspec_mq.models.byte_text.ids import AROUND, BYTES_PER_TOKEN
+from flexspec_mq.models.byte_text.parser import CHANNELS
 from flexspec_mq.models.text import Turn, encode_turns, format_of, render_turns
 from schemas.messages import MAX_POSITION
 from schemas.served import ServedCall, ServedFunction, ServedMessage, ServedRequest

@@ -33,7 +33,7 @@ from flexspec_mq.errors import (
 )
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.tools import ToolFormat
-from flexspec_mq.models.byte_text import ByteEnd, served_usage
+from flexspec_mq.models.byte_text.ids import ByteEnd, served_usage
 from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, ProvisionalDraft
 from flexspec_mq.telemetry import TextSpan

@@ -19,7 +19,7 @@ from edge_node.text.decoding import Origins, Piece
 from edge_node.text.spec import IdempotencyKey, TextSpec
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkError, TimeIsOver, WorkerError
 from flexspec_mq.grammar.tools import HERMES, CallParser, ToolFormat
-from flexspec_mq.models.byte_text import ChannelParser
+from flexspec_mq.models.byte_text.parser import ChannelParser
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from schemas.node import TextFigures, TextView
 from schemas.openai import unconfirmed

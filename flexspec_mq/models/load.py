@@ -16,7 +16,8 @@ from flexspec_mq.daemon.tasks import apart
 from flexspec_mq.errors import ModelError
 from flexspec_mq.grammar.compiled import CompiledGrammars
 from flexspec_mq.grammar.reader import engine_name
-from flexspec_mq.models.byte_text import BYTE_CONTEXT, ROWS, ByteEnd, ByteTokenizer, fingerprint
+from flexspec_mq.models.byte_text.ids import BYTE_CONTEXT, ROWS, ByteEnd
+from flexspec_mq.models.byte_text.tokenizer import ByteTokenizer, fingerprint
 from flexspec_mq.models.checkpoint import (
     Config,
     first_line,

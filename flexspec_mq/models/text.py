@@ -11,7 +11,9 @@ from typing import Any, Literal, cast
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.tools import ReadCall, ToolFormat, ToolUse, tool_format
-from flexspec_mq.models.byte_text import CHANNELS, ByteDecoder, ByteTokenizer
+from flexspec_mq.models.byte_text.ids import ByteDecoder
+from flexspec_mq.models.byte_text.parser import CHANNELS
+from flexspec_mq.models.byte_text.tokenizer import ByteTokenizer
 from flexspec_mq.models.fingerprint import left_out_ids
 from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 

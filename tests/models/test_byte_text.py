@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from cloud_worker.engine.servers.chat import Writer, body_of, event_of, read_request, version_of
 from flexspec_mq.errors import ServerRefused
 from flexspec_mq.grammar.tools import Aside, CallArguments, CallBegins, CallEnds, Content
-from flexspec_mq.models.byte_text import (
+from flexspec_mq.models.byte_text.ids import (
     MARKS,
     ByteDecoder,
     ByteEnd,
     Channel,
-    ChannelParser,
     channels,
     served_usage,
     whole_characters,
 )
+from flexspec_mq.models.byte_text.parser import ChannelParser
 from flexspec_mq.models.load import byte_text
 from flexspec_mq.models.text import StreamDecoder, stream_decoder
 from schemas.served import ServedMessage, ServedRequest, ServedUsage

@@ -1,6 +1,6 @@
 """Texts by any server that speaks OpenAI's chat completions: it tells no token ids, and verifies no drafts.
 
-Such a text is a text of bytes, see ``flexspec_mq/models/byte_text.py``. A streamed request writes each; where it broke
+Such a text is a text of bytes, see ``flexspec_mq/models/byte_text/``. A streamed request writes each; where it broke
 off, the next request goes on from what is committed, or writes the text anew and is compared with it: never is the end
 of a text put behind the beginning of another.
 """
@@ -23,13 +23,7 @@ from cloud_worker.engine.servers.engine import ServerEngine
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
 from flexspec_mq.errors import ServerRefused, UsageError
-from flexspec_mq.models.byte_text import (
-    ByteEnd,
-    Channel,
-    channels,
-    encode_text,
-    whole_characters,
-)
+from flexspec_mq.models.byte_text.ids import ByteEnd, Channel, channels, encode_text, whole_characters
 from flexspec_mq.models.load import byte_text
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from schemas.served import ServedMessage, ServedRequest, ServedUsage

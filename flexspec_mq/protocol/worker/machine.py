@@ -514,7 +514,8 @@ class WorkerMachine:
             self.counters.failed += 1
             self._end(session, session.attempt, now)
             why = "" if error is None else error.message
-            own = ErrorCode.SERVER if self._config.facts.writes else ErrorCode.INTERNAL  # else others may do it
+            # The word of a server that writes its own texts is final; a target of another worker may do without.
+            own = ErrorCode.SERVER if self._config.facts.writes else ErrorCode.INTERNAL
             known = ((GrammarError, ErrorCode.GRAMMAR), (ServerRefused, own))
             told = (code for kind, code in known if why and isinstance(error, kind))
             code = next(told, ErrorCode.INTERNAL)

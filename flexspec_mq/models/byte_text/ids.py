@@ -8,25 +8,11 @@ figures as JSON, and the mark of its end. Digests, seals, the outbox and resumin
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from hashlib import blake2b
-from typing import Any
 
 import msgspec
 
-from flexspec_mq.grammar.tools import (
-    Aside,
-    CallArguments,
-    CallBegins,
-    CallEnds,
-    CallEvent,
-    CallParser,
-    Content,
-    ReadCall,
-    ToolFormat,
-)
-from flexspec_mq.models.tokenizer import PlainTokenizer
 from schemas.served import ServedUsage
 
 BYTE_CONTEXT = 131_072
@@ -37,7 +23,6 @@ AROUND = 4096
 """Bytes of an answer that are no text: marks, heads of calls, figures."""
 _FIRST_CHARACTER = 0xFDD0
 """Marks as characters, beside each other: these are of no use for interchange, by Unicode's own word."""
-_PERSON = b"flexspec-bytes-1"
 
 
 class Channel(IntEnum):
@@ -97,7 +82,7 @@ def channels(ids: Iterable[int]) -> list[tuple[Channel, str]]:
     """The parts of an answer in their order, neighbours of one channel together."""
     decoder, at = ByteDecoder(), Channel.CONTENT
     parts: list[tuple[Channel, str]] = []
-    for piece in _split(decoder.push(ids)):
+    for piece in split(decoder.push(ids)):
         if piece in MARKS:
             at = Channel(256 + ord(piece) - _FIRST_CHARACTER)
             if at in (Channel.CALL, Channel.CALLED):
@@ -122,7 +107,7 @@ def served_usage(committed: Sequence[int]) -> ServedUsage | None:
         return None
 
 
-def _split(text: str) -> list[str]:
+def split(text: str) -> list[str]:
     """Marks, and what is between them."""
     pieces, begin = [], 0
     for at, character in enumerate(text):
@@ -153,113 +138,3 @@ class ByteDecoder:
         """End the stream, without the bytes of an unfinished character."""
         self._bytes.reset()
         return ""
-
-
-CHANNELS = ToolFormat("", "", "", "", native=True, channels=True)
-"""The form of calls in such a text."""
-_OF_CHARACTER = {channel.character: channel for channel in Channel}
-
-
-class ChannelParser(CallParser):
-    """Content, reasoning and calls of a text whose server told them apart, read piece by piece."""
-
-    def __init__(self) -> None:
-        super().__init__(CHANNELS, None)
-        self._channel = Channel.CONTENT
-        self._name = ""
-
-    @property
-    def within(self) -> bool:
-        """Whether the text stands within the arguments of a call."""
-        return self._channel in (Channel.CALL, Channel.ARGUMENTS)
-
-    def push(self, piece: str) -> list[CallEvent]:
-        """Add text; returns what has become certain."""
-        events: list[CallEvent] = []
-        for part in _split(piece):
-            channel = _OF_CHARACTER.get(part)
-            if channel is not None:
-                events += self._turns_to(channel)
-            elif self._channel is Channel.CONTENT:
-                events.append(Content(part, self._at))
-            elif self._channel in (Channel.REASONING, Channel.REFUSAL):
-                kind: Any = self._channel.name.lower()
-                events.append(Aside(part, self._at, kind))
-            elif self._channel is Channel.CALL:
-                self._name += part
-            elif self._channel is Channel.ARGUMENTS:
-                self.calls[-1] = self.calls[-1]._replace(arguments=self.calls[-1].arguments + part)
-                events.append(CallArguments(len(self.calls) - 1, part))
-            self._at += len(part)
-        return events
-
-    def _turns_to(self, channel: Channel) -> list[CallEvent]:
-        before, self._channel, name = self._channel, channel, self._name
-        if channel is Channel.ARGUMENTS and before is Channel.CALL:
-            self.calls.append(ReadCall(name, ""))
-            self._name = ""
-            return [CallBegins(len(self.calls) - 1, name)]
-        return [CallEnds(len(self.calls) - 1)] if channel is Channel.CALLED and self.calls else []
-
-    def ahead(self, text: str) -> str:
-        """The text itself: what a device writes alone calls nothing."""
-        return text
-
-    def finish(self) -> list[CallEvent]:
-        """The text is over; nothing was held back."""
-        return []
-
-
-class ByteTokenizer(PlainTokenizer):
-    """The interface of a tokenizer over bytes and marks."""
-
-    def __init__(self) -> None:
-        self.around = None
-        self.special_tokens_map: dict[str, Any] = {}
-        self.chat_template = None
-        self.model_max_length = BYTE_CONTEXT
-
-    def __len__(self) -> int:
-        """Ids of the vocabulary."""
-        return ROWS
-
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]:
-        """None: marks are no tokens of a tokenizer's."""
-        return {}
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """Id that ends most texts."""
-        return ByteEnd.STOP
-
-    def get_vocab(self) -> dict[str, int]:
-        """Token → id."""
-        return {f"<0x{each:02X}>": each for each in range(256)} | {
-            mark.name: int(mark) for mark in (*Channel, *ByteEnd)
-        }
-
-    def convert_ids_to_tokens(self, ids: int) -> str | None:
-        """The token of an id; None if there is none."""
-        return next((token for token, each in self.get_vocab().items() if each == ids), None)
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The bytes of a text."""
-        del add_special_tokens
-        return list(encode_text(text))
-
-    def decode(
-        self,
-        token_ids: list[int],
-        *,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool = False,
-    ) -> str:
-        """The text of ids."""
-        del skip_special_tokens, clean_up_tokenization_spaces
-        return ByteDecoder().push(token_ids)
-
-
-def fingerprint() -> bytes:
-    """Fingerprint of these ids, 16 bytes."""
-    return blake2b(msgspec.json.encode(ByteTokenizer().get_vocab()), digest_size=16, person=_PERSON).digest()

@@ -1,0 +1,1 @@
+"""Texts of bytes, of servers that tell no token ids."""
