@@ -236,11 +236,16 @@ class OllamaForm(Form):
 
     def _said(self, events: Sequence[CallEvent]) -> dict[str, Any]:
         """The part of an answer that is new; empty if there is none."""
-        content = "".join(event.text for event in events if isinstance(event, Content))
+        said, thought = ("content", "refusal"), ("reasoning",)
+        content, thinking = (
+            "".join(
+                event.text for event in events if isinstance(event, Content | Aside) and event.kind in kinds
+            )
+            for kinds in (said, thought)
+        )
         if not self._wanted.chat:
             return {"response": content} if content else {}
         calls = [self._call(event.number) for event in events if isinstance(event, CallEnds)]
-        thinking = "".join(event.text for event in events if isinstance(event, Aside))
         if not (content or calls or thinking):
             return {}
         return {

@@ -298,7 +298,9 @@ class Asks:
         choice, keep = wanted.form([text]).choice(0, end), answering.reply.keep
         body = Answer(
             **answering.reply.named,
-            text=UNSET if wanted.stream and not keep else choice.message.content or "",
+            text=UNSET
+            if wanted.stream and not keep
+            else choice.message.content or choice.message.refusal or "",
             tool_calls=choice.message.tool_calls,
             provisional=UNSET if choice.flexspec is UNSET else choice.flexspec.provisional,
             finish_reason=choice.finish_reason,

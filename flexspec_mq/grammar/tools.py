@@ -263,6 +263,7 @@ class Content(NamedTuple):
 
     text: str
     at: int
+    kind: Literal["content"] = "content"
 
 
 class Aside(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import threading
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
@@ -19,6 +21,10 @@ from cloud_worker.engine.load import load_engine
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.models.load import byte_text
+from schemas.messages import NOISE_VERSION, Identity, Sampling
+from schemas.served import ServedMessage, ServedRequest
+from tests.cloud_worker import works
 from tests.edge_node.api.served import Served, content, said, served
 from tests.engine_server import EngineServer
 from tests.packaging.test_imports import BLOCK
@@ -264,3 +270,89 @@ def test_settings_that_do_not_fit_are_refused(
     settings = {"engine_url": server.url, **more}
     with pytest.raises(FlexSpecError, match=words):
         load_engine(WorkerSettings(worker="w1", engine="openai", **settings), lambda _: None)
+
+
+def _told(*deltas: dict[str, Any], ended: str) -> Lie:
+    """A stream as llama.cpp and vLLM document it."""
+    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": ended}]}
+    usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6}}
+    lines = [f"data: {json.dumps(event)}\n\n".encode() for event in (*events, last, usage)]
+    return _stream(*lines, b"data: [DONE]\n\n")
+
+
+CALL = [{"index": 0, "id": "x", "type": "function", "function": {"name": "now", "arguments": '{"a": 1}'}}]
+
+
+@asynccontextmanager
+async def scripted(
+    mosquitto: PrivateBroker, server: EngineServer, monkeypatch: pytest.MonkeyPatch, version: str, lie: Lie
+) -> AsyncIterator[Served]:
+    monkeypatch.setattr(EngineServer, "_chat", lambda _self, _body: lie())
+    await asyncio.to_thread(server.kill)
+    server.start()
+    async with site(mosquitto, server, version) as api:
+        yield api
+
+
+async def test_reasoning_and_calls_reach_each_api(
+    mosquitto: PrivateBroker, server: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie = _told({"reasoning_content": "hm"}, {"content": "well"}, {"tool_calls": CALL}, ended="tool_calls")
+    tools = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]
+    async with scripted(mosquitto, server, monkeypatch, "calls", lie) as api:
+        (choice,) = (await api.post("/v1/chat/completions", chat(tools=tools))).json()["choices"]
+        assert choice["finish_reason"] == "tool_calls"
+        message = choice["message"]
+        assert (message["reasoning_content"], message["content"]) == ("hm", "well")
+        assert message["tool_calls"][0]["function"] == CALL[0]["function"]
+        asked = {"model": "calls", "messages": chat()["messages"], "tools": tools, "stream": False}
+        message = (await api.post("/api/chat", asked)).json()["message"]
+        assert (message["thinking"], message["content"]) == ("hm", "well")
+        assert message["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+        asked = {"input": QUESTION, "tools": [{"type": "function", "name": "now", "parameters": None}]}
+        for stream in (False, True):
+            answer = await api.post("/v1/responses", {**asked, "stream": stream})
+            assert answer.status_code == 200, answer.text
+        told = answer.text.split("event: response.completed\ndata: ")[1].splitlines()[0]
+        output = json.loads(told)["response"]["output"]
+        assert [item["type"] for item in output] == ["message", "function_call"]
+        assert output[1]["arguments"] == '{"a": 1}'
+
+
+async def test_a_refusal_is_shown(
+    mosquitto: PrivateBroker, server: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie = _told({"refusal": "I will not."}, ended="content_filter")
+    async with scripted(mosquitto, server, monkeypatch, "refuses", lie) as api:
+        (choice,) = (await api.post("/v1/chat/completions", chat())).json()["choices"]
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("content_filter", None)
+        assert choice["message"]["refusal"] == "I will not."
+        asked = {"model": "refuses", "messages": chat()["messages"], "stream": False}
+        assert (await api.post("/api/chat", asked)).json()["message"]["content"] == "I will not."
+        answer = (await api.post("/v1/responses", {"input": QUESTION})).json()
+        assert answer["output"][0]["content"][0]["text"] == "I will not."
+
+
+async def test_an_end_that_nobody_knows_is_no_end_of_a_text(
+    mosquitto: PrivateBroker, server: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie = _told({"content": "half"}, ended="abort")
+    async with scripted(mosquitto, server, monkeypatch, "aborts", lie) as api:
+        error = said(await api.post("/v1/chat/completions", chat()), 502, "server_refused")
+        assert "ended the text by 'abort'" in error["message"]
+
+
+def test_another_text_ends_a_session_though_it_comes_in_one_piece(server: EngineServer) -> None:
+    """It is asked for once."""
+    server.owner = "somebody"
+    engine = connected(server, "base")
+    prompt = msgspec.json.encode(ServedRequest(messages=(ServedMessage("user", QUESTION),), max_tokens=9))
+    identity = Identity(NOISE_VERSION, engine.facts.fingerprint, Sampling(), byte_text().eos, False, 999)
+    engine.add(works.work(identity, prompt, (1,), room=300))
+    while not (result := engine.step()).failed:
+        assert not result.decided
+    ((_, error),) = result.failed
+    assert "wrote another one" in str(error)
+    assert len(server.asked) == 1
+    engine.close()

@@ -48,6 +48,8 @@ _ENDS = {
     "length": ByteEnd.LENGTH,
     "content_filter": ByteEnd.CONTENT_FILTER,
 }
+_GOES_ON = {"add_generation_prompt": False, "continue_final_message": True}
+"""Fields by which a server goes on with the last message, as the device's own targets do."""
 Kind = Literal["llama.cpp", "vLLM", "unknown"]
 
 
@@ -149,12 +151,11 @@ class ChatServer(ServerClient):
 
         Raises:
             ServerRefused: it serves others now.
-            UsageError: none of them is wanted.
         """
-        there = {one.id for one in await self.listed()}
+        there = {one.id for one in (await self.ask("/v1/models", _Models)).data}
         if lost := sorted(set(self.found.values()) - there):
             raise ServerRefused(
-                f"{self.url} does not serve {lost[0]} any more, but {', '.join(sorted(there))}"
+                f"{self.url} does not serve {lost[0]} any more, but {', '.join(sorted(there))[:MOST_SAID]}"
             )
         self._seen = time.monotonic()
 
@@ -204,7 +205,6 @@ class ChatText:
     def __init__(self, server: ChatServer, read: int = 0) -> None:
         self._server, self.read = server, read
         self._ids: list[int] = []
-        self._begun = False
         self._agreed = 0
         self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -226,12 +226,7 @@ class ChatText:
         if self._task is None or not self._agrees(committed):
             await self.close()
             await self._begin(item, model, committed)
-        while len(self._ids) <= len(committed):
-            if not self._agrees(committed):
-                raise ServerRefused(
-                    "the server of models was lost in the middle of this text, and wrote another one when it was asked "
-                    "again with the same seed: nothing was put behind what you have"
-                )
+        while self._agrees(committed) and len(self._ids) <= len(committed):
             if self._error is not None:
                 error = self._error
                 await self.close()
@@ -239,7 +234,10 @@ class ChatText:
             self._more.clear()
             await self._more.wait()
         if not self._agrees(committed):
-            return await self.decide(item, model, None)
+            raise ServerRefused(
+                "the server of models was lost in the middle of this text, and wrote another one when it was asked "
+                "again with the same seed: nothing was put behind what you have"
+            )
         new = self._ids[len(committed) : len(committed) + item.room + 1]
         whole = whole_characters(new) if len(self._ids) > len(committed) + len(new) else len(new)
         return tuple(new[: whole or len(new)]), ALL_ROWS
@@ -267,6 +265,8 @@ class ChatText:
         elif committed:
             usage = ServedUsage(resumed="rewritten")
         self._ids, self._agreed, self._error = ids, 0, None
+        if server.continues and any(message.role == "assistant" for message in asked.messages[-1:]):
+            body |= _GOES_ON
         path = "/v1/chat/completions" if asked.prompt is None else "/v1/completions"
         self._task = asyncio.create_task(self._read(path, body, usage))
 
@@ -286,8 +286,10 @@ class ChatText:
                 completion_tokens=used.completion_tokens + before.completion_tokens,
                 resumed=before.resumed,
             )
-            if ended:
-                writer.finish(figures, _ENDS.get(ended, ByteEnd.STOP))
+            if ended in _ENDS:
+                writer.finish(figures, _ENDS[ended])
+            elif ended:
+                self._error = ServerRefused(f"{self._server.url} ended the text by {ended[:MOST_SAID]!r}")
             else:
                 self._error = ServerGone(f"{self._server.url} ended a stream without a reason")
         except Exception as error:  # noqa: BLE001  raised where more is waited for
@@ -398,7 +400,7 @@ def _continued(body: dict[str, Any], said: str, count: int) -> dict[str, Any]:
     """The body that asks for the rest of a message."""
     last = msgspec.to_builtins(ServedMessage("assistant", said))
     more: dict[str, Any] = {"messages": [*body["messages"], last]}
-    more |= {"add_generation_prompt": False, "continue_final_message": True}
+    more |= _GOES_ON
     if "max_tokens" in body:
         more["max_tokens"] = max(1, body["max_tokens"] - count)
     return body | more

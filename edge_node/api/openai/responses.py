@@ -171,8 +171,10 @@ class Output:
             case CallArguments():
                 self._parts.append(told.text)
                 yield self._of_item("function_call_arguments.delta", delta=told.text)
-            case Aside():  # a message of its own beside the content, which clients of this API know as an item
+            case Aside(kind="reasoning"):
                 pass
+            case Aside():
+                yield from self.take(Content(told.text, told.at))
             case _:
                 yield from self._end()
 
@@ -316,8 +318,8 @@ class ResponsesForm(Form):
     def told(self, at: int, event: CallEvent) -> bytes:
         """Events of what the text adds."""
         del at
-        *before, last = map(_sent, self._output.take(event))
-        return b"".join([*before, self.mark, last])  # the last one has the characters
+        events = [*map(_sent, self._output.take(event))]
+        return b"".join([*events[:-1], self.mark, *events[-1:]])  # the last one has the characters
 
     def changed(self, at: int, change: Provisional) -> bytes:
         """An event that OpenAI's API has not."""
