@@ -98,10 +98,10 @@ class CloudWorker:
         self._quotas = quotas = quotas or QuotaSettings()
         facts = engine.facts
         self.family = family
-        versions = facts.versions or (settings.version,)
         self._compiling: set[asyncio.Task[None]] = set()
         self.settings = settings
         self._groups = read_groups(settings.share_groups)
+        versions = (settings.version, *filter(self._permitted, facts.versions[1:]))
         self._codec = Codec()
         self._wire = WorkerWire(settings, facts.max_context + MAX_DRAFT_TOKENS)
         self.engine = engine
@@ -309,6 +309,15 @@ class CloudWorker:
     def retire_version(self, version: str) -> None:
         """Take no new sessions of a version; texts of it that have begun go on, also at another worker."""
         self._do(self.machine.retire(version))
+
+    def _permitted(self, version: str) -> bool:
+        """Whether the deployment lets this worker serve a version."""
+        try:
+            self._groups.group_of(version)
+        except UsageError as error:
+            _log.warning("model %s is no version here: %s; %s", version, error.message, error.hint)
+            return False
+        return True
 
     def _open_share(self, version: str) -> str:
         return topics.open_share(version, self._groups.group_of(version))
@@ -627,7 +636,7 @@ class CloudWorker:
             lease=settings.lease,
             recommended=facts.recommended,
             draft=facts.draft,
-            versions=tuple(VersionStatus(name=name) for name in facts.versions[1:] and facts.versions)
+            versions=tuple(VersionStatus(name=name) for name in self.machine.versions if facts.versions)
             if self.family is None
             else self.family.statuses(),
             life=self._incarnation,
