@@ -20,6 +20,7 @@ from broker.launcher import PrivateBroker
 from cloud_worker.engine.load import load_engine
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.settings import WorkerSettings
+from cloud_worker.worker import CloudWorker
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.load import byte_text
 from schemas.messages import NOISE_VERSION, Identity, Sampling
@@ -355,4 +356,16 @@ def test_another_text_ends_a_session_though_it_comes_in_one_piece(server: Engine
     ((_, error),) = result.failed
     assert "wrote another one" in str(error)
     assert len(server.asked) == 1
+    engine.close()
+
+
+async def test_models_that_the_deployment_does_not_know_are_no_versions(
+    mosquitto: PrivateBroker, server: EngineServer, tmp_path: Path
+) -> None:
+    groups = tmp_path / "groups"
+    groups.write_text(f"own {'5' * 32}\n")
+    settings = WorkerSettings(worker="w1", version="own", share_groups=groups)
+    engine = await asyncio.to_thread(connected, server, "own")
+    assert engine.facts.versions == ("own", "tiny-1b")
+    assert [*CloudWorker(settings, engine).machine.versions] == ["own"]
     engine.close()
