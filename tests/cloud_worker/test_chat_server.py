@@ -360,7 +360,7 @@ def test_another_text_ends_a_session_though_it_comes_in_one_piece(server: Engine
 
 
 async def test_models_that_the_deployment_does_not_know_are_no_versions(
-    mosquitto: PrivateBroker, server: EngineServer, tmp_path: Path
+    server: EngineServer, tmp_path: Path
 ) -> None:
     groups = tmp_path / "groups"
     groups.write_text(f"own {'5' * 32}\n")
