@@ -254,7 +254,6 @@ class ChatText:
     async def _begin(self, item: WorkItem, model: str, committed: Sequence[int]) -> None:
         """Ask for the text, or for what is behind its committed beginning."""
         server = self._server
-        await server.look()
         asked = read_request(bytes(item.context[: item.prompt_length]))
         body = body_of(asked, model, item.identity.sampling.seed)
         usage, ids = ServedUsage(), list[int]()
@@ -273,9 +272,11 @@ class ChatText:
     async def _read(self, path: str, body: Mapping[str, Any], before: ServedUsage) -> None:
         """Turn events into ids, until the end."""
         writer, used, ended = Writer(self._ids), _Usage(), ""
+        looked = asyncio.create_task(self._server.look())  # meanwhile: it takes a round trip
         try:
             async with contextlib.aclosing(self._server.stream(path, body)) as events:
                 async for event in events:
+                    await looked
                     for choice in event.choices:
                         writer.take(choice)
                         ended = choice.finish_reason or ended
@@ -288,13 +289,14 @@ class ChatText:
             )
             if ended in _ENDS:
                 writer.finish(figures, _ENDS[ended])
-            elif ended:
-                self._error = ServerRefused(f"{self._server.url} ended the text by {ended[:MOST_SAID]!r}")
             else:
-                self._error = ServerGone(f"{self._server.url} ended a stream without a reason")
+                reason = repr(ended[:MOST_SAID]) if ended else "no reason"
+                self._error = ServerRefused(f"{self._server.url} ended the text by {reason}")
         except Exception as error:  # noqa: BLE001  raised where more is waited for
             self._error = error
         finally:
+            looked.cancel()
+            await asyncio.gather(looked, return_exceptions=True)
             self._more.set()
 
     async def close(self) -> None:
