@@ -17,10 +17,10 @@ import numpy as np
 from lab.bench import bootstrap
 from lab.bench.bootstrap import Ends, Floats
 from lab.bench.meter import LinkBytes
-from lab.bench.strategies import STREAMING
+from lab.bench.strategies import SERVER, STREAMING
 from lab.benchmarks._common import table
 
-BASES = ("traditional", STREAMING)
+BASES = ("traditional", STREAMING, SERVER)
 """Strategies that others are shares of."""
 
 

@@ -87,12 +87,12 @@ async def _measure(
     options: Namespace, asked: Asked, channel: BenchChannel, plan: LinkPlan | None, answered: list[Answered]
 ) -> None:
     from lab.bench.measuring import ask_all
-    from lab.bench.strategies import RATIONED, SERVER, UNRATIONED, nodes
+    from lab.bench.strategies import BESIDE, RATIONED, SERVER, UNRATIONED, nodes
     from lab.bench.testbed import bench_testbed
 
     worker = flags.worker_flags(options)
     # Nothing makes the forwards of another server longer.
-    names = [name for name in options.strategies if name != SERVER or not channel.delay_ms]
+    names = [name for name in options.strategies if name not in (SERVER, BESIDE) or not channel.delay_ms]
     say(f"{channel.title}: {len(asked.questions)} questions; daemons start")
     async with bench_testbed(
         plan,

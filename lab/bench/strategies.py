@@ -11,9 +11,10 @@ from schemas.messages import MAX_AHEAD
 STREAMING, COLOCATED = "streaming", "colocated"
 _NO_DRAFT = ("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup")
 
-SERVER = "server"
-RATIONED, UNRATIONED = "base", "unrationed"
-"""Versions of two workers of one target: one gives rows out by their worth, the other all that are asked for."""
+SERVER, BESIDE = "server", "beside-server"
+RATIONED, UNRATIONED, SERVED = "base", "unrationed", "served"
+"""Versions of workers: two of one target, of which one gives rows out by their worth and the other all that are asked
+for; one beside the program of --server."""
 
 ABOUT: Mapping[str, str] = {
     "traditional": "K guesses a round with their whole distributions, then a wait",
@@ -22,9 +23,10 @@ ABOUT: Mapping[str, str] = {
     COLOCATED: "streaming from a worker that drafts beside its target, for all and always",
     **{name: f"an edge node with --policy {name}" for name in POLICIES},
     SERVER: "the program of --server, which writes at the worker's place and is asked over HTTP",
+    BESIDE: "an edge node whose worker stands beside that program",
 }
 """Every strategy in the order of tables, and what it is."""
-DEFAULT = tuple(name for name in ABOUT if name != SERVER)
+DEFAULT = tuple(name for name in ABOUT if name not in (SERVER, BESIDE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,9 @@ def chosen(names: Sequence[str] | None, *, server: bool = False) -> list[str]:
     asked = [*(DEFAULT if names is None else names)]
     if server and SERVER not in asked:
         asked.append(SERVER)
-    elif SERVER in asked and not server:
-        raise UsageError(f"the strategy {SERVER} needs a program", hint="give its command with --server")
+    for name in (SERVER, BESIDE):
+        if name in asked and not server:
+            raise UsageError(f"the strategy {name} needs a program", hint="give its command with --server")
     for name in asked:
         if name not in ABOUT:
             raise UsageError(f"there is no strategy {name!r}", hint=f"choose from {', '.join(ABOUT)}")
@@ -100,6 +103,8 @@ def nodes(names: Sequence[str], devices: Devices) -> dict[str, Node]:
             found[name] = Node(streaming(devices))
         elif name == COLOCATED:
             found[name] = Node(streaming(devices, devices.worker_draft), UNRATIONED)
+        elif name == BESIDE:
+            found[name] = Node((*devices.more, "--draft", "none"), SERVED)
         elif name in POLICIES:
             found[name] = Node((*drafting(devices), "--policy", name))
     return found
@@ -121,5 +126,6 @@ def of_other_texts(names: Sequence[str], temperature: float) -> list[str]:
     return [
         name
         for name in names
-        if name == SERVER or (name in SCHEMES and not SCHEMES[name].says_the_targets_text(temperature))
+        if name in (SERVER, BESIDE)
+        or (name in SCHEMES and not SCHEMES[name].says_the_targets_text(temperature))
     ]

@@ -10,7 +10,7 @@ from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import TOLD_WITHIN
 from lab.bench.meter import LinkBytes, LinkMeter
-from lab.bench.strategies import SERVER, Node
+from lab.bench.strategies import SERVED, SERVER, Node
 from lab.testbed.deployment import Cores, LocalDeployment, free_port, local_deployment
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.process import Process
@@ -172,6 +172,13 @@ async def bench_testbed(
         usual = (SLOWED_WORKER, str(delay_ms)) if delay_ms else (WORKER,)
         program = {version: (programs or {}).get(version, usual) for version in workers}
         wanted = {node.version for node in nodes.values()}
+        client = await here.start("client", "device", python(_CLIENT))
+        sides: dict[str, ApiSide | TraditionalSide] = {}
+        if server is not None:
+            sides[SERVER] = beside = await start_server(here, server, client, say)
+            served = ("--engine", "openai", "--engine-url", beside.url, "--engine-model", beside.model)
+            workers = {**workers, SERVED: served}
+            program[SERVED] = (WORKER,)
         for version, flags in workers.items():
             if version in wanted:
                 await here.worker(f"w-{version}", "--version", version, *flags, program=program[version])
@@ -180,7 +187,6 @@ async def bench_testbed(
             name: (await here.edge(name, "--version", node.version, *node.flags, program=node.program)).url
             for name, node in nodes.items()
         }
-        client = await here.start("client", "device", python(_CLIENT))
         for name, url in urls.items():
             await client.send({"url": url})
             if not (await client.event(lambda event: "ready" in event))["ready"]:
@@ -188,11 +194,7 @@ async def bench_testbed(
                     f"edge node {name} heard of no worker",
                     hint="draft and target must have the same tokenizer: `flexspec doctor` compares them",
                 )
-        sides: dict[str, ApiSide | TraditionalSide] = {
-            name: ApiSide(client, url, LinkMeter(here.link)) for name, url in urls.items()
-        }
+        sides |= {name: ApiSide(client, url, LinkMeter(here.link)) for name, url in urls.items()}
         if traditional is not None:
             sides |= await start_traditional(here, traditional, delay_ms)
-        if server is not None:
-            sides[SERVER] = await start_server(here, server, client, say)
         yield BenchTestbed(sides)

@@ -47,6 +47,7 @@ async def chat(request: Request) -> StreamingResponse:
             if "torn" in sys.argv:
                 yield 'data: {"choi'
                 return
+        yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         if "silent" not in sys.argv:
             yield _event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(words)}})
         yield "data: [DONE]\n\n"

@@ -143,7 +143,7 @@ def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     """Mosquitto, two targets, a device as usual and two edge nodes; its results are not written over."""
     asked, out = asking_of_tiny_models(tmp_path), tmp_path / "out"
     names = ["traditional", "traditional-ids", "streaming", "fixed"]
-    asked += ["--seed", "5", "--links", "loopback", "--strategies", *names, "--guesses", "3"]
+    asked += ["--seed", "5", "--links", "loopback", "--strategies", *names, "beside-server", "--guesses", "3"]
     asked += ["--out", str(out)]
     other = Path(__file__).with_name("other_server.py")
     asked += ["--server", f"{sys.executable} {other} {{host}} {{port}}"]
@@ -152,12 +152,13 @@ def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     results = json.loads((out / "results.json").read_text("utf-8"))
     (channel,) = results["channels"]
     found = channel["strategies"]
-    assert list(found) == [*names, "server"]
+    assert list(found) == [*names, "server", "beside-server"]
     assert channel["differ"] == []
     assert "server *" in printed, "writes a text of its own"
     other_server = found["server"]
     assert (other_server["answers"], other_server["tokens"]) == (2, 2)
     assert other_server["of_streaming"]["mean_s"] is not None
+    assert found["beside-server"]["of_server"]["mean_s"] is not None
     for name in names:
         one = found[name]
         assert f"\n{name} " in printed

@@ -224,7 +224,9 @@ def test_tables_hold_every_strategy_of_a_channel() -> None:
         "strategies": summary(found, 0, ["server"]),
     }
     text = tables(channel)
-    figures, by_traditional, by_streaming = (block for block in text.split("\n\n") if "---" in block)
+    figures, by_traditional, by_streaming, by_server = (
+        block for block in text.split("\n\n") if "---" in block
+    )
     rows = {line.split("  ")[0]: line.split() for line in figures.splitlines()[2:]}
     assert list(rows) == ["traditional", "streaming", "server *", "fixed"]
     assert rows["traditional"][1:4] == ["5", "0", "3.00"]
@@ -232,6 +234,7 @@ def test_tables_hold_every_strategy_of_a_channel() -> None:
     assert rows["server *"][-2:] == ["-", "-"]
     assert [line.split()[0] for line in by_traditional.splitlines()[2:]] == ["streaming", "server"]
     assert "0.5 [0.5, 0.5]" in by_streaming
+    assert "0.333 [0.333, 0.333]" in by_server
     for said in (
         "# 4g",
         "own, which is not compared",
