@@ -38,7 +38,7 @@ def say(text: str) -> None:
 
 
 async def command(program: Path, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
-    """Run a program to its end; its standard output.
+    """Run a program to its end; its standard output, or its errors where that is empty.
 
     Raises:
         SystemExit: it ends otherwise.
@@ -51,7 +51,7 @@ async def command(program: Path, *arguments: str, stdin: bytes = b"", code: int 
         raise SystemExit(
             f"{program} {arguments} ended with {process.returncode}\n{out.decode()}\n{err.decode()}"
         )
-    return out.decode()
+    return out.decode() or err.decode()
 
 
 async def daemons(children: Children) -> None:
@@ -93,17 +93,11 @@ async def daemons(children: Children) -> None:
     chat = await command(BIN / "flexspec", *talk, stdin=b"Name a river.\n")
     say(f"chat: {chat.strip().splitlines()[0]!r}")
     await command(BIN / "flexspec", "top", "--once", f"--url={url}")
-    say("top")
     looks = (f"--within={WITHIN}", at, *NO_FILE)
     await command(DRAFTING / "flexspec", "doctor", "--draft=draft", *looks)
-    await command(EDGE / "flexspec", "doctor", *looks)
     await command(WORKER / "flexspec", "doctor", "cloud", *looks)
-    say("doctors of all")
-    without = ("ask", "Name a river.", "--max-tokens=16", "--temperature=0")
-    text = await command(EDGE / "flexspec-edge", *without, "--edge=e3", at, *NO_FILE)
-    if text.strip() != answer.text.strip():
-        raise SystemExit(f"without a draft it is {text!r}")
-    say("edge: without a draft, by the tokenizer that a worker gave it, it is the same")
+    say("top, doctors of all")
+    await without_draft(at, answer.text.strip())
     for wheels in WHEELS:
         await first_answer(children, wheels, at)
     beside = ("--engine=vllm", "--engine-url=http://127.0.0.1:9", f"--target={folder}", *looks)
@@ -113,11 +107,20 @@ async def daemons(children: Children) -> None:
     say("worker beside a server of models: looks for one, without torch")
 
 
+async def without_draft(at: str, expected: str) -> None:
+    """Devices of two kinds that draft nothing: with what reads tokenizers, and without."""
+    without = ("ask", "Name a river.", "--max-tokens=16", "--temperature=0")
+    text = await command(DRAFTING / "flexspec-edge", *without, "--draft=none", "--edge=e3", at, *NO_FILE)
+    said = await command(EDGE / "flexspec-edge", *without, "--edge=e4", at, *NO_FILE, code=5)
+    if text.strip() != expected or "needs tokenizers, jinja2, numpy" not in said:
+        raise SystemExit(f"without a draft it is {text!r}, and without tokenizers {said!r}")
+    say("edge: without a draft, by the tokenizer that a worker gave it, it is the same")
+
+
 async def first_answer(children: Children, wheels: str, at: str) -> None:
-    """A new device's two commands, `pip install` and `serve`, and a question to it."""
+    """A new device's two commands, as README's first lines have them, and a question to it."""
     await command(Path(sys.executable), "-m", "venv", "new")
     began = time.monotonic()
-    # As README's first lines have them, with the folder of wheels in place of a checkout.
     line = re.search(r"\npip (install) '\.(.+?)' && (\S+) (\S+) --broker", README.read_text("utf-8"))
     install, extras, program, subcommand = line.groups()  # type: ignore[union-attr]
     await command(

@@ -115,7 +115,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv, extras="edge")
+    return run_main(_main, argv, extras="edge,draft")
 
 
 def _main(argv: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
-_NO_DRAFT = {"draft": "no draft runs on this device"}
+_NO_DRAFT = {"draft": "no target but a server's writes for this device, and no draft runs on it"}
 
 
 class EdgeDoctor(DaemonDoctor):

@@ -129,6 +129,8 @@ class TargetTexts:
             for status in statuses:
                 self.heard(status, entropy.now())
             return None
+        if self.own is None:
+            raise WorkerError(f"this node has no tokenizer of the target: {texts[-1]}")
         raise WorkerError(
             f"the tokenizer of this node is not the target's: {texts[-1]}",
             hint=f"{OTHER_VOCABULARY}; `flexspec-edge doctor` says more",
@@ -331,7 +333,7 @@ class TargetTexts:
                 raise WorkerError(self._untold(stated))
         except FlexSpecError as error:
             # Said of this worker alone: another one of the same tokenizer may tell the truth.
-            self._known.put(_name(status), error.message, 0.0)
+            self._known.put(_name(status), f"{error.message} ({error.hint})".removesuffix(" ()"), 0.0)
         else:
             self._compare(text)
             self._known.put(status.fingerprint, text, 0.0)

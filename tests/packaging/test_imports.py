@@ -170,6 +170,7 @@ def test_the_extras_for_devices_bring_neither_torch_nor_transformers() -> None:
         ]
     assert {"onnxruntime", "tokenizers", "jinja2", "numpy", "aiomqtt"} <= brought
     assert not brought & {"torch", "transformers", "safetensors", "accelerate", "onnx"}
+    assert not {Requirement(line).name for line in extras["edge"]} & {"onnxruntime", "tokenizers", "numpy"}
 
 
 TORCH = "torch", "transformers", "safetensors"
@@ -205,8 +206,8 @@ def run_without(folder: Path, left_out: tuple[str, ...], *command: str) -> subpr
         (TORCH, ("flexspec_mq.cli", "bench"), 3, "flexspec bench needs torch, transformers", "models"),
         (TORCH, ("flexspec_mq.cli", "head", "check", "HERE"), 2, "this needs torch", "models"),
         (("numpy",), ("cloud_worker",), 2, "this needs numpy", "models,serve"),
-        (("numpy",), ("edge_node", "ask", "x"), 2, "this needs numpy", "edge"),
-        (("starlette",), ("edge_node", "serve", "--api-port", "0"), 2, "this needs starlette", "edge"),
+        (("numpy",), ("edge_node", "ask", "x"), 2, "this needs numpy", "edge,draft"),
+        (("starlette",), ("edge_node", "serve", "--api-port", "0"), 2, "this needs starlette", "edge,draft"),
     ],
 )
 def test_a_package_that_is_not_there_is_named(
