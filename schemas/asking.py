@@ -40,6 +40,7 @@ class AskUsage(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         version: target version that wrote it.
         seed: number with which the same text comes again.
+        resumed: how a server's text went on that broke off: ``continued`` or ``rewritten``; left out if none did.
     """
 
     prompt_tokens: int
@@ -47,6 +48,7 @@ class AskUsage(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int
     version: str
     seed: int | None
+    resumed: str | UnsetType = UNSET
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -404,4 +404,5 @@ def _usage(figures: TextFigures) -> AskUsage:
         total_tokens=figures.prompt_tokens + figures.tokens,
         version=figures.version,
         seed=figures.seed,
+        resumed=figures.resumed or UNSET,
     )
