@@ -530,6 +530,9 @@ class CloudWorker:
             self.machine.stepped(now - began)
             if self.engine.trouble and not self._lapsed:
                 self._timer.set()
+            if self.machine.full is not self.engine.full:
+                self.machine.full = self.engine.full
+                self.publish_status()
             if any(result.batch for result in done.results):
                 self.window.stepped(now - began)
             for result in done.results:
@@ -632,7 +635,9 @@ class CloudWorker:
             dtype=facts.dtype,
             weights=facts.weights,
             load=len(self.machine),
-            capacity=min(settings.capacity, facts.slots or settings.capacity),
+            capacity=len(self.machine)
+            if entropy.now() < self.machine.full.until
+            else min(settings.capacity, facts.slots or settings.capacity),
             lease=settings.lease,
             recommended=facts.recommended,
             draft=facts.draft,

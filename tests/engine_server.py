@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,11 +49,13 @@ class Faults:
 
     Attributes:
         errors: so many of the next requests for tokens are answered with 500.
+        busy: Retry-After of the next requests for tokens, each answered with 429.
         slow: seconds that each forward takes longer.
         cut_after: streams end without a word behind so many events; None leaves them whole.
     """
 
     errors: int = 0
+    busy: list[str] = field(default_factory=list)
     slow: float = 0.0
     cut_after: int | None = None
 
@@ -232,6 +234,10 @@ class EngineServer:
 
     def _asks(self, body: dict[str, Any]) -> None:
         self.asked.append(body)
+        if self.faults.busy:
+            refused = Refused(429, "too many requests")
+            refused.answer.headers["retry-after"] = self.faults.busy.pop(0)
+            raise refused
         if self.faults.errors:
             self.faults.errors -= 1
             raise Refused(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")

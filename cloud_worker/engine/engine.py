@@ -18,7 +18,7 @@ from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.target_text import told_text
 from flexspec_mq.protocol.digest import common_length
-from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
+from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows, Full
 from flexspec_mq.sampling.noise import lucky_words
 from flexspec_mq.sampling.penalties import penalties
 from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck, penalized
@@ -67,9 +67,11 @@ class ModelEngine:
     Attributes:
         scheduler: Pending items, and the KV cache.
         trouble: See `Engine`; a model has none.
+        full: See `Engine`; the worker's capacity is a model's bound.
     """
 
     trouble = ""
+    full = Full()
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flexspec_mq.heads.manifest import Canary, Manifest
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
+    from flexspec_mq.protocol.worker.types import DraftRows, Full, WorkItem
     from schemas.status import DraftOffer, TargetText, TokenizerStatus
 
 T = TypeVar("T")
@@ -220,6 +220,11 @@ class Engine(Protocol):
     @property
     def trouble(self) -> str:
         """Why it can decide nothing now; empty if it can."""
+        ...
+
+    @property
+    def full(self) -> Full:
+        """Why and until when it takes no new sessions."""
         ...
 
     def add(self, item: WorkItem) -> None:

@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.load import load_engine
+from cloud_worker.engine.servers.client import _seconds
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
+from flexspec_mq import waiting
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.load import byte_text
 from schemas.messages import NOISE_VERSION, Identity, Sampling
@@ -118,6 +122,46 @@ async def _some(api: Served) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("no text has begun")
+
+
+async def test_a_server_that_is_full_is_left_alone_for_as_long_as_it_says(
+    mosquitto: PrivateBroker, server: EngineServer
+) -> None:
+    """The text that it refused waits, new ones are told to come back, and those that are written go on."""
+    async with site(mosquitto, server, "full") as api:
+        server.faults.slow = 0.02
+        alone = await asyncio.to_thread(server.chat, QUESTION, max_tokens=LIMIT, temperature=0)
+        writing = asyncio.create_task(api.post("/v1/chat/completions", chat()))
+        await _some(api)
+        server.faults.busy = [format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True), "1"]
+        refused = asyncio.create_task(api.post("/v1/chat/completions", chat(seed=2)))
+        await _until(lambda: api.daemons[0].worker.machine.full.until > 0)
+        assert "429" in api.daemons[0].worker.machine.full.why
+        status = api.daemons[0].worker._status("online")
+        assert status.load == status.capacity
+        later = asyncio.create_task(api.post("/v1/chat/completions", chat(seed=3)))
+        answers = await asyncio.gather(writing, refused, later)
+        assert [content(answer) for answer in answers] == 3 * [alone]
+        assert answers[0].json()["usage"]["flexspec"]["resumed"] == ""
+        assert api.daemons[0].worker.machine.counters.busy > 0, "the later one came while it was full"
+        assert len(server.asked) == 6, "by itself, three texts, and the two that it refused"
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("", None), ("soon", None), ("7", 7.0), ("0", waiting.BUSY[0]), ("9" * 4000, waiting.PATIENCE),
+        ("-3", None), ("Thu, 01 Jan 1970 00:00:00 GMT", waiting.BUSY[0]), ("Thu, 32 Jan 1970", None),
+    ],
+)  # fmt: skip
+def test_how_long_a_server_wants_to_be_left_alone(said: str, seconds: float | None) -> None:
+    assert _seconds(said) == seconds
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20.0):
+        while not holds():
+            await asyncio.sleep(0.01)
 
 
 async def test_a_server_that_cannot_continue_writes_again_and_is_compared(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 import msgspec
 
-from flexspec_mq import waiting
+from flexspec_mq import entropy, waiting
 from flexspec_mq.errors import FlexSpecError, ServerRefused
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ _DATA = re.compile(rb"^data:(.*)", re.MULTILINE)
 
 class ServerGone(FlexSpecError):
     """The server cannot be reached, or failed: it may do when asked again."""
+
+
+class ServerBusy(ServerGone):
+    """The server takes no more for now; `seconds` later it may."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(f"{message}; asked again in {seconds:.0f} s")
+        self.seconds = seconds
 
 
 class ServerClient:
@@ -110,11 +119,14 @@ class ServerClient:
             async with self._http.stream(method, self.url + path, content=content, headers=headers) as answer:
                 status, encoding = answer.status_code, answer.headers.get("content-encoding", "identity")
                 if status >= 400:
-                    kind = ServerGone if status >= 500 or status == 429 else ServerRefused
                     said = await _beginning(answer)
                     for secret in self._secrets:
                         said = said.replace(secret, "…")
-                    raise kind(f"{self.url}{path} answered {status}: {said}")
+                    said = f"{self.url}{path} answered {status}: {said}"
+                    after = _seconds(answer.headers.get("retry-after", ""))
+                    if status == 429 or (status == 503 and after is not None):
+                        raise ServerBusy(said, waiting.BUSY[1] if after is None else after)
+                    raise (ServerGone if status >= 500 else ServerRefused)(said)
                 if status >= 300:
                     raise ServerRefused(f"{self.url}{path} answered {status}: redirects are not followed")
                 if encoding != "identity":
@@ -138,6 +150,17 @@ class ServerClient:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ServerRefused(f"{self.url} answers what it should not: {error}") from error
+
+
+def _seconds(retry_after: str) -> float | None:
+    """How long a server wants to be left alone, as RFC 9110 has it, in bounds; None if it does not say."""
+    seconds = None
+    with suppress(ValueError):
+        if retry_after.strip().isdecimal():
+            seconds = float(retry_after[:16])
+        elif retry_after:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - entropy.wall()
+    return None if seconds is None else min(max(seconds, waiting.BUSY[0]), waiting.PATIENCE)
 
 
 async def _beginning(answer: httpx2.Response) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from cloud_worker.engine.grammars import TextGrammars
 from cloud_worker.engine.interface import StepResult
-from cloud_worker.engine.servers.client import ServerGone
-from flexspec_mq import waiting
+from cloud_worker.engine.servers.client import ServerBusy, ServerGone
+from flexspec_mq import entropy, waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
 from flexspec_mq.errors import FlexSpecError, GrammarError, ServerRefused
+from flexspec_mq.protocol.worker.types import Full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,7 @@ class ServerEngine:
     Attributes:
         head_holder: see `Engine`.
         trouble: see `Engine`.
+        full: see `Engine`.
     """
 
     memory = None
@@ -104,6 +106,7 @@ class ServerEngine:
         self.facts = facts
         self.grammars = grammars
         self.trouble = ""
+        self.full = Full()
         self.head_holder = heads
         self._server, self._text, self._model = server, text, model
         self._where = None if grammars is None else TextGrammars(grammars)
@@ -196,6 +199,12 @@ class ServerEngine:
             began = time.perf_counter()
             try:
                 tokens, rows = await text.decide(item, model, self._where)
+            except ServerBusy as error:
+                self.full = Full(error.message, entropy.now() + error.seconds)
+                self._wakes.set()
+                _log.warning("no new sessions for now: %s", error.message)
+                await asyncio.sleep(error.seconds)
+                return await once()
             except ServerRefused:
                 if self.head_holder is None or not await self.head_holder.again(model):
                     raise

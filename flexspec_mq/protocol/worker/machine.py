@@ -23,6 +23,7 @@ from flexspec_mq.protocol.worker.turns import by_device, to_go
 from flexspec_mq.protocol.worker.types import (
     ALL_ROWS,
     DraftRows,
+    Full,
     WorkerConfig,
     WorkerCounters,
     WorkerEvent,
@@ -62,6 +63,7 @@ class WorkerMachine:
     Attributes:
         deliveries: Places for answers that are delivered; to be read only.
         draining: true if new sessions are refused; drained when `len` is 0 too. To be read only.
+        full: why and until when new sessions are refused.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -74,6 +76,7 @@ class WorkerMachine:
         self._versions = dict.fromkeys(config.versions)
         self._retired: set[str] = set()
         self.draining = False
+        self.full = Full()
         self._stepped_at = -inf
         self._longest = 0.0
         self._out: list[WorkerEffect] = []
@@ -323,6 +326,9 @@ class WorkerMachine:
     def _create(self, key: SessionKey, now: float, message: Open, version: str) -> None:
         if self.draining:
             self._busy(key, message, waiting.BUSY[0])
+            return
+        if now < self.full.until:
+            self._busy(key, message, self.full.until - now, self.full.why)
             return
         live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
         tokens = len(message.prompt) + len(message.committed) + message.resumes + 1

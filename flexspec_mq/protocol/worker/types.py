@@ -4,12 +4,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
+from typing import NamedTuple
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.tally import DraftTally
 from flexspec_mq.protocol.effects import SessionKey
 from schemas.messages import Identity, Sampling
 from schemas.status import TokenizerStatus
+
+
+class Full(NamedTuple):
+    """Why new sessions are refused for now, and until when."""
+
+    why: str = ""
+    until: float = -inf
 
 
 @dataclass(frozen=True, slots=True)
