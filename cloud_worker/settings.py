@@ -113,6 +113,15 @@ class WorkerSettings(Section):
         Path | None,
         Setting(help="file with further headers for the server, one a line: Name: value", default="none"),
     ] = None
+    tokens_per_day: Annotated[
+        int | None,
+        Setting(
+            help="tokens, read and written, that a device may have of each version in a day (UTC), with --engine "
+            "openai; then its texts end with that reason",
+            least=1,
+            default="no limit",
+        ),
+    ] = None
     engine_key_file: Annotated[
         Path | None, Setting(help="file with the server's API key on its first line", default="none")
     ] = None
@@ -203,6 +212,10 @@ class WorkerSettings(Section):
                 if self.engine_url is None
                 else f"--engine-url is of no use with --engine {self.engine}",
                 hint="for example --engine openai --engine-url http://127.0.0.1:8080",
+            )
+        if self.tokens_per_day is not None and self.engine != "openai":
+            raise UsageError(
+                "--tokens-per-day counts what a server tells", hint="it goes with --engine openai"
             )
         own = self.pair is not None or self.draft not in ("auto", "none") or self.weights != "auto"
         if served and own:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edge_node.energy import EnergyMeter
-from flexspec_mq import entropy
 from flexspec_mq.controller.limits import Limits
 from flexspec_mq.controller.policies import DEFAULT
-from flexspec_mq.daemon.dated import DAY, day
-from flexspec_mq.daemon.files import whole
+from flexspec_mq.daemon.daily import AGAIN, DailyCount, next_day
 from flexspec_mq.energy.meters import Batteries
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.settings import Setting
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
 _FRESH = 10.0
 """Seconds for which a battery's charge is known."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,75 +126,27 @@ class DataSpent(FlexSpecError):
     """The bytes of the day are used up."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, hint="ask again after 00:00 UTC; the setting daily_data allows more")
-
-    @property
-    def retry_after(self) -> int:
-        """Seconds until the next day."""
-        return DAY - int(entropy.wall()) % DAY
+        super().__init__(message, hint=f"{AGAIN}; the setting daily_data allows more")
+        self.retry_after = next_day()
 
 
-class DailyData:
-    """Bytes that go over the link in a day. A clock that is set back begins no new one.
-
-    The file is a hundredth of the cap ahead of the count, so that what a crash forgets is not carried again.
-
-    Args:
-        most: bytes of a day.
-        file: has the count for the node's next start; None forgets it.
-    """
-
-    def __init__(self, most: int, file: Path | None) -> None:
-        self._most, self._file = most, file
-        self._day, self._bytes = "", 0
-        if file is not None and file.exists():
-            try:
-                self._day, size = file.read_text("utf-8").split()
-                self._bytes = int(size)
-            except (OSError, ValueError) as error:
-                _log.warning("bytes of earlier today are not known: %s: %s", file, error)
-        self._saved = self._bytes
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of this day."""
-        if (today := day(entropy.wall())) > self._day:
-            self._day, self._bytes, self._saved = today, 0, 0
-        return self._bytes
+class DailyData(DailyCount):
+    """Bytes that go over the link in a day."""
 
     def spent(self) -> str:
         """Say that the day's bytes are used up; empty as long as some are left."""
-        used_up = self.bytes >= self._most
-        return f"the {self._most / 1e6:g} MB of data of {self._day} are used up" if used_up else ""
+        day = self.over
+        return f"the {self.most / 1e6:g} MB of data of {day} are used up" if day else ""
 
     def report(self) -> LimitReport:
         """How the limit is kept."""
         return LimitReport(
             name="daily_data",
-            limit=self._most / 1e6,
+            limit=self.most / 1e6,
             unit="MB",
-            state="exceeded" if self.spent() else "kept",
-            value=self.bytes / 1e6,
+            state="exceeded" if self.over else "kept",
+            value=self.count / 1e6,
         )
-
-    def carried(self, size: int) -> bool:
-        """Count so many bytes more; whether these are the last ones of the day."""
-        before = self.bytes
-        self._bytes += size
-        if self._bytes > self._saved:
-            self.save(ahead=self._most // 100)
-        return before < self._most <= self._bytes
-
-    def save(self, ahead: int = 0) -> None:
-        """Write the count down, and so many bytes more."""
-        self._saved = self.bytes + ahead
-        if self._file is None:
-            return
-        try:
-            with whole(self._file) as part:
-                part.write_text(f"{self._day} {self._saved}\n", "utf-8")
-        except OSError as error:
-            _log.warning("a restart will forget the bytes of today: %s", error)
 
 
 class BatteryGauge:

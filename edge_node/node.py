@@ -486,7 +486,7 @@ class EdgeNode:
 
     def _carried(self, size: int) -> None:
         """Count bytes of IP; with the last ones of the day all texts end."""
-        if self._data is not None and self._data.carried(size):
+        if self._data is not None and self._data.add(size):
             for generation in list(self._sessions.values()):
                 self._give_up(generation, DataSpent(self._data.spent()))
 

@@ -21,7 +21,7 @@ from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, Price
 from flexspec_mq.protocol.edge.patience import Waits
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
-from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.protocol.worker.types import Full, WorkItem
 from flexspec_mq.telemetry import Telemetry
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import LinkFactory
@@ -55,6 +55,7 @@ class FakeEngine:
     grammars = None
     memory = None
     trouble = ""
+    full = Full()
 
     def __init__(
         self,

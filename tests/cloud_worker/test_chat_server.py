@@ -147,6 +147,33 @@ async def test_a_server_that_is_full_is_left_alone_for_as_long_as_it_says(
         assert len(server.asked) == 6, "by itself, three texts, and the two that it refused"
 
 
+async def test_a_device_has_so_many_tokens_a_day(
+    mosquitto: PrivateBroker, server: EngineServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text that takes the last one ends with that reason, and no restart of the worker forgets the count."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for restart in range(2):
+        engine: Any = await asyncio.to_thread(connected, server, "paid", tokens_per_day=70)
+        async with served(mosquitto, engine=engine, version="paid", edge={"edge": "device"}) as api:
+            if not restart:
+                first = (await api.post("/v1/chat/completions", chat())).json()["usage"]
+                left = 70 - first["total_tokens"]
+                assert 0 < left < LIMIT
+                pieces = await _shown(api, chat(stream=True))
+                assert pieces[-1]["error"]["code"] == "server_refused"
+                assert "70 tokens of paid that device device has on" in pieces[-1]["error"]["message"]
+                assert 0 < len(pieces) - 1 <= left, "what was paid for is shown"
+            asked = len(server.asked)
+            refused = await api.post("/v1/chat/completions", chat())
+            assert "00:00 UTC" in said(refused, 502, "server_refused")["message"]
+            assert len(server.asked) == asked, "the budget is asked before the server"
+
+
+async def _shown(api: Served, body: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = await api.post("/v1/chat/completions", body)
+    return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+
+
 @pytest.mark.parametrize(
     ("said", "seconds"),
     [
@@ -160,7 +187,7 @@ def test_how_long_a_server_wants_to_be_left_alone(said: str, seconds: float | No
 
 async def _until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20.0):
-        while not holds():
+        while not holds():  # noqa: ASYNC110  the worker has no event for it
             await asyncio.sleep(0.01)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cloud_worker.engine.grammars import TextGrammars
+    from cloud_worker.engine.servers.budget import TokenBudget
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.protocol.worker.types import WorkItem
 
@@ -108,6 +109,10 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
+_BYTES_OF_TOKEN = 4
+"""Bytes of a prompt's token, about, where the server does not tell how many it read."""
+
+
 class ChatServer(ServerClient):
     """A server of OpenAI's chat completions.
 
@@ -120,6 +125,7 @@ class ChatServer(ServerClient):
     Attributes:
         kind: kind of the server, as far as can be told.
         found: names of its models, by the versions that they are.
+        budget: tokens that devices may have; None is no bound.
     """
 
     def __init__(
@@ -129,6 +135,7 @@ class ChatServer(ServerClient):
         self._wanted = None if wanted is None else [name.strip() for name in wanted.split(",")]
         self.kind: Kind = "unknown"
         self.found: dict[str, str] = {}
+        self.budget: TokenBudget | None = None
         self._seen = 0.0
 
     async def listed(self) -> list[_Model]:
@@ -145,6 +152,15 @@ class ChatServer(ServerClient):
                 f"{self.url} serves {names}", hint="name one of them, or several: --engine-model"
             )
         return chosen
+
+    def spend(self, item: WorkItem, tokens: int) -> None:
+        """Count tokens of a text's device.
+
+        Raises:
+            ServerRefused: these were the last ones that it had.
+        """
+        if self.budget is not None:
+            self.budget.spend(item.key[0], item.version, tokens)
 
     async def models(self) -> None:
         """See whether it is there, with all models that it had.
@@ -254,6 +270,8 @@ class ChatText:
     async def _begin(self, item: WorkItem, model: str, committed: Sequence[int]) -> None:
         """Ask for the text, or for what is behind its committed beginning."""
         server = self._server
+        if server.budget is not None:
+            server.budget.check(item.key[0], item.version)
         asked = read_request(bytes(item.context[: item.prompt_length]))
         body = body_of(asked, model, item.identity.sampling.seed)
         usage, ids = ServedUsage(), list[int]()
@@ -267,16 +285,18 @@ class ChatText:
         if server.continues and any(message.role == "assistant" for message in asked.messages[-1:]):
             body |= _GOES_ON
         path = "/v1/chat/completions" if asked.prompt is None else "/v1/completions"
-        self._task = asyncio.create_task(self._read(path, body, usage))
+        self._task = asyncio.create_task(self._read(path, body, usage, item))
 
-    async def _read(self, path: str, body: Mapping[str, Any], before: ServedUsage) -> None:
+    async def _read(self, path: str, body: Mapping[str, Any], before: ServedUsage, item: WorkItem) -> None:
         """Turn events into ids, until the end."""
-        writer, used, ended = Writer(self._ids), _Usage(), ""
+        writer, used, ended, counted = Writer(self._ids), _Usage(), "", 0
         looked = asyncio.create_task(self._server.look())  # meanwhile: it takes a round trip
         try:
             async with contextlib.aclosing(self._server.stream(path, body)) as events:
                 async for event in events:
                     await looked
+                    counted += 1
+                    self._server.spend(item, 1)
                     for choice in event.choices:
                         writer.take(choice)
                         ended = choice.finish_reason or ended
@@ -296,6 +316,10 @@ class ChatText:
             self._error = error
         finally:
             looked.cancel()
+            if not used.prompt_tokens:  # it broke off, or the server does not tell
+                used = _Usage(len(msgspec.json.encode(body)) // _BYTES_OF_TOKEN, counted)
+            with contextlib.suppress(ServerRefused):
+                self._server.spend(item, max(0, used.prompt_tokens + used.completion_tokens - counted))
             await asyncio.gather(looked, return_exceptions=True)
             self._more.set()
 

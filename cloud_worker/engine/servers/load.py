@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cloud_worker.engine.interface import Facts, recommended
+from cloud_worker.engine.servers.budget import TokenBudget
 from cloud_worker.engine.servers.chat import ChatServer, connect_chat
 from cloud_worker.engine.servers.client import ServerGone
 from cloud_worker.engine.servers.engine import ServerEngine
@@ -24,6 +25,7 @@ from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
 from flexspec_mq.errors import LinkDown, ServerRefused, UsageError
 from flexspec_mq.grammar.reader import engine_name
+from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.target_text import told_text
 from flexspec_mq.settings.values import is_loopback, read_api_key
@@ -77,6 +79,8 @@ def connect(
     server: Server | ChatServer
     if settings.engine == "openai":
         server = ChatServer(url, key, headers, settings.engine_model)
+        if settings.tokens_per_day is not None:
+            server.budget = TokenBudget(settings.tokens_per_day, cache_folder("tokens") / settings.worker)
         found = connect_chat(server, settings, loop, tell, patience)
     else:
         loaded = load_text(settings.target, progress=tell)

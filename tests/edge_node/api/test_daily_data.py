@@ -48,12 +48,12 @@ async def test_texts_end_with_the_reason_and_the_cap_outlives_a_restart(
         (kept,) = short["limits"]
         assert (kept["name"], kept["state"], kept["limit"]) == ("daily_data", "kept", 0.06)
         least = short["bytes_up"] + short["bytes_down"] + OVERHEAD_UP + OVERHEAD_DOWN
-        assert least <= 1e6 * kept["value"] < data.bytes + 1
+        assert least <= 1e6 * kept["value"] < data.count + 1
         told = events((await api.chat(**LONG, stream=True)).text)
         assert "".join(one["choices"][0]["delta"].get("content", "") for one in told[:-1])
         assert told[-1]["error"]["code"] == "daily_data"
         assert "0.06 MB of data of 20" in told[-1]["error"]["message"]
-        assert CAP <= data.bytes < CAP + 10_000, "no more than what was under way"
+        assert CAP <= data.count < CAP + 10_000, "no more than what was under way"
         refused = await api.chat(**LONG)
         assert "00:00 UTC" in said(refused, 429, "daily_data")["message"]
         assert 0 < int(refused.headers["retry-after"]) <= DAY / 2
@@ -61,9 +61,9 @@ async def test_texts_end_with_the_reason_and_the_cap_outlives_a_restart(
         assert (ready.status_code, "are used up" in ready.json()["reason"]) == (503, True)
         await show(ChatOptions(url=api.url), once=True, as_json=False)
         assert limit_in_words(data.report()) in " ".join(capsys.readouterr().out.split())
-    after = data.bytes
+    after = data.count
     again = DailyData(CAP, tmp_path / "data" / "edge")
-    assert again.bytes == after
+    assert again.count == after
     async with served(mosquitto, data=again, drafter=FakeDrafter(1.0)) as api:
         said(await api.chat(**LONG), 429, "daily_data")
         with pytest.raises(openai.RateLimitError, match="are used up"):
@@ -92,24 +92,24 @@ def test_no_restart_makes_bytes_uncounted(
     file = tmp_path_factory.mktemp("data") / "edge"
     data, carried, crashes, reached = DailyData(20_000, file), 0, 0, 0
     for size, then in sizes:
-        reached += data.carried(size)
+        reached += data.add(size)
         carried += size
         if then == "stops":
             data.save()
         if then != "goes on":
             data, crashes = DailyData(20_000, file), crashes + (then == "crashes")
-        assert carried <= data.bytes <= carried + 200 * crashes
-        assert bool(data.spent()) == (data.bytes >= 20_000) == (data.report().state == "exceeded")
+        assert carried <= data.count <= carried + 200 * crashes
+        assert bool(data.spent()) == (data.count >= 20_000) == (data.report().state == "exceeded")
     assert reached <= 1
 
 
 def test_a_day_begins_by_the_date_and_not_by_a_clock_that_is_set_back(tmp_path: Path, clock: Clock) -> None:
     data = DailyData(100, tmp_path / "edge")
-    assert data.carried(100)
+    assert data.add(100)
     clock.ahead = -2 * DAY
     assert data.spent()
     assert DailyData(100, tmp_path / "edge").spent()
     clock.ahead = DAY
-    assert (data.spent(), data.bytes, data.carried(99), data.carried(1)) == ("", 0, False, True)
+    assert (data.spent(), data.count, data.add(99), data.add(1)) == ("", 0, False, True)
     (tmp_path / "edge").write_text("nonsense")
-    assert DailyData(100, tmp_path / "edge").bytes == 0
+    assert DailyData(100, tmp_path / "edge").count == 0
