@@ -168,13 +168,19 @@ class TextRecord:
         """Note a session, which is on the disk before any token is shown; at once where its answer may be delivered."""
         self._outbox.later(self._outbox.journal.open, self._name, opened, promised=self._delivers)
 
-    async def commit(self, commit: Commit) -> None:
-        """Note tokens. The first ones of a text are on the disk, with its session, when this returns."""
-        if self._begun:
+    async def commit(self, commit: Commit, *, again: bool) -> None:
+        """Note tokens. The first ones of a text are on the disk, with its session, when this returns.
+
+        Args:
+            commit: tokens.
+            again: whether the same come again where they are lost. All others are in the file before they are shown,
+                where a power cut alone may take them from.
+        """
+        if self._begun and again:
             self._outbox.commit(self._name, commit)
             return
-        self._begun = True
-        written = self._outbox.run(self._outbox.journal.commit, {self._name: [commit]})
+        first, self._begun = not self._begun, True
+        written = self._outbox.run(self._outbox.journal.commit, {self._name: [commit]}, promised=first)
         await asyncio.wait([written])
         _logged(written)
 

@@ -304,7 +304,7 @@ class Writing:
         if self.span is not None:
             self.span.committed(len(commit.tokens), self.generation.machine.worker)
         if self._record is not None:
-            await self._record.commit(commit)
+            await self._record.commit(commit, again=not self.form.channels)
 
     def _decoder(self) -> PieceDecoder:
         return PieceDecoder(self._encoded.text.tokenizer, self._spec.stops, self._encoded.before)
