@@ -20,12 +20,14 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.load import load_engine
+from cloud_worker.engine.servers.chat import _Model, _versions
 from cloud_worker.engine.servers.client import _seconds
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq import waiting
 from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.models.byte_text.ids import ByteEnd, encode_text
 from flexspec_mq.models.load import byte_text
 from schemas.messages import NOISE_VERSION, Identity, Sampling
 from schemas.served import ServedMessage, ServedRequest
@@ -413,6 +415,33 @@ async def test_an_end_that_nobody_knows_is_no_end_of_a_text(
     async with scripted(mosquitto, server, monkeypatch, "aborts", lie) as api:
         error = said(await api.post("/v1/chat/completions", chat()), 502, "server_refused")
         assert "ended the text by 'abort'" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("models", "found"),
+    [
+        (("org/a:1b", "b.gguf"), {"own": "org/a:1b", "a-1b": "org/a:1b", "b": "b.gguf"}),
+        (("x/a", "y/a"), {"own": "x/a", "a": "x/a", "y-a": "y/a"}),
+        (("x/a", "own"), {"own": "own", "a": "x/a"}),
+    ],
+)
+def test_each_model_is_a_version(models: tuple[str, ...], found: dict[str, str]) -> None:
+    assert _versions([_Model(id=model) for model in models], "own") == found
+
+
+def test_a_text_that_broke_off_at_its_limit_has_ended(server: EngineServer) -> None:
+    """Whoever counts the limit's tokens asks for none beyond."""
+    engine = connected(server, "base")
+    begun = server.chat(QUESTION, max_tokens=9, temperature=0)
+    asked = len(server.asked)
+    prompt = msgspec.json.encode(ServedRequest(messages=(ServedMessage("user", QUESTION),), max_tokens=9))
+    identity = Identity(NOISE_VERSION, engine.facts.fingerprint, Sampling(), byte_text().eos, False, 999)
+    engine.add(works.work(identity, prompt, encode_text(begun), room=300))
+    while not (result := engine.step()).decided:
+        assert not result.failed
+    assert result.decided[0][1][-1] == ByteEnd.LENGTH
+    assert len(server.asked) == asked
+    engine.close()
 
 
 def test_another_text_ends_a_session_though_it_comes_in_one_piece(server: EngineServer) -> None:

@@ -278,6 +278,10 @@ class ChatText:
         if committed and (said := _continues(asked, committed)) is not None and server.continues:
             count = await server.count(model, said)
             ids, usage = [*committed], ServedUsage(completion_tokens=count, resumed="continued")
+            if body.get("max_tokens", count + 1) <= count:
+                self._ids, self._agreed, self._error = ids, 0, None
+                Writer(ids).finish(usage, ByteEnd.LENGTH)
+                return
             body = _continued(body, said, count) | {"seed": (body["seed"] + len(committed)) % _SEED}
         elif committed:
             usage = ServedUsage(resumed="rewritten")
@@ -428,7 +432,7 @@ def _continued(body: dict[str, Any], said: str, count: int) -> dict[str, Any]:
     more: dict[str, Any] = {"messages": [*body["messages"], last]}
     more |= _GOES_ON
     if "max_tokens" in body:
-        more["max_tokens"] = max(1, body["max_tokens"] - count)
+        more["max_tokens"] = body["max_tokens"] - count
     return body | more
 
 
@@ -509,6 +513,13 @@ async def connect_chat(
 
 
 def _versions(listed: Iterable[_Model], own: str) -> dict[str, str]:
-    """Models by the versions that they are: each by its name, and the first as the worker's own version, too."""
+    """Models by the versions that they are: each by its name, and the first as the worker's own version, too.
+
+    The second of a name is known by that of its folder as well.
+    """
     models = list(listed)
-    return {own: models[0].id} | {version_of(one.id): one.id for one in reversed(models)}
+    found = {own: models[0].id}
+    for one in models:
+        short = version_of(one.id)
+        found[version_of(one.id.replace("/", "-")) if short in found and short != own else short] = one.id
+    return found
