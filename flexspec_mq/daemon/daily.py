@@ -18,7 +18,7 @@ def next_day() -> int:
 
 
 class DailyCount:
-    """What is used up in a day.
+    """A count of whatever is used up in a day.
 
     The file is a hundredth of the bound ahead of the count, so that what a crash forgets is not used again.
 

@@ -116,7 +116,7 @@ class Text:
         body: request.
         seen: characters that each attempt was shown, in their order.
         whole: each whole answer that came: content, calls, finish reason, how it was resumed.
-        own: what the server writes when it is asked itself.
+        own: the server's answer to whoever asks it without us.
     """
 
     number: int
@@ -129,7 +129,7 @@ class Text:
     own: tuple[str, str, str] | None = None
 
     def wrong(self) -> str:
-        """What is wrong with what came of it; empty if nothing is."""
+        """The error in whatever came of it; empty if there is none."""
         if len({one[:3] for one in self.whole}) != 1:
             return f"it came {len(self.whole)} times, as {self.whole!r:.300}" if self.whole else "lost"
         content, calls, reason, _ = self.whole[0]
@@ -221,7 +221,7 @@ class Run:
                     await asyncio.sleep(0.0 if text.whole else _AGAIN)
 
     async def _read(self, http: httpx2.AsyncClient, port: int, text: Text) -> None:
-        """One attempt over HTTP."""
+        """An attempt over HTTP."""
         url, headers = (
             f"http://127.0.0.1:{port}/v1/chat/completions",
             {"Idempotency-Key": f"text-{text.number}"},
@@ -245,7 +245,7 @@ class Run:
             text.whole.append((content, calls, reason, usage["flexspec"].get("resumed", "")))
 
     async def _ask(self, text: Text) -> None:
-        """One attempt by MQTT, under the same id each time."""
+        """An attempt by MQTT, under the same id each time."""
         name = f"text-{text.number}"
         answer = self._answers.setdefault(name, asyncio.get_running_loop().create_future())
         with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
