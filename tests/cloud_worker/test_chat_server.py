@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import sys
@@ -27,7 +28,7 @@ from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq import waiting
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.models.byte_text.ids import ByteEnd, encode_text
+from flexspec_mq.models.byte_text.ids import BYTE_CONTEXT, ByteEnd, encode_text
 from flexspec_mq.models.load import byte_text
 from schemas.messages import NOISE_VERSION, Identity, Sampling
 from schemas.served import ServedMessage, ServedRequest
@@ -284,6 +285,12 @@ def _stream(*lines: bytes) -> Lie:
         (_stream(b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n'), "answers what it should not"),
         (_stream(b"data: " + b"x" * 2_000_000), "sends a line of more than"),
         (_stream(b'data: {"error":{"message":"out of memory"}}\n\n'), "out of memory"),
+        (_stream(b'data: {"choices":[],"usage":{"prompt_tokens":NaN}}\n\n'), "answers what it should not"),
+        (_stream(b"data: [DONE]\n\n"), "ended the text by no reason"),
+        (
+            lambda: Response(gzip.compress(10**7 * b"x"), headers={"content-encoding": "gzip"}),
+            "answers in gzip",
+        ),
     ],
 )
 async def test_whatever_a_server_sends_one_text_fails_in_words_and_the_worker_lives(
@@ -310,6 +317,27 @@ async def test_whatever_a_server_sends_one_text_fails_in_words_and_the_worker_li
         assert "hush" not in error["message"]
         lies.clear()
         assert content(await api.post("/v1/chat/completions", chat()))
+
+
+def test_no_more_is_read_than_a_text_may_have(server: EngineServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = b'data: {"choices":[{"delta":{"content":"' + 1000 * b"x" + b'"}}]}\n\n'
+    monkeypatch.setattr(EngineServer, "_chat", lambda _self, _body: _stream(*1000 * [piece])())
+    server.kill()
+    server.start()
+    engine = connected(server, "base")
+    prompt = msgspec.json.encode(ServedRequest(messages=(ServedMessage("user", QUESTION),)))
+    identity = Identity(NOISE_VERSION, engine.facts.fingerprint, Sampling(), byte_text().eos, False, 999)
+    text: tuple[int, ...] = ()
+    while True:
+        engine.add(works.work(identity, prompt, text, room=30_000))
+        while not (result := engine.step()).decided and not result.failed:
+            continue
+        if result.failed:
+            break
+        text += result.decided[0][1]
+    assert "writes more than a text may have" in str(result.failed[0][1])
+    assert BYTE_CONTEXT < len(text) <= BYTE_CONTEXT + 1000
+    engine.close()
 
 
 async def test_forms_that_a_server_does_not_know_are_refused(

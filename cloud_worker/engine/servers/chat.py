@@ -23,7 +23,14 @@ from cloud_worker.engine.servers.engine import ServerEngine
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
 from flexspec_mq.errors import ServerRefused, UsageError
-from flexspec_mq.models.byte_text.ids import ByteEnd, Channel, channels, encode_text, whole_characters
+from flexspec_mq.models.byte_text.ids import (
+    BYTE_CONTEXT,
+    ByteEnd,
+    Channel,
+    channels,
+    encode_text,
+    whole_characters,
+)
 from flexspec_mq.models.load import byte_text
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from schemas.served import ServedMessage, ServedRequest, ServedUsage
@@ -304,6 +311,10 @@ class ChatText:
                     for choice in event.choices:
                         writer.take(choice)
                         ended = choice.finish_reason or ended
+                    if len(self._ids) > BYTE_CONTEXT:
+                        raise ServerRefused(  # noqa: TRY301  as whatever else the stream raises
+                            f"{self._server.url} writes more than a text may have"
+                        )
                     used = event.usage or used
                     self._more.set()
             figures = ServedUsage(
