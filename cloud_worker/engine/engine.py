@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, TypeAlias
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.grammars import MOST_FORCED, TextGrammars
 from cloud_worker.engine.heads import ModelHeads
-from cloud_worker.engine.interface import Facts, KVMemory, StepResult, recommended
+from cloud_worker.engine.interface import Facts, KVMemory, StepResult
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.grammar.reader import engine_name
+from flexspec_mq.models.load import recommended
 from flexspec_mq.models.target_text import told_text
 from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows, Full

@@ -7,16 +7,13 @@ plugged in there, with its libraries in `check_libraries`. `WorkItem` says what 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from schemas.messages import LEFT_OPEN, PartialSampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from concurrent.futures import Future
     from mmap import mmap
     from pathlib import Path
@@ -33,14 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Exactness = Literal["exact", "exact up to ties", "the server's", "unknown"]
-
-
-def recommended(generation: Mapping[str, Any]) -> PartialSampling:
-    """Read a ``generation_config.json``; empty where it does not sample, or samples as nobody can."""
-    if generation.get("do_sample") is not False:
-        with suppress(msgspec.ValidationError):
-            return msgspec.convert(dict(generation), PartialSampling)
-    return LEFT_OPEN
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.gguf.convert import gguf_checkpoint
 from flexspec_mq.models.tokenizer import Tokenizer
+from schemas.messages import LEFT_OPEN, PartialSampling
 from schemas.status import TokenizerStatus
 
 if TYPE_CHECKING:
@@ -110,6 +112,14 @@ class LoadedModel(LoadedText):
     """A causal LM ready to run, without gradients, and its tokenizer."""
 
     model: PreTrainedModel
+
+
+def recommended(generation: Mapping[str, Any]) -> PartialSampling:
+    """Read a ``generation_config.json``; empty where it does not sample, or samples as nobody can."""
+    if generation.get("do_sample") is not False:
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(dict(generation), PartialSampling)
+    return LEFT_OPEN
 
 
 def find_model(

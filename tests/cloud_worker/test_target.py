@@ -10,7 +10,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from cloud_worker.engine import draft, target
-from cloud_worker.engine.interface import Facts, recommended
+from cloud_worker.engine.interface import Facts
 from cloud_worker.engine.timing import Timings, timed
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
@@ -21,7 +21,7 @@ from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.exact import ExactModel
-from flexspec_mq.models.load import LoadedText, load_text
+from flexspec_mq.models.load import LoadedText, load_text, recommended
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.scheduling.worker_drafter import WorkerDrafter

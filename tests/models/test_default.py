@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cloud_worker.engine.interface import recommended
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models import default
 from flexspec_mq.models.cache import made_once, models_cache, whole_folder
 from flexspec_mq.models.gguf import convert
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import load_text, recommended
 from flexspec_mq.models.onnx import write
 from flexspec_mq.models.onnx.folder import MANIFEST, default_graphs_folder
 from schemas.messages import PartialSampling

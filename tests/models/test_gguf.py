@@ -15,7 +15,6 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cloud_worker.engine.interface import recommended
 from cloud_worker.engine.target import candidate_of
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.errors import ModelError
@@ -24,7 +23,7 @@ from flexspec_mq.models.default import _find_gguf
 from flexspec_mq.models.gguf import tensors
 from flexspec_mq.models.gguf.convert import gguf_checkpoint, remove_made
 from flexspec_mq.models.gguf.tokenizer import read_tokenizer
-from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.load import load_target, load_text, recommended
 from flexspec_mq.models.text import Turn, render_turns
 from flexspec_mq.models.weights import Tensors
 from tests.models.tiny_packed import read

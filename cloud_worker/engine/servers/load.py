@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cloud_worker.engine.interface import Facts, recommended
+from cloud_worker.engine.interface import Facts
 from cloud_worker.engine.servers.budget import TokenBudget
 from cloud_worker.engine.servers.chat import ChatServer, connect_chat
 from cloud_worker.engine.servers.client import ServerGone
@@ -26,7 +26,7 @@ from flexspec_mq.daemon.retry import Backoff, retrying
 from flexspec_mq.errors import LinkDown, ServerRefused, UsageError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.cache import cache_folder
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import load_text, recommended
 from flexspec_mq.models.target_text import told_text
 from flexspec_mq.settings.values import is_loopback, read_api_key
 from schemas.messages import Sampling
