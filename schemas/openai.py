@@ -50,8 +50,12 @@ LogitBiases = Annotated[
 ]
 """From token ids to what is added to their logits."""
 
-Offline = Literal["hold", "provisional", "deliver"]
-"""Offline mode, for while nobody can be reached: a text waits, is drafted on alone, or goes whole to a worker."""
+Offline = Literal["hold", "provisional", "deliver", "local_only"]
+"""Offline mode: without anybody, a text waits, is written on here, or goes whole to a worker; or it never leaves."""
+StoppedAlone = Literal["", "unsure", "repeats", "limit", "end"]
+"""Why provisional text grows no more: as of `FlexspecUsage.provisional_stopped`."""
+LOCAL_ONLY: Literal["local_only"] = "local_only"
+"""Offline mode, and model, of requests that must not leave the device."""
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -274,7 +278,8 @@ class _TextRequest(Sampled, _Request, frozen=True, kw_only=True):
             away, no worker serves the model or all have too much to do. 0, or without it, as the node's ``wait`` says.
         offline: not OpenAI's; the offline mode. ``hold`` waits while nobody can be reached; ``provisional`` has the
             draft write on alone, marked as unverified; ``deliver`` sends the whole request with the open, so that the
-            device may go away. Without it as the node's ``offline`` says.
+            device may go away; ``local_only`` has the device's own model write it, and nothing of it leave the device.
+            Without it as the node's ``offline`` says.
         user: whose remembered answers are drafted from, unless safety_identifier says it. In a family it decides
             whether a canary answers, unless prompt_cache_key or safety_identifier does. The other fields without
             bounds are accepted without effect.
@@ -416,6 +421,9 @@ class FlexspecUsage(PartialSampling, msgspec.Struct, frozen=True, kw_only=True, 
         forced: tokens that the text's grammar left no choice about.
         provisional: tokens that the draft wrote alone while nobody answered.
         provisional_confirmed: provisional tokens that the target wrote as well.
+        provisional_stopped: why it wrote no more: ``unsure`` of itself, it ``repeats`` itself, the ``limit`` of tokens,
+            or the ``end`` of what it has to say; empty for none of these.
+        local: the device's own model, where that wrote what is provisional, or all that must not leave the device.
         delivers: seconds for which its worker leaves the answer at the broker, should the device be away when it is
             complete; 0 where nobody asked for that, or no worker has a place for it.
         rounds: verdicts that committed something.
@@ -446,6 +454,8 @@ class FlexspecUsage(PartialSampling, msgspec.Struct, frozen=True, kw_only=True, 
     forced: int = 0
     provisional: int = 0
     provisional_confirmed: int = 0
+    provisional_stopped: StoppedAlone = ""
+    local: str = ""
     delivers: int = 0
     rounds: int = 0
     bytes_up: int = 0

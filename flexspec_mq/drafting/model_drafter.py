@@ -1,16 +1,18 @@
 """The drafter: proposes one token for each of several sessions in one forward. Knows token ids only.
 
-Everything here runs on one thread, never on the event loop. It yields after every token, so that a rejection
+Everything here runs on a thread of its own, never on the event loop. It yields after every token, so that a rejection
 reaches it within one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +58,7 @@ def proposer_of(
 
     def propose(logits: npt.NDArray[np.float32], params: Sampling, position: int, run: int) -> DraftToken:
         token, features = chosen(logits, params, position, run, ids)
-        return DraftToken(token, known.probability(features))
+        return DraftToken(token, known.probability(features), sure=math.exp(features[2]))
 
     return propose
 
@@ -266,10 +268,15 @@ class ModelDrafter:
         self._pool = DraftKVPool(pool)
         self._forwards = 0
         self._ids = ids
+        self._lock = Lock()  # where it writes by itself as well, that is another thread
         self.token_map = lambda _fingerprint: None
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """Run a forward over all that are ready, and over as much of the others' prefixes as it may read."""
+        with self._lock:
+            return self._draft(wanted)
+
+    def _draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         self._forwards += 1
         drafted: list[Drafted] = [None] * len(wanted)
         places, inputs = self._inputs(wanted)
@@ -293,9 +300,10 @@ class ModelDrafter:
 
     def free(self, session: int) -> None:
         """The session's text has ended; what was read may serve its next turn."""
-        ended = self._sessions.pop(session, None)
-        if ended is not None:
-            self._pool.put(ended.kv, ended.device)
+        with self._lock:
+            ended = self._sessions.pop(session, None)
+            if ended is not None:
+                self._pool.put(ended.kv, ended.device)
 
     def unread(self, request: DraftRequest) -> int:
         """Tokens of the context that it has not read for this session, nor kept of another text of the device."""

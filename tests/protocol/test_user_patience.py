@@ -1,8 +1,12 @@
 """How long a user waits for a session, and what they see of a draft that writes alone, one rule at a time."""
 
+import random
 from collections.abc import Callable, Iterable
+from statistics import geometric_mean
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flexspec_mq.controller.estimators.node import ProvisionalShare
 from flexspec_mq.controller.plan import Plan
@@ -208,7 +212,7 @@ def test_a_text_begins_with_the_draft_alone_where_nobody_can_be_reached() -> Non
     machine.link_down(0.0)
     machine.start(0.0)
     user.tick(3.0)
-    drafted = [7 * number % 30 + 1 for number in range(70)]
+    drafted = random.Random(1).choices(range(1, 31), k=70)
     give(machine, *drafted, now=3.0)
     (opened,) = sent(machine.link_up(4.0) + user.tick(5.0), Open)
     assert isinstance(opened.message, Open)
@@ -217,15 +221,43 @@ def test_a_text_begins_with_the_draft_alone_where_nobody_can_be_reached() -> Non
     assert rest == [(64, tuple(drafted[64:]))]
 
 
-@pytest.mark.parametrize(("run", "stops"), [(8, True), (13, True), (7, False)])
-def test_a_draft_that_writes_alone_stops_where_it_goes_in_circles(run: int, stops: bool) -> None:
+def alone_from_the_start(most: int = 500) -> tuple[EdgeSession, Patience]:
+    """A session that nobody serves, and whose draft writes from its beginning."""
     machine = session(Plan(2, 1), identity=identity(limit=1000, ignore_eos=True))
-    user = Patience(machine, fallback=lambda: 500)
+    user = Patience(machine, fallback=lambda: most)
     machine.link_down(0.0)
     machine.start(0.0)
     user.tick(3.0)
-    circle = [*range(1, run + 1)] * 3
-    give(machine, *circle[:-1], now=3.0)
-    assert not user.wrote_alone
-    give(machine, circle[-1], now=3.0)
-    assert user.wrote_alone is stops
+    return machine, user
+
+
+@given(st.lists(st.integers(1, 30), min_size=16, max_size=30, unique=True), st.integers(0, 40))
+def test_a_draft_that_writes_alone_stops_where_it_goes_in_circles(circle: list[int], between: int) -> None:
+    machine, user = alone_from_the_start()
+    said = [*circle, *range(31, 31 + between), *circle[:16]]
+    user.watch(give(machine, *said[:-1], now=3.0))
+    assert (user.wrote_alone, user.stopped) == (False, "")
+    user.watch(give(machine, said[-1], now=3.0))
+    assert (user.wrote_alone, user.stopped) == (True, "repeats")
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=8, max_size=40))
+def test_a_draft_that_writes_alone_stops_where_it_is_unsure_of_itself(sure: list[float]) -> None:
+    machine, user = alone_from_the_start()
+    for place, each in enumerate(sure):
+        last = sure[max(0, place - 8) : place]
+        unsure = len(last) == 8 and geometric_mean(last) < 0.3
+        assert user.wrote_alone is unsure
+        if unsure:
+            assert user.stopped == "unsure"
+            return
+        user.watch(give(machine, DraftToken(1 + place, sure=each), now=3.0))
+
+
+def test_a_draft_that_has_written_what_it_may_says_so() -> None:
+    machine, user = alone_from_the_start(most=3)
+    user.watch(give(machine, 1, 2, 3, now=3.0))
+    assert user.stopped == "limit"
+    machine.link_up(4.0)
+    user.watch(machine.receive(verdict((), (), worker="w", ident=identity(limit=1000, ignore_eos=True)), 4.1))
+    assert user.stopped == "limit", "as of the last silence"

@@ -16,6 +16,7 @@ from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import EdgeState
 from flexspec_mq.protocol.effects import Commit, Effect, FinishReason, ProvisionalDraft
+from schemas.openai import StoppedAlone
 
 
 class Waits(NamedTuple):
@@ -58,6 +59,7 @@ class Patience:
     Attributes:
         shown: number of provisional tokens that the user has seen.
         confirmed: number of these that the target wrote as well.
+        stopped: why the draft wrote no more alone in the last silence; empty while it may, or need not.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Patience:
         self._stands: tuple[int, ...] = ()  # provisional tokens behind what is committed
         self.shown = 0
         self.confirmed = 0
+        self.stopped: StoppedAlone = ""
 
     @property
     def gives_up_at(self) -> float:
@@ -124,6 +127,7 @@ class Patience:
                 out += self._judged(effect)
         if self._session.fallback:
             out += self._shows(len(self._stands))
+            self.stopped = self._session.stopped_alone
         return out
 
     def _shows(self, known: int) -> list[Effect]:

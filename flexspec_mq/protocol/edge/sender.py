@@ -14,6 +14,7 @@ from schemas.messages import MAX_DRAFT_TOKENS, MAX_IN_FLIGHT, Close, CloseReason
 if TYPE_CHECKING:
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
     from flexspec_mq.protocol.edge.text import SessionText
+    from schemas.openai import StoppedAlone
 
 
 _EARLY = 0.4
@@ -111,12 +112,11 @@ class Sender:
     def wanted(self, plan: Plan) -> int:
         """Drafted tokens that are wanted now, none or less where more would be of no use.
 
-        They fill a batch of K, or are all that the draft may write alone, unless it goes in circles; none behind such
-        a long draft before it is looked at, nor behind a doubtful one while the window is full. The target decides the
-        last token of the text.
+        They fill a batch of K, or are all that the draft may write alone; none behind such a long draft before it is
+        looked at, nor behind a doubtful one while the window is full. The target decides the last token of the text.
         """
         text = self._text
-        if self.fallback and text.loops:
+        if self.stopped_alone:
             return 0
         if self.fallback:
             count = self.fallback - (text.tip - text.committed)
@@ -125,6 +125,15 @@ class Sender:
             idle = self._fallback_to > text.committed or (full and text.pending.joint_acceptance < _EARLY)
             count = 0 if idle else plan.draft_length - self.drafted
         return min(count, text.limit - 1 - text.tip)
+
+    @property
+    def stopped_alone(self) -> StoppedAlone:
+        """Why the draft writes no more alone; empty while it may, or need not."""
+        if not self.fallback:
+            return ""
+        if self.fallback <= self._text.tip - self._text.committed:
+            return "limit"
+        return "unsure" if self._text.doubtful else "repeats" if self._text.loops else ""
 
     # What is drafted
 

@@ -42,6 +42,7 @@ from schemas.messages import (
     Fin,
     Verdict,
 )
+from schemas.openai import StoppedAlone
 
 _CLOSE_REASONS = {
     FinishReason.CANCELLED: CloseReason.CANCELLED,
@@ -219,6 +220,11 @@ class EdgeSession:
     def fallback(self) -> int | None:
         """Tokens that the draft may write alone behind what is committed; None once anybody has answered."""
         return self._sender.fallback
+
+    @property
+    def stopped_alone(self) -> StoppedAlone:
+        """Why the draft writes no more alone; empty while it may, or need not."""
+        return self._sender.stopped_alone
 
     @property
     def silence(self) -> Silence:

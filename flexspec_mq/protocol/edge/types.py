@@ -93,11 +93,13 @@ class DraftToken:
         token: id of the token.
         confidence: probability, 0 to 1, that the target takes it, given that it takes all before it.
         origin: who drafted it.
+        sure: probability, 0 to 1, that the draft gives its likeliest token here: how sure it is of itself.
     """
 
     token: int
     confidence: float = 1.0
     origin: Origin = "model"
+    sure: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
