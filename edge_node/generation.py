@@ -90,7 +90,8 @@ class GenerationRequest:
         persisted: whether another incarnation of the node goes on with it: when this one ends, no worker is told.
         resume: remains of an earlier incarnation of it; None for a new one.
         span: span of the text; None where nobody wants it.
-        provisional: whether the draft may write on alone while nobody answers.
+        provisional: whether provisional text may be written while nobody answers: by the draft alone, or
+        alone: whoever writes it in the draft's place, told then how many tokens it may have.
     """
 
     prompt: tuple[int, ...]
@@ -115,6 +116,7 @@ class GenerationRequest:
     resume: Resume | None = None
     span: TextSpan | None = None
     provisional: bool = False
+    alone: Callable[[int], None] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from edge_node.fleet.target_texts import TargetTexts
     from edge_node.limits import BatteryGauge, DailyData
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.drafting.memory import AnswerMemory
     from flexspec_mq.telemetry import Telemetry
 
@@ -114,6 +115,7 @@ class EdgeNode:
         data: counts the bytes of a day, where they are limited.
         texts: tokenizers of targets; None where prompts are made elsewhere, for targets of this fingerprint.
         memory: earlier answers to draft from; None remembers none.
+        local: model of the device's own that writes texts by itself; None without one.
         telemetry: told of texts; None where nobody wants it.
 
     Attributes:
@@ -123,6 +125,7 @@ class EdgeNode:
         devices: other devices, while somebody looks at the fleet.
         models: names that can be asked for.
         texts: tokenizers of targets.
+        local: model of the device's own.
         link: the link to the broker; to read.
         state: whether it is online, degraded or offline; to read.
         status: the node's own status, with what was seen of each version; to read.
@@ -144,6 +147,7 @@ class EdgeNode:
         data: DailyData | None = None,
         texts: TargetTexts | None = None,
         memory: AnswerMemory | None = None,
+        local: DraftModel | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self.settings = settings
@@ -172,6 +176,7 @@ class EdgeNode:
         self._battery = battery
         self._data = data
         self._memory = memory
+        self.local = local
         self.telemetry = telemetry
         if memory is not None and family is not None:
             family.on_versions(memory.keep)
@@ -329,7 +334,7 @@ class EdgeNode:
             None if request.grammar is None else request.grammar.digest(request.engine),
         )
         now = entropy.now()
-        energy = None if self._energy is None else self._energy.text(now)
+        energy = self.text_energy()
         memory = self._memory
         source = text.source if text is not None and isinstance(text.source, str) else ""
         whose = version, request.digest, request.user, fingerprint, source
@@ -366,7 +371,7 @@ class EdgeNode:
             machine,
             None if request.timeout is None else now + request.timeout,
             request.waits,
-            partial(self._provisional_tokens, version) if request.provisional else None,
+            partial(self._fall_back, version, request.alone) if request.provisional else None,
             self._estimates.version(version, now).provisional,
         )
         generation = self._sessions[session] = Generation(
@@ -394,11 +399,24 @@ class EdgeNode:
 
     @property
     def may_write_alone(self) -> bool:
-        """Whether there is a draft that may write provisional text."""
-        return self.settings.draft != "none" and self.settings.provisional_tokens > 0
+        """Whether there is a model that may write provisional text."""
+        writes = self.local is not None or self.settings.draft != "none"
+        return writes and self.settings.provisional_tokens > 0
 
-    def _provisional_tokens(self, version: str) -> int:
-        """Tokens that the draft may write alone now: none where a limit of battery or energy says so."""
+    def text_energy(self) -> TextEnergy | None:
+        """The count of a text's energy, from now on; None where nobody wants to know."""
+        return None if self._energy is None else self._energy.text(entropy.now())
+
+    def _fall_back(self, version: str, instead: Callable[[int], None] | None) -> int:
+        """Nobody answers: the number of tokens that the draft may write, unless another model writes them."""
+        most = self.alone_tokens(version)
+        if instead is None:
+            return most
+        instead(most)
+        return 0
+
+    def alone_tokens(self, version: str) -> int:
+        """Tokens that may be written alone now: none where a limit of battery or energy says so."""
         if self._battery is not None and self._battery.low(entropy.now()):
             return 0
         planned = self._estimates.plans().get(version)

@@ -49,6 +49,16 @@ class EdgeSettings(DraftSettings):
     version: Annotated[
         str, Setting(help="target version to ask for; with a family its catalogue says which", check=_VERSION)
     ] = "base"
+    local: Annotated[
+        str | None,
+        Setting(
+            help="model that answers by itself here, whatever the target's vocabulary: provisional text, and requests "
+            "that must not leave the device; a chat model's folder, as of `flexspec draft export --onnx`, or GGUF "
+            "file, or 'draft' for a draft that is one",
+            default="none",
+            path_unless=("draft",),
+        ),
+    ] = None
     fetch_draft: Annotated[
         bool,
         Setting(
@@ -78,8 +88,8 @@ class EdgeSettings(DraftSettings):
     provisional_tokens: Annotated[
         int,
         Setting(
-            help="tokens that the draft may write alone behind a text while nobody answers; 0 forbids it. It writes "
-            "none below battery_floor, nor while an energy budget is exceeded",
+            help="tokens that local or the draft may write alone behind a text while nobody answers; 0 forbids it. "
+            "They write none below battery_floor, nor while an energy budget is exceeded",
             least=0,
             most=MAX_DRAFT_TOKENS * MAX_IN_FLIGHT,
         ),
@@ -110,6 +120,11 @@ class EdgeSettings(DraftSettings):
     session_expiry: int = waiting.SESSION_EXPIRY
     reuse: bool = True
     ephemeral: bool = False
+
+    @property
+    def local_is_draft(self) -> bool:
+        """Whether the model that answers by itself is the draft."""
+        return self.local in ("draft", self.draft)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from edge_node.api.settings import ApiSettings
 from flexspec_mq import entropy
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.models.text import Turn
+from schemas.openai import LOCAL_ONLY
 from schemas.responses import Response, ResponseItem
 
 if TYPE_CHECKING:
@@ -55,16 +56,19 @@ class ResponseStore:
         """Keep a response."""
         self._stored.put((client, stored.response.id), stored, entropy.now())
 
-    def get(self, client: bytes, name: str, param: str | None = None) -> StoredResponse:
+    def get(
+        self, client: bytes, name: str, param: str | None = None, *, local: bool = True
+    ) -> StoredResponse:
         """A response by its id.
 
         Args:
             client: who asks.
             name: id of a response.
             param: field of the request that has the id; None if its path has.
+            local: whether it stays on this device.
 
         Raises:
-            ApiError: there is none, or it is another client's.
+            ApiError: there is none, it is another client's, or it must not leave the device.
         """
         stored = self._stored.get((client, name), entropy.now())
         if stored is None:
@@ -74,6 +78,12 @@ class ResponseStore:
                 param=param,
                 code="not_found" if param is None else "previous_response_not_found",
                 hint="the node forgets old ones, those of `store` false and, when it starts anew, all",
+            )
+        if stored.response.model == LOCAL_ONLY and not local:
+            raise bad(
+                param,
+                f"response {name[:80]!r} must not leave the device",
+                hint=f"go on by {LOCAL_ONLY} as well",
             )
         return stored
 
@@ -86,14 +96,14 @@ class ResponseStore:
         self.get(client, name)
         self._stored.pop((client, name))
 
-    def item(self, client: bytes, name: str, param: str) -> ResponseItem:
-        """An item of a response's output by its own id.
+    def item(self, client: bytes, name: str, param: str, *, local: bool = True) -> ResponseItem:
+        """An item of a response's output by its own id; see `get`.
 
         Raises:
             ApiError: there is none.
         """
         _, _, rest = name.partition("_")
-        response = self.get(client, f"resp_{rest.partition('_')[0]}", param).response
+        response = self.get(client, f"resp_{rest.partition('_')[0]}", param, local=local).response
         for item in response.output:
             if item.id == name:
                 return item

@@ -24,12 +24,13 @@ from edge_node.api.parsers import PARSERS, resumed
 from edge_node.api.response_store import ResponseStore, client_of
 from edge_node.api.sending import reply, unknown_event
 from edge_node.api.settings import ApiSettings
-from edge_node.text.spec import SEED_BITS, IdempotencyKey
+from edge_node.text.spec import SEED_BITS, IdempotencyKey, TextSpec, is_local
 from edge_node.text.texts import Texts
+from edge_node.text.voice import NoVoice
 from flexspec_mq import entropy
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import Carrier, Telemetry, context_of
-from schemas.openai import Model, ModelVersion
+from schemas.openai import LOCAL_ONLY, Model, ModelVersion
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -71,7 +72,16 @@ class Api:
         return {own: online.get(own, self.since)} | online
 
     def models(self) -> dict[str, Model]:
-        """All that can be asked for now, by id."""
+        """All that can be asked for now, by id; the device's own model the last."""
+        voice = self.texts.voice
+        own = (
+            {}
+            if voice is None
+            else {LOCAL_ONLY: Model(id=LOCAL_ONLY, created=self.since, max_model_len=voice.text.max_context)}
+        )
+        return self._of_targets() | own
+
+    def _of_targets(self) -> dict[str, Model]:
         if self.node.models.followed is None:
             return {
                 name: Model(id=name, created=since, max_model_len=self._context(name))
@@ -97,6 +107,19 @@ class Api:
         texts, status = self.node.texts, self.node.directory.status(version)
         text = None if texts is None or status is None else texts.of(status)
         return UNSET if text is None or isinstance(text, str) or text.served else text.max_context
+
+    async def resolved(self, spec: TextSpec) -> TextSpec:
+        """A request with the version and the mode that it means.
+
+        Raises:
+            ApiError: 404; or it must not leave the device, and nothing here can write it.
+        """
+        mode = spec.offline or self.settings.offline
+        if is_local(mode, spec.version):
+            if self.texts.voice is None:
+                raise api_error(NoVoice())
+            return replace(spec, version=None, offline=LOCAL_ONLY)
+        return replace(spec, version=await self.version(spec.version), offline=mode)
 
     async def version(self, asked: str | None) -> str | None:
         """The version that a request means; with a family what it asks for, which means one when its text opens.
@@ -149,7 +172,8 @@ async def serve_text(api: Api, request: Request, send: Send) -> Response | None:
     raw = await api.bodies.read(request, typed=not path.startswith("/api/"))
     work = partial(api.bodies.work, len(raw))
     body = await work(parse_object, raw)
-    with _request_span(api.node.telemetry, request) as context:
+    local = is_local(body.get("offline"), body.get("model"))
+    with _request_span(None if local else api.node.telemetry, request) as context:
         key, outbox = await work(_key, request, body, client), api.texts.outbox
         entry = None if key is None else await outbox.run(outbox.journal.under, key.key)
         since = request.headers.get("last-event-id")
@@ -162,11 +186,7 @@ async def serve_text(api: Api, request: Request, send: Send) -> Response | None:
             if (instead := wanted.instead) is not None:
                 await api.model(wanted.spec.version or "")
                 return Response(instead, media_type="application/json")
-            spec = replace(
-                wanted.spec,
-                version=await api.version(wanted.spec.version),
-                offline=wanted.spec.offline or api.settings.offline,
-            )
+            spec = await api.resolved(wanted.spec)
             if key is None and spec.offline == "deliver":
                 key = await work(_named, entropy.name(16), path, body, client)
             timeout = api.settings.api_timeout if key is None else None  # else its patience is its bound

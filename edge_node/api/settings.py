@@ -10,7 +10,7 @@ from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting, verify
 from flexspec_mq.settings.values import is_loopback, read_api_key
-from schemas.openai import Offline
+from schemas.openai import LOCAL_ONLY, Offline
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:]+", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]+|null|\*", re.IGNORECASE)
@@ -83,9 +83,9 @@ class ApiSettings(TextBounds):
         Offline,
         Setting(
             help="what becomes of texts whose request does not say it while nobody can be reached: 'hold' waits, "
-            "'provisional' drafts on alone and marks that as unverified, 'deliver' has a worker write on for a device "
-            "that goes away",
-            choices=get_args(Offline),
+            "'provisional' has local or the draft write on and marks that as unverified, 'deliver' has a worker write "
+            "on for a device that goes away",
+            choices=tuple(mode for mode in get_args(Offline) if mode != LOCAL_ONLY),
         ),
     ] = "hold"
     api_timeout: Annotated[

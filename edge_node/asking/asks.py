@@ -264,12 +264,8 @@ class Asks:
         if asked.ignored:
             _log.warning("fields of an ask by MQTT were ignored: %s", ", ".join(asked.ignored))
         if not answering.resumed:
-            spec = structs.replace(
-                asked.spec,
-                version=await api.version(asked.spec.version),
-                offline=asked.spec.offline or api.settings.offline,
-                timeout=api.settings.api_timeout if key is None else None,  # else its patience is its bound
-            )
+            timeout = api.settings.api_timeout if key is None else None  # else its patience is its bound
+            spec = structs.replace(await api.resolved(asked.spec), timeout=timeout)
             asked = structs.replace(asked, spec=spec)
         if key is not None and asked.patience:
             answering.waits = await api.texts.persist(asked, key)

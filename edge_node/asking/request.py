@@ -14,7 +14,7 @@ from edge_node.api.openai.chat import OpenAIRequest
 from edge_node.api.openai.requests import chat_request
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.outbox import ASKED
-from edge_node.text.spec import IdempotencyKey, UnknownRequest
+from edge_node.text.spec import IdempotencyKey, UnknownRequest, is_local
 from flexspec_mq import topics
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import context_of
@@ -136,6 +136,14 @@ class AskReader:
         wanted = chat_request(_chat(own, body), lenient)
         if wanted.choices != 1:
             raise bad("n", "an ask is answered by one text", code="unsupported_parameter")
+        if is_local(wanted.spec.offline, wanted.spec.version):
+            what = "an ask by MQTT has been at the broker, so its text cannot be one that never leaves the device"
+            raise bad(
+                "offline",
+                what,
+                code="unsupported_parameter",
+                hint="ask the node's HTTP API on the device itself",
+            )
         spec = replace(wanted.spec, trace_context=context_of(dict(user)))
         if self._user != topics.ANYBODY:  # nobody's remembered answers are drafted from for another
             spec = replace(spec, user=b"\0".join((self._user.encode(), spec.user)))

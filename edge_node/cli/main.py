@@ -27,6 +27,7 @@ from flexspec_mq.daemon.files import state_folder
 from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.streams import never_fails
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import Examine, add_doctor_command
 from flexspec_mq.errors import Cancelled, LinkDown, ModelError
@@ -37,12 +38,14 @@ from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.diagnosis import preflight
 from flexspec_mq.transport.link import Link
+from schemas.openai import LOCAL_ONLY
 
 if TYPE_CHECKING:
     from edge_node.api.serving import Api
     from edge_node.fleet.fetched_draft import FetchedDraft
     from edge_node.node import EdgeNode
     from edge_node.outbox.journal import Journal
+    from edge_node.text.texts import Texts
     from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.drafting.memory import AnswerMemory
@@ -109,6 +112,13 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     ):
         text.add_argument(f"--{name}", type=kind, default=default, help=f"{about} (default: {default:g})")
     text.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
+    text.add_argument(
+        "--offline",
+        choices=("hold", "provisional", LOCAL_ONLY),
+        default="hold",
+        help="while nobody can be reached wait, or have a model here write on, marked as unverified; "
+        f"or have --local write all of it, so that nothing leaves this device ({LOCAL_ONLY}; default: hold)",
+    )
     text.add_argument("--ignore-eos", action="store_true", help="always write up to --max-tokens")
     text.add_argument("--timeout", type=float, help="seconds for one text (default: none)")
 
@@ -152,31 +162,15 @@ def _main(argv: Sequence[str]) -> int:
     limits = config.limits.limits(config.plan, energy)
     battery = config.limits.gauge()
     data = config.limits.data(_state(config, "data"), "-" if config.node.ephemeral else config.node.edge)
-    run: Callable[
-        [EdgeNode, LoadedText | None, Callable[[], Policy], LinkSettings], Coroutine[Any, Any, None]
-    ]
-    if args.command == "serve":
-        never_fails("stdout")
-        asks = None
-        if config.asks.mqtt_ask:
-            from edge_node.asking.asks import Asks
-            from flexspec_mq.transport.mqtt import mqtt_link
-
-            told = config.asks.link(config.node.edge, config.link, ephemeral=config.node.ephemeral)
-            ephemeral = config.node.ephemeral
-
-            def asks(api: Api) -> AbstractAsyncContextManager[asyncio.Task[None]]:
-                return Asks(api, config.asks, mqtt_link, told, ephemeral=ephemeral).running()
-
-        run = partial(_serve, config.api.for_serving(), asks, _journal(config), ready_json=args.ready_json)
-    else:
-        run = partial(_write, _spec(args), as_json=args.events)
-    preflight(link, logs.tell, daemon=args.command == "serve")
+    run = _runner(args, config)
+    if getattr(args, "offline", None) != LOCAL_ONLY:
+        preflight(link, logs.tell, daemon=args.command == "serve")
     with exporting(config.telemetry, EDGE, config.node.edge) as telemetry:
         with logs.logged_stages() as tell:
             asked, config = config.node, replace(config, node=_possible(config.node, tell))
             fetched = _wanted_draft(asked, config.node)
             draft = _load(config.node, tell)
+            local = _local(config.node, draft, tell)
         from edge_node.fleet.target_texts import TargetTexts
         from edge_node.node import EdgeNode
 
@@ -190,12 +184,38 @@ def _main(argv: Sequence[str]) -> int:
             battery=battery,
             data=data,
             memory=_memory(config, link),
+            local=local,
             texts=TargetTexts(draft, config.node.edge, partial(cache_folder, "tokenizers"), fetched),
             telemetry=telemetry,
         )
         spare_what_is_loaded()
         asyncio.run(run(node, draft.loaded, partial(config.plan.new_policy, limits), link))
     return 0
+
+
+_Run = Callable[
+    ["EdgeNode", "LoadedText | None", Callable[[], Policy], LinkSettings], Coroutine[Any, Any, None]
+]
+"""Has a node do what a command is for."""
+
+
+def _runner(args: argparse.Namespace, config: EdgeConfig) -> _Run:
+    """The part of the command that is run with the node, after all that can be complained about before."""
+    if args.command == "serve":
+        never_fails("stdout")
+        asks = None
+        if config.asks.mqtt_ask:
+            from edge_node.asking.asks import Asks
+            from flexspec_mq.transport.mqtt import mqtt_link
+
+            told = config.asks.link(config.node.edge, config.link, ephemeral=config.node.ephemeral)
+            ephemeral = config.node.ephemeral
+
+            def asks(api: Api) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+                return Asks(api, config.asks, mqtt_link, told, ephemeral=ephemeral).running()
+
+        return partial(_serve, config.api.for_serving(), asks, _journal(config), ready_json=args.ready_json)
+    return partial(_write, _spec(args), as_json=args.events)
 
 
 def _answers_folder(config: EdgeConfig) -> Path:
@@ -302,6 +322,20 @@ def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
     return load(_possible(settings, None), tell)
 
 
+def _local(settings: EdgeSettings, draft: DraftModel, tell: Callable[[str], None]) -> DraftModel | None:
+    """The model of the device's own, which may be the draft; None without one."""
+    if settings.local is None or settings.local_is_draft:
+        return None if settings.local is None else draft
+    from flexspec_mq.drafting.load import load
+
+    return load(replace(settings, draft=settings.local, tokenizer=None, lookup=False), tell)
+
+
+async def _runs(node: AbstractAsyncContextManager[EdgeNode]) -> None:
+    async with node:
+        await asyncio.Event().wait()
+
+
 def _spec(args: argparse.Namespace) -> TextSpec:
     from edge_node.cli.texts import prompt_of
     from edge_node.text.spec import TextSpec
@@ -314,6 +348,7 @@ def _spec(args: argparse.Namespace) -> TextSpec:
         limit=args.max_tokens,
         ignore_eos=args.ignore_eos,
         timeout=args.timeout,
+        offline=args.offline,
         trace_context=context_of_environment(),
     )
 
@@ -369,9 +404,21 @@ async def _write(
     *,
     as_json: bool,
 ) -> None:
-    from edge_node.cli.texts import ask
+    from edge_node.cli.texts import ask, ask_offline
     from edge_node.text.generator import CompletionGenerator
     from flexspec_mq.transport.mqtt import mqtt_link
+
+    if spec.offline != "hold":
+        from edge_node.api.app import create_app
+
+        texts: Texts = create_app(node, text, policy=policy, settings=ApiSettings()).state.api.texts
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(stoppable())
+            if spec.offline != LOCAL_ONLY:
+                await stack.enter_async_context(running(_runs(node.running(mqtt_link, link)), "edge node"))
+            stack.push_async_callback(texts.close)
+            await ask_offline(texts, spec, as_json=as_json)
+        return
 
     failed: BaseException | None = None
     began = False

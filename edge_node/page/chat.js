@@ -6,6 +6,7 @@ import { addToLegend, atTheEnd, shown, Turn } from "./turn.js";
 
 /** Seconds for which a question waits for link or worker. */
 const PATIENCE = 120;
+const LOCAL = "local_only"; // model of questions that must not leave the device
 const AWAY = "The edge node went away. The answer goes on when it is back.";
 /** Answers that are marked; older ones are not until somebody asks, so that long conversations stay light. */
 const MARKED = 8;
@@ -46,7 +47,9 @@ function options() {
 function messages(turn) {
   const system = byId("system").value.trim();
   const said = system ? [{ role: "system", content: system }] : [];
-  for (const { question, text, state } of turns) {
+  const local = byId("model").value === LOCAL;
+  for (const { question, text, state, usage } of turns) {
+    if (usage?.flexspec.version === LOCAL && !local) continue; // it must not leave the device
     if (!text || !["done", "stopped", "unverified"].includes(state)) continue;
     said.push({ role: "user", content: question }, { role: "assistant", content: text });
   }
@@ -167,7 +170,7 @@ async function read(turn, path, how) {
 /** Says how an answer ended. @param {Turn} turn */
 function ended(turn) {
   if (turn.reason === "provisional") {
-    turn.now("unverified", "Nobody could be reached. The end is the draft's alone, unverified.");
+    turn.now("unverified", "Nobody could be reached. The end is this device's alone, unverified.");
     announce(`Answer ends unverified. ${turn.text}${turn.provisional}`);
     return;
   }

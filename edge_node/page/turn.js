@@ -10,9 +10,11 @@ const WRITERS = {
   worker: "the worker's own draft",
   grammar: "no other token was allowed",
   cloud: "sent again: worker or target",
-  unverified: "the draft alone, not confirmed",
+  unverified: "this device alone, not confirmed",
 };
-const ALONE = "Nobody can be reached: the draft on this device writes on alone, unverified.";
+const ALONE = "Nobody can be reached: this device writes on alone, unverified.";
+/** Why that ended. @type {Record<string, string>} */
+const STOPPED = { unsure: ", until it was unsure of itself", repeats: ", until it went in circles", limit: ", its most" };
 /** States of an answer that nobody writes any more. */
 const OVER = ["done", "unverified", "stopped", "failed"];
 const LOST = "The page was closed before the node had answered.";
@@ -162,7 +164,7 @@ export class Turn {
   /** Draws what is left, says below the answer what it took, and offers what can be done with it. */
   over() {
     this.drawNow();
-    if (this.text) this.sum();
+    if (this.text || this.usage?.flexspec.provisional) this.sum();
     const act = (/** @type {string} */ name, /** @type {string} */ words) =>
       make("button", { type: "button", "data-act": name, "aria-label": `${words}: ${this.question.slice(0, 60)}` }, words);
     const copy = (this.text || this.provisional) && act("copy", "Copy");
@@ -178,8 +180,9 @@ export class Turn {
       part.style.flexGrow = String(share);
       bar.append(part);
     }
-    const wrote = shares.map(([writer, share]) => `${writer} ${number(100 * share, 0)} %`).join(", ");
-    const line = make("p", { class: "figures" }, make("span", { class: "wrote" }, `Written by ${wrote}`, make("br")));
+    const wrote = shares.length && shares.map(([writer, share]) => `${writer} ${number(100 * share, 0)} %`).join(", ");
+    const by = wrote && make("span", { class: "wrote" }, `Written by ${wrote}`, make("br"));
+    const line = make("p", { class: "figures" }, by);
     if (this.usage) {
       const { completion_tokens: tokens, flexspec: own } = this.usage;
       this.node.dataset.version = own.version;
@@ -190,8 +193,9 @@ export class Turn {
       line.append(`${parts.join(" · ")} · `, make("a", { href: "#time" }, "where the time went"));
     }
     if (this.usage?.flexspec.provisional) {
-      const { provisional, provisional_confirmed: confirmed } = this.usage.flexspec;
-      line.append(make("br"), `Written by the draft alone: ${many(provisional, "token")}, ${confirmed} confirmed`);
+      const { provisional, provisional_confirmed: confirmed, provisional_stopped: why, local } = this.usage.flexspec;
+      const what = `${many(provisional, "token")}${STOPPED[why] ?? ""}, ${confirmed} confirmed`;
+      line.append(make("br"), `Written by ${local || "the draft"} alone: ${what}`);
     }
     this.node.append(bar, line);
   }

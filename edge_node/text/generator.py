@@ -18,6 +18,7 @@ from edge_node.text.machine import EndReason
 from edge_node.text.service import Service, Wait
 from edge_node.text.spec import SEED_BITS, WHOLE_CONTEXT, TextSpec
 from edge_node.text.tracing import note_outcome, text_span
+from edge_node.text.voice import Speaking, Voice
 from flexspec_mq import entropy, waiting
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.controller.explain import Planned, in_words
@@ -70,6 +71,7 @@ class CompletionGenerator:
         deliver: seconds for which the broker keeps an answer that is to be delivered.
 
     Attributes:
+        voice: model of the device's own that writes by itself; None without one.
         closed: the node stops: persisted texts are resumed by its next start, and no worker is told of their end.
     """
 
@@ -89,10 +91,13 @@ class CompletionGenerator:
         self._newest = asyncio.Event()  # whether the newest text has begun
         self._newest.set()
         self.encoder = Encoder(default_limit)
+        self.voice = None if node.local is None else Voice(node.local, node, self.encoder)
 
     def close(self) -> None:
         """Take no more prompts."""
         self.encoder.close()
+        if self.voice is not None:
+            self.voice.close()
 
     @asynccontextmanager
     async def writing(
@@ -100,6 +105,7 @@ class CompletionGenerator:
         spec: TextSpec,
         told: Callable[[Wait], None] = lambda _wait: None,
         record: TextRecord | None = None,
+        speaking: Speaking | None = None,
     ) -> AsyncIterator[Writing]:
         """Begin a text; it is cancelled at the end of the block, up to the worker.
 
@@ -107,6 +113,7 @@ class CompletionGenerator:
             spec: the text.
             told: told whom the text waits for, each time that it begins to.
             record: page of the text in the outbox; None where it is not persisted.
+            speaking: writes in the target's place while nobody answers, unless it is the draft; None has that do so.
 
         Raises:
             PromptError: the prompt cannot be taken.
@@ -138,7 +145,7 @@ class CompletionGenerator:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(waiting.ANSWER):
                             await before.wait()
-                writing = Writing(self, spec, began, service, span, record)
+                writing = Writing(self, spec, began, service, span, record, speaking)
                 await writing.begin()
             finally:
                 begun.set()
@@ -179,8 +186,10 @@ class Writing:
         service: Service,
         span: TextSpan | None = None,
         record: TextRecord | None = None,
+        speaking: Speaking | None = None,
     ) -> None:
         self._by = by
+        self._speaking = speaking
         self._record = record
         self._resumed = None if record is None else record.opened
         self.tokens = 0 if record is None else len(record.tokens)
@@ -239,6 +248,7 @@ class Writing:
             forced=counters.forced,
             provisional=generation.patience.shown,
             provisional_confirmed=generation.patience.confirmed,
+            provisional_stopped=generation.patience.stopped,
             delivers=machine.delivers,
             rounds=counters.rounds,
             rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,
@@ -314,8 +324,12 @@ class Writing:
         begun, heard = self.tokens > 0, entropy.now()
         while True:
             event = await self.generation.event(2 * waiting.ANSWER if begun else _LOOK)
-            stuck = event is None and not begun
-            if stuck and self._service.settled_alone(self.generation):
+            stuck, patience = event is None and not begun, self.generation.patience
+            alone = self._speaking if self.generation.request.alone else None
+            wrote, shown = (
+                (patience.wrote_alone, patience.shown) if alone is None else (alone.over, alone.shown)
+            )
+            if stuck and self._service.settled_alone(self.generation, wrote=wrote, shown=shown):
                 self._by.node.cancel(self.generation)
                 yield Finish(FinishReason.PROVISIONAL)
                 return
@@ -374,6 +388,10 @@ class Writing:
                 private=opened.private,
                 committed=record.tokens,
             )
+        speaking = self._speaking
+        if speaking is not None and speaking.voice.drafts(text):
+            speaking.end()
+            speaking = None
         request = GenerationRequest(
             prompt=encoded.prompt,
             sampling=sampling(recommended),
@@ -393,7 +411,8 @@ class Writing:
             engine=engine,
             compiled=encoded.compiled,
             span=self.span,
-            provisional=self._service.alone and not encoded.form.channels,
+            provisional=self._service.alone and not (speaking is None and encoded.form.channels),
+            alone=None if speaking is None else speaking.begin,
             persisted=record is not None,
             resume=resume,
             deliver=self._by.deliver if spec.offline == "deliver" else 0,
@@ -409,6 +428,8 @@ class Writing:
                 await self._service.wait()
             await self._open()
             return
+        if speaking is not None:
+            speaking.spent = self.generation.drafted
         _log.info("session %d of version %s begins", self.generation.session, self.version)
         if record is not None and resume is None:
             record.open(self._opened(engine))

@@ -21,6 +21,7 @@ from flexspec_mq.daemon.tally import DraftTally
 from flexspec_mq.keys.refusals import KeyReason as NotBelieved
 from flexspec_mq.protocol.edge.types import EdgeState
 from schemas.node import TextFigures
+from schemas.openai import LOCAL_ONLY
 
 if TYPE_CHECKING:
     from edge_node.fleet.catalogue import FamilyCatalogue
@@ -202,7 +203,7 @@ class Metrics(Collector):
 
     def _model(self, version: str) -> str:
         """Label of a version: itself if it has written or is served, else the default's, as names are the client's."""
-        known = version in self._sums or version in self._node.directory.versions()
+        known = version == LOCAL_ONLY or version in self._sums or version in self._node.directory.versions()
         return version if known else self._node.models.default
 
     def collect(self) -> Iterator[Metric]:

@@ -60,11 +60,11 @@ class Service:
         waits: bounds of the text's waiting.
         told: told whom the text waits for, each time that it begins to.
         timeout: seconds for the whole text.
-        alone: whether the draft may write while nobody can be reached.
+        alone: whether a model of the device may write while nobody can be reached.
 
     Attributes:
         waits: bounds of the text's waiting.
-        alone: whether the draft may write while nobody can be reached.
+        alone: whether a model of the device may write while nobody can be reached.
         model: name that is asked for.
         target: version that the text opens on; see `resolve`.
     """
@@ -186,16 +186,15 @@ class Service:
         """Whether what the text would open on now has a worker."""
         return self._node.models.is_online(self._look_up())
 
-    def settled_alone(self, generation: Generation) -> bool:
-        """Whether a session that cannot begin, and that nobody said to wait for, has all that its draft can write.
+    def settled_alone(self, generation: Generation, *, wrote: bool, shown: int) -> bool:
+        """Whether a session that cannot begin, and that nobody said to wait for, has all that a model here can write.
 
         If that is nothing, as where the battery is low, it is a text as any other from now on.
         """
-        patience = generation.patience
         named = self.waits.named and not self._node.link.spent()
-        if named or not (self.alone and patience.wrote_alone and self._unreached(generation)):
+        if named or not (self.alone and wrote and self._unreached(generation)):
             return False
-        self.alone = patience.shown > 0
+        self.alone = shown > 0
         return self.alone
 
     def unserved(self, generation: Generation) -> bool:

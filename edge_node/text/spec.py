@@ -14,7 +14,7 @@ from flexspec_mq.models.text import Turn
 from flexspec_mq.sampling.params import verified
 from flexspec_mq.telemetry import Carrier
 from schemas.messages import LEFT_OPEN, PartialSampling, Sampling
-from schemas.openai import Offline
+from schemas.openai import LOCAL_ONLY, Offline
 
 T = TypeVar("T")
 WHOLE_CONTEXT = -1
@@ -117,6 +117,11 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             asked = [turn.content for turn in self.prompt if isinstance(turn, Turn) and turn.role == "user"]
             first = asked[0] if asked else repr(self.prompt[:_BEGINNING])
         return blake2b(first.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def is_local(offline: object, model: object) -> bool:
+    """Whether a request must not leave the device, by these fields of any API's."""
+    return LOCAL_ONLY in (offline, model) or model == f"{LOCAL_ONLY}:latest"
 
 
 class TextRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -19,18 +19,21 @@ from edge_node.outbox.journal import Bounds
 from edge_node.outbox.outbox import ASKED, Outbox, TextRecord
 from edge_node.text.machine import End, Text, TextEffect, stopping
 from edge_node.text.spec import SEED_BITS, IdempotencyKey, TextRequest, TextSpec, UnknownRequest, unpack
+from edge_node.text.voice import Speaking, write_locally
 from flexspec_mq import entropy, waiting
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.tasks import running
-from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.errors import FlexSpecError, LinkError, TimeIsOver, WorkerError
 from flexspec_mq.settings import Setting
 from schemas.messages import MOST_KEPT
 from schemas.node import TextFigures, TextView
+from schemas.openai import LOCAL_ONLY
 
 if TYPE_CHECKING:
     from edge_node.text.generator import CompletionGenerator
     from edge_node.text.metrics import Metrics
     from edge_node.text.service import Wait
+    from edge_node.text.voice import Voice
     from flexspec_mq.models.load import LoadedText
 
 _log = logging.getLogger(__name__)
@@ -150,6 +153,11 @@ class Texts:
     def model(self) -> LoadedText | None:
         """The node's own; whose tokenizer is the targets', unless they tell of others."""
         return self._generator.model
+
+    @property
+    def voice(self) -> Voice | None:
+        """The model of the device's own that writes by itself."""
+        return self._generator.voice
 
     def views(self) -> list[TextView]:
         """Texts that ended lately, and those that are being written."""
@@ -380,13 +388,21 @@ class Texts:
 
     async def _run(self, text: Text, record: TextRecord | None) -> None:
         """Write a text, and have the journal know of its end before anybody else does."""
+        voice, speaking = self.voice, None
+        if voice is not None and text.spec.offline == "provisional":
+            speaking = Speaking(voice, text)
         try:
-            end = await self._written(text, record)
+            end = await self._tried(text, record, speaking)
         except FlexSpecError as error:
             end = End(None, error=error)
+            if speaking is not None and text.provisional and (end.unreached or isinstance(error, TimeIsOver)):
+                end = End("provisional", speaking.figures() if text.figures is None else text.figures())
         except Exception:  # noqa: BLE001  the top of a text's task; logged with its traceback
             _log.exception("text %s failed", text.id)
             end = End(None, error=FlexSpecError("the edge node failed; its log says how"))
+        finally:
+            if speaking is not None:
+                speaking.end()
         broken = self._generator.node.failure is not None
         effects = text.ended(end, entropy.now(), goes_on=broken)
         if text.end is not None:
@@ -397,11 +413,39 @@ class Texts:
             await self._noted(text, call, complete=complete)
         text.persisted()
 
-    async def _written(self, text: Text, record: TextRecord | None) -> End:
-        async with self._generator.writing(text.spec, partial(self._waits, text), record) as writing:
+    async def _tried(self, text: Text, record: TextRecord | None, speaking: Speaking | None) -> End:
+        """Write a text, by the target or on this device; where nobody can begin it, ask again while that speaks."""
+        if text.spec.offline == LOCAL_ONLY:
+            return await write_locally(self.voice, text)
+        if speaking is None or ((own := self.model) is not None and speaking.voice.drafts(own)):
+            return await self._written(text, record, speaking)
+        node = self._generator.node
+
+        def alone() -> None:
+            if not text.size and (text.figures is None or text.figures().worker is None):
+                speaking.begin(node.alone_tokens(node.models.default))
+
+        patience = 0.6 * node.link.answer_timeout if node.link.is_up else waiting.LOOK
+        begins = asyncio.get_running_loop().call_later(patience, alone)
+        try:
+            while True:
+                try:
+                    return await self._written(text, record, speaking)
+                except (LinkError, WorkerError):
+                    alone()
+                    if text.figures is not None or speaking.over:
+                        raise
+                await speaking.spoken(waiting.ANSWER)
+        finally:
+            begins.cancel()
+
+    async def _written(self, text: Text, record: TextRecord | None, speaking: Speaking | None) -> End:
+        waits = partial(self._waits, text)
+        async with self._generator.writing(text.spec, waits, record, speaking) as writing:
             last, tokens = text.began, writing.tokens
             _log.info("text %s is session %d", text.id, writing.generation.session)
-            text.figures = writing.figures
+            told = speaking.told if speaking is not None else lambda figures: figures
+            text.figures = lambda: told(writing.figures())
             if writing.span is not None:
                 writing.span.note({"gen_ai.response.id": text.id})
             self._metrics.began(text, writing)
@@ -415,9 +459,11 @@ class Texts:
                     if isinstance(pieces, str):
                         text.unverified(pieces)
                     else:
+                        if pieces and speaking is not None:
+                            speaking.end()
                         text.confirmed(pieces)
             finally:
-                figures = writing.figures()
+                figures = text.figures()
                 text.figures = lambda: figures
                 self._took(text, figures)
             return End(writing.reason, figures)

@@ -18,6 +18,7 @@ from edge_node.api.openai.requests import form_of, joined, limit_of, made_call, 
 from edge_node.api.response_store import ResponseStore, StoredResponse
 from edge_node.text.machine import End, Text
 from edge_node.text.reading import Part
+from edge_node.text.spec import is_local
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import (
     Aside,
@@ -257,9 +258,10 @@ def responses_request(
     if any("logprobs" in each for each in asked.include or []):
         raise bad("include", "include asks for log-probabilities, which are not available")
     before: tuple[Turn, ...] = ()
+    local = is_local(asked.offline, asked.model)
     if asked.previous_response_id is not None:
-        before = store.get(client, asked.previous_response_id, "previous_response_id").turns
-    turns = read_input(asked.input, before, partial(store.item, client), ignored=ignored)
+        before = store.get(client, asked.previous_response_id, "previous_response_id", local=local).turns
+    turns = read_input(asked.input, before, partial(store.item, client, local=local), ignored=ignored)
     tools, use = _tools(asked, ignored=ignored)
     instructions = (Turn("system", asked.instructions),) if asked.instructions else ()
     return ResponsesTextRequest(

@@ -15,10 +15,11 @@ from edge_node.api.http.bodies import json_answer, parse_object, read
 from edge_node.api.ollama import LATEST, OllamaForm, rfc3339
 from edge_node.text.service import Service
 from flexspec_mq import waiting
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.protocol.edge.patience import Waits
 from schemas import ollama
 from schemas.messages import PartialSampling
-from schemas.openai import Model, ModelList
+from schemas.openai import LOCAL_ONLY, Model, ModelList
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -97,10 +98,14 @@ async def _show(api: Api, request: Request, _send: Send) -> Response:
     version = _version_of(model)
     directory = api.node.directory
     await directory.wait_until(lambda: directory.status(version) is not None, 0.3 * waiting.ANSWER)
-    text = await Service(api.node, version, b"", Waits(), lambda _wait: None).text(api.texts.model)
+    if version == LOCAL_ONLY and (voice := api.texts.voice) is not None:
+        text, grammar = voice.text, bool(engine_name())
+    else:
+        text = await Service(api.node, version, b"", Waits(), lambda _wait: None).text(api.texts.model)
+        grammar = any(status.grammar for status in directory.statuses(version))
     template, sampling = text.tokenizer.chat_template, directory.recommended(version)
     stated = ((name, getattr(sampling, name)) for name in PartialSampling.__struct_fields__)
-    tools = text.served or any(status.grammar for status in directory.statuses(version))
+    tools = text.served or grammar
     return json_answer(
         ollama.OllamaShown(
             modelfile=f"FROM {model.id}\n",

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.words import count, duration, figure, span
 from schemas.node import TextFigures, TextView
+from schemas.openai import LOCAL_ONLY, StoppedAlone
 
 if TYPE_CHECKING:
     from schemas.openai import Writer
@@ -26,6 +27,14 @@ _MEANS = {
     "this device drafts": "drafting on this device",
 }
 """Parts of a round, and what would help."""
+_STOPPED: dict[StoppedAlone, str] = {
+    "": "",
+    "unsure": ", and stopped as it was unsure of itself",
+    "repeats": ", and stopped as it went in circles",
+    "limit": ", as many as it may",
+    "end": ", to its end",
+}
+"""Why nothing more is written alone."""
 
 
 class Watched:
@@ -71,12 +80,15 @@ class Watched:
             since = f"{whole} s" if whole < 120 else duration(whole)
             nothing = f"Nothing is {'confirmed' if alone else 'written'} now"
             yield f"{nothing}: waiting for {view.why or 'its turn'} since {since}."
-            if alone:
-                yield f"The draft has written {count(alone, 'token')} alone."
+            if alone and figures is not None:
+                writer = figures.local or "The draft"
+                yield f"{writer} has written {count(alone, 'token')} alone{_STOPPED[figures.provisional_stopped]}."
         elif view.state == "over" and view.why:
             yield f"The text ended by an error: {view.why}."
         elif figures is None:
             yield "The question was just asked."
+        elif figures.version == LOCAL_ONLY:
+            yield f"{figures.local} writes it on this device, and nothing of it leaves that."
         elif figures.first_token is None:
             yield f"The large model reads the question, {count(figures.prompt_tokens, 'token')}."
         else:

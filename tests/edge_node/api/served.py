@@ -278,9 +278,12 @@ async def served(
     at: LinkSettings | None = None,
     journal: Journal | None = None,
     data: DailyData | None = None,
+    local: DraftModel | None = None,
+    known: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Served]:
-    """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`.
+    """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`. Unless the
+    target's tokenizer is `known`, a worker has to give that.
 
     A node that connects `at` another broker has the workers that the test starts. With a family, `version` is that of
     its workers, and the family is asked for.
@@ -307,6 +310,7 @@ async def served(
             )
         asked: dict[str, Any] = {"edge": f"ae{number}", "version": version, "energy": energy, **(edge or {})}
         device = EdgeSettings(wait=wait, **asked)
+        own = speech(max_context) if known else None
         node = EdgeNode(
             device,
             drafter or FakeDrafter(),
@@ -316,11 +320,12 @@ async def served(
             energy=energy_meter(device),
             memory=memory,
             data=data,
-            texts=TargetTexts(DraftModel(speech(max_context), None)),
+            texts=TargetTexts(DraftModel(own, None)),
+            local=local,
         )
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}")))
         policy = policy or partial(FixedPolicy, plan)
-        app = create_app(node, speech(max_context), policy=policy, settings=api_settings, journal=journal)
+        app = create_app(node, own, policy=policy, settings=api_settings, journal=journal)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         run = asyncio.create_task(serve(app, port.set_result))
         stack.push_async_callback(_stop, run)

@@ -50,6 +50,7 @@ class Script:
         self.closed = False
         self.failure: FlexSpecError | None = None
         self.node = self
+        self.voice = None
         self.written: list[str] = []
         self.restarts: list[int] = []  # of the texts that have a key
         self._ends: dict[str, asyncio.Future[FinishReason | FlexSpecError]] = {}
@@ -65,9 +66,9 @@ class Script:
 
     @asynccontextmanager
     async def writing(
-        self, spec: TextSpec, told: Callable[..., None], record: TextRecord | None
+        self, spec: TextSpec, told: Callable[..., None], record: TextRecord | None, speaking: None
     ) -> AsyncIterator[Any]:
-        del told
+        del told, speaking
         self.restarts += [] if record is None else [record.restarts]
         assert isinstance(spec.prompt, str)
         self.written.append(spec.prompt)
