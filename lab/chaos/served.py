@@ -44,6 +44,8 @@ _AT_ONCE = 2
 _LOST = 600.0
 """Seconds after which a text that nobody has answered is lost."""
 _AGAIN = 1.0
+_QUIET = 30.0
+"""Longest wait for an answer between two faults, in seconds."""
 _CITY: Final[Mapping[str, Any]] = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 40}, "people": {"type": "integer"}},
@@ -180,7 +182,11 @@ class Run:
                     task.cancel()
 
     async def _kills(self, made: Site) -> None:
-        """Kill one after the other, each anew when all have been; the first device is away for a minute as well."""
+        """Kill one after the other, each anew when all have been; the first device is away for a minute as well.
+
+        A next one follows only upon an answer: a text that is written anew after each fault would never end otherwise
+        where a text takes longer than the time between two of them.
+        """
         away = asyncio.create_task(made.inflict(Fault(0, "away", "away", EDGES[0], 0.0, 60.0)))
         self.faults["cut of 60 s"] += 1
         try:
@@ -189,6 +195,11 @@ class Run:
                     ("server", "server", *WORKERS, "broker", *EDGES), 4 + len(EDGES) + 1
                 ):
                     await asyncio.sleep(self._rng.uniform(2.0, 5.0))
+                    answered = self._answered()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_QUIET):
+                            while self._answered() == answered:  # noqa: ASYNC110  an answer comes on either of two ways
+                                await asyncio.sleep(0.1)
                     down = self._rng.uniform(0.2, 3.0)
                     if target == "server":
                         await self.server.kill()
@@ -201,11 +212,13 @@ class Run:
         finally:
             away.cancel()
 
+    def _answered(self) -> int:
+        return sum(bool(text.whole) for text in self.texts)
+
     async def _progress(self) -> None:
         while True:
             await asyncio.sleep(15.0)
-            done = sum(bool(text.whole) for text in self.texts)
-            _common.say(f"{done} of {len(self.texts)} answers, {self.faults.total()} faults")
+            _common.say(f"{self._answered()} of {len(self.texts)} answers, {self.faults.total()} faults")
 
     async def _until_answered(
         self, made: Site, http: httpx2.AsyncClient, text: Text, gate: asyncio.Semaphore
