@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from schemas.messages import MAX_TOKEN_ID, Penalty, RepetitionPenalty
 from schemas.openai import (
     NO_LOGPROBS,
+    Dimensions,
     FlexspecUsage,
     Neutral0,
     Neutral1,
@@ -20,6 +21,7 @@ from schemas.openai import (
     Stops,
     unsupported,
 )
+from schemas.served import MAX_INPUTS
 
 _NO_EDITING = "targets only go on with a text"
 _NO_CONTEXT = "send the conversation as messages to /api/chat"
@@ -200,6 +202,41 @@ class OllamaGenerateRequest(_TextRequest, frozen=True, kw_only=True):
     images: Images = None
 
 
+class _EmbedRequest(_Request, frozen=True, kw_only=True):
+    """Fields that requests for vectors share; see ``/v1/embeddings``.
+
+    Attributes:
+        options: accepted, without effect, as are keep_alive and truncate: the server decides what is too long.
+    """
+
+    model: Annotated[str, Meta(min_length=1)]
+    offline: Offline | None = None
+    options: Any = None
+    keep_alive: Any = None
+    truncate: Any = None
+
+
+class OllamaEmbedRequest(_EmbedRequest, frozen=True, kw_only=True):
+    """The body of ``POST /api/embed``.
+
+    Attributes:
+        input: a text, or several; none asks whether the model is there.
+    """
+
+    input: str | Annotated[list[str], Meta(max_length=MAX_INPUTS)] = ""
+    dimensions: Dimensions | None = None
+
+
+class OllamaEmbeddingsRequest(_EmbedRequest, frozen=True, kw_only=True):
+    """The body of ``POST /api/embeddings``, the older one.
+
+    Attributes:
+        prompt: a text; none asks whether the model is there.
+    """
+
+    prompt: str = ""
+
+
 class OllamaModelRequest(_Request, frozen=True, kw_only=True):
     """The body of ``POST /api/show`` and ``POST /api/pull``.
 
@@ -266,6 +303,23 @@ class OllamaGenerateAnswer(_Answer, frozen=True, kw_only=True):
     """The answer to ``POST /api/generate``, or a line of it."""
 
     response: str = ""
+
+
+class OllamaEmbedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Vectors in the order of their texts; see `OllamaChatAnswer`."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    flexspec: FlexspecUsage | UnsetType = UNSET
+
+
+class OllamaEmbeddingsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A vector."""
+
+    embedding: list[float]
 
 
 class OllamaDetails(msgspec.Struct, frozen=True, kw_only=True):

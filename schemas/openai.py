@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from schemas.messages import Bias, PartialSampling, Penalty, RepetitionPenalty
 from schemas.plan import LimitReport, PlanStatus
+from schemas.served import MAX_INPUTS
 from schemas.status import ConnectionStatus
 
 NEUTRAL, WHY = "neutral", "why"
@@ -39,6 +40,7 @@ TokenId = Annotated[int, Meta(ge=0)]
 Limit = Annotated[
     int, Meta(ge=-1, le=2**31 - 1, description="At least 1, or -1 for what the context leaves.")
 ]
+Dimensions = Annotated[int, Meta(ge=1, le=2**20)]
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = StopString | Annotated[list[StopString], Meta(max_length=1024)]
 # msgspec's own bounds end at 63 bits.
@@ -409,6 +411,26 @@ class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
     add_special_tokens: On = None
 
 
+class EmbeddingRequest(_Request, frozen=True, kw_only=True):
+    """The body of ``POST /v1/embeddings``, for versions whose worker stands beside a server of models.
+
+    Attributes:
+        model: as of ``/v1/chat/completions``; so are wait and offline.
+        input: a text, or several; token ids are refused.
+        encoding_format: ``base64`` is of floats of 32 bits, little-endian.
+        dimensions: numbers of a vector; without it as many as the server makes.
+        user: accepted, without effect.
+    """
+
+    input: str | Annotated[list[TokenId | str | list[TokenId]], Meta(min_length=1, max_length=MAX_INPUTS)]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Dimensions | None = None
+    user: Any = None
+    wait: Annotated[float, Meta(ge=0)] | None = None
+    offline: Offline | None = None
+
+
 class FlexspecUsage(PartialSampling, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Figures of a text: tokens, bytes, joules.
 
@@ -668,6 +690,23 @@ class TextCompletion(_Answer, frozen=True, kw_only=True):
     choices: list[TextChoice]
     flexspec: FlexspecPart | UnsetType = UNSET
     usage: Usage | UnsetType | None = UNSET
+
+
+class Embedding(msgspec.Struct, frozen=True, kw_only=True):
+    """The vector of a text: numbers, or base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
+    """Vectors in the order of their texts."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage | UnsetType = UNSET
 
 
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Meta
 
 MAX_IMAGES = 16
+MAX_INPUTS = 2048
+"""Texts of a request for vectors, as OpenAI's."""
 _DATA_URL = r"^data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+$"
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
 
@@ -69,6 +71,18 @@ class ServedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     tool_call_id: str | None = None
 
 
+class ServedEmbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Texts whose vectors are asked for.
+
+    Attributes:
+        input: texts.
+        dimensions: numbers of a vector; None leaves them to the server.
+    """
+
+    input: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_INPUTS)]
+    dimensions: Annotated[int, Meta(ge=1, le=2**20)] | None = None
+
+
 class ServedRequest(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -79,10 +93,12 @@ class ServedRequest(
     Attributes:
         messages: the conversation.
         prompt: beginning of a text that is no conversation, in place of messages.
+        embed: texts whose vectors are asked for, in place of both.
     """
 
     messages: tuple[ServedMessage, ...] = ()
     prompt: str | None = None
+    embed: ServedEmbed | None = None
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None

@@ -180,6 +180,7 @@ class EngineServer:
             asks("/tokenize", self._tokenize),
             asks("/v1/completions", self._completions),
             asks("/v1/chat/completions", self._chat),
+            asks("/v1/embeddings", self._embeddings),
             asks("/v1/load_lora_adapter", self._load_adapter),
             asks("/v1/unload_lora_adapter", self._unload_adapter),
         ]
@@ -288,6 +289,23 @@ class EngineServer:
             yield {**head, "choices": [], "usage": usage}
 
         return self._stream(events())
+
+    def _embeddings(self, body: dict[str, Any]) -> Response:
+        """Vectors are the logits behind the texts."""
+        self._asks(body)
+        tokenizer: Any = self.text.tokenizer
+        several = [self._check(body, tokenizer.encode(text)) for text in body["input"]]
+        with self._computes:
+            vectors = [self._read(asked)[1][: body.get("dimensions")].tolist() for asked in several]
+        data = [{"object": "embedding", "index": at, "embedding": each} for at, each in enumerate(vectors)]
+        read = sum(len(asked.prompt) for asked in several)
+        return JSONResponse({"object": "list", "data": data[::-1], "usage": {"prompt_tokens": read}})
+
+    def vectors(self, *inputs: str, **more: Any) -> list[list[float]]:
+        """The vectors that it makes by itself."""
+        body = {"model": self.name, "input": inputs, **more}
+        said = httpx2.post(f"{self.url}/v1/embeddings", json=body, timeout=60).raise_for_status().json()
+        return [each["embedding"] for each in said["data"][::-1]]
 
     def chat(self, content: str, **more: Any) -> str:
         """The text that it writes by itself to a question."""

@@ -270,17 +270,18 @@ def _ended(end: End) -> dict[str, Any]:
 def _figures(figures: TextFigures) -> dict[str, Any]:
     first = figures.seconds if figures.first_token is None else figures.first_token
     return {
-        "total_duration": _ns(figures.seconds),
+        "total_duration": nanoseconds(figures.seconds),
         "load_duration": 0,
         "prompt_eval_count": figures.prompt_tokens,
-        "prompt_eval_duration": _ns(first),
+        "prompt_eval_duration": nanoseconds(first),
         "eval_count": figures.tokens,
-        "eval_duration": _ns(figures.seconds) - _ns(first),
+        "eval_duration": nanoseconds(figures.seconds) - nanoseconds(first),
         "flexspec": msgspec.convert(figures, FlexspecUsage, from_attributes=True),
     }
 
 
-def _ns(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """A duration as Ollama's clients read it."""
     return round(1e9 * seconds)
 
 

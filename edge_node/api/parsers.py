@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from edge_node.api import ollama
+from edge_node.api import embeddings, ollama
 from edge_node.api.forms import ApiRequest
 from edge_node.api.openai.chat import OpenAIRequest
 from edge_node.api.openai.requests import chat_request, completion_request
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Parser = Callable[[dict[str, Any], bool, bytes, ResponseStore], ApiRequest]
 """Reads a body, leniently or not, of a client, who may go on from a response."""
-_KEPT: Any = OpenAIRequest | ollama.OllamaRequest | ResponsesTextRequest
+_KEPT: Any = OpenAIRequest | ollama.OllamaRequest | ResponsesTextRequest | embeddings.EmbeddingRequest
 PARSERS: dict[str, Parser] = {
     "/v1/chat/completions": lambda body, lenient, _client, _store: chat_request(body, lenient),
     "/v1/completions": lambda body, lenient, _client, _store: completion_request(body, lenient),
@@ -32,6 +32,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "/api/chat": lambda body, lenient, _client, _store: ollama.chat_request(body, lenient),
     "/api/generate": lambda body, lenient, _client, _store: ollama.generate_request(body, lenient),
+    "/v1/embeddings": lambda body, lenient, _client, _store: embeddings.openai_request(body, lenient),
+    "/api/embed": lambda body, lenient, _client, _store: embeddings.embed_request(body, lenient),
+    "/api/embeddings": lambda body, lenient, _client, _store: embeddings.old_request(body, lenient),
 }
 
 

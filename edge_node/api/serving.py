@@ -119,6 +119,8 @@ class Api:
             if self.texts.voice is None:
                 raise api_error(NoVoice())
             return replace(spec, version=None, offline=LOCAL_ONLY)
+        if spec.inputs and mode == "provisional":
+            mode = "hold"  # no draft writes vectors
         return replace(spec, version=await self.version(spec.version), offline=mode)
 
     async def version(self, asked: str | None) -> str | None:

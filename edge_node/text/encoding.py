@@ -19,9 +19,10 @@ from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.grammar.tools import ToolFormat, ToolUse
 from flexspec_mq.models.byte_text.ids import AROUND, BYTES_PER_TOKEN
 from flexspec_mq.models.byte_text.parser import CHANNELS
+from flexspec_mq.models.byte_text.vectors import bytes_of
 from flexspec_mq.models.text import Turn, encode_turns, format_of, render_turns
 from schemas.messages import MAX_POSITION
-from schemas.served import ServedCall, ServedFunction, ServedMessage, ServedRequest
+from schemas.served import ServedCall, ServedEmbed, ServedFunction, ServedMessage, ServedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,16 @@ _UNSETTLED = 256
 
 class PromptError(UsageError):
     """The prompt cannot be taken."""
+
+
+class NoEmbeddings(UsageError):
+    """Vectors are asked for of a target that makes none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "embeddings are not made here: the target of this version writes texts",
+            hint="name a version whose worker stands beside a server of models, or another server for them",
+        )
 
 
 class ToolError(GrammarError):
@@ -202,6 +213,8 @@ class Encoder:
     def _encoded(self, text: LoadedText, spec: TextSpec, engine: str) -> Encoded:
         if text.served:
             return _served(text, spec, self._default_limit if spec.limit is None else spec.limit)
+        if spec.inputs:
+            raise NoEmbeddings
         tools, grammar, form = spec.tools, spec.grammar, format_of(text.tokenizer)
         asked = self._default_limit if spec.limit is None else spec.limit
         longest = text.max_context // 2
@@ -252,11 +265,15 @@ def _served(text: LoadedText, spec: TextSpec, most: int) -> Encoded:
     """
     asked = served_request(spec, None if most == WHOLE_CONTEXT else most)
     ids = tuple(msgspec.json.encode(asked))
-    room = text.max_context - len(ids)
-    if room < AROUND:
+    room, least = text.max_context - len(ids), AROUND
+    if spec.inputs:
+        least = bytes_of(len(spec.inputs), spec.dimensions or 1)
+    if room < least:
         raise PromptTooLong(
-            f"the request has {len(ids)} bytes, and {text.max_context} hold it and its answer",
-            hint="shorten the prompt or drop the oldest turns",
+            f"the request has {len(ids)} bytes, its answer at least {least}, and {text.max_context} hold both",
+            hint="ask for fewer texts at once"
+            if spec.inputs
+            else "shorten the prompt or drop the oldest turns",
         )
     limit = room if most == WHOLE_CONTEXT else min(room, BYTES_PER_TOKEN * most + AROUND)
     return Encoded(text, ids, limit, (), spec.limit is None, CHANNELS, None, None, ())
@@ -273,6 +290,8 @@ def served_request(spec: TextSpec, most: int | None) -> ServedRequest:
         PromptError: the server cannot be asked for it.
     """
     prompt, tools, changes = spec.prompt, spec.tools, spec.adjustments
+    if spec.inputs:
+        return ServedRequest(embed=ServedEmbed(input=spec.inputs, dimensions=spec.dimensions))
     if not isinstance(prompt, str) and any(isinstance(each, int) for each in prompt):
         raise PromptError("the server behind this version takes no token ids", hint="send the text itself")
     turns = () if isinstance(prompt, str) else [turn for turn in prompt if isinstance(turn, Turn)]

@@ -76,5 +76,6 @@ def _first_words(entry: Entry) -> str:
         return f"({error.message})"
     if not isinstance(prompt, str):
         asked = [turn.content for turn in prompt if isinstance(turn, Turn) and turn.role == "user"]
-        prompt = asked[-1] if asked else f"{len(prompt)} tokens"
+        texts = [text for text in prompt if isinstance(text, str)]
+        prompt = asked[-1] if asked else " ".join(texts) or f"{len(prompt)} tokens"
     return " ".join(prompt[: 4 * _FIRST].split())[:_FIRST].rstrip()

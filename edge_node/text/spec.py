@@ -26,8 +26,8 @@ FORMAT = 1
 _BEGINNING = 256
 """Characters or tokens of a prompt without turns that name its conversation."""
 
-Prompt = str | tuple[int | Turn, ...]
-"""Text, token ids, or the turns of a conversation."""
+Prompt = str | tuple[int | str | Turn, ...]
+"""Text, token ids, the turns of a conversation, or texts whose vectors are asked for."""
 
 
 class Adjustments(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,7 +43,8 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A text to write. None leaves a value to the target's makers, or as stated.
 
     Attributes:
-        prompt: beginning of the text.
+        prompt: beginning of the text; or texts whose vectors are asked for in its place.
+        dimensions: numbers of a vector; None leaves them to the server.
         sampling: how its tokens are chosen.
         adjustments: penalties and bias of logits.
         seed: 64 bits; None draws one.
@@ -65,6 +66,7 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     prompt: Prompt
+    dimensions: int | None = None
     sampling: PartialSampling = LEFT_OPEN
     adjustments: Adjustments = Adjustments()
     seed: int | None = None
@@ -94,6 +96,15 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise UsageError(f"a limit of {self.limit} tokens leaves nothing to write", hint="use at least 1")
         if self.timeout is not None and not self.timeout > 0:  # nan is not either
             raise UsageError(f"a timeout of {self.timeout} s is over before it begins")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Texts whose vectors are asked for; none where a text is."""
+        return (
+            ()
+            if isinstance(self.prompt, str)
+            else tuple(each for each in self.prompt if isinstance(each, str))
+        )
 
     @property
     def leaves_to_target(self) -> bool:

@@ -18,7 +18,8 @@ import msgspec
 from msgspec import Meta
 
 from cloud_worker.engine.interface import Facts
-from cloud_worker.engine.servers.client import MOST_SAID, ServerClient, ServerGone
+from cloud_worker.engine.servers.client import MOST_SAID, ServerClient, ServerFailed, ServerGone
+from cloud_worker.engine.servers.embeddings import embedded
 from cloud_worker.engine.servers.engine import ServerEngine
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
@@ -33,7 +34,7 @@ from flexspec_mq.models.byte_text.ids import (
 )
 from flexspec_mq.models.load import byte_text
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
-from schemas.served import ServedMessage, ServedRequest, ServedUsage
+from schemas.served import ServedEmbed, ServedMessage, ServedRequest, ServedUsage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -232,6 +233,7 @@ class ChatText:
         self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
+        self._failed = False
 
     async def decide(
         self,
@@ -280,6 +282,10 @@ class ChatText:
         if server.budget is not None:
             server.budget.check(item.key[0], item.version)
         asked = read_request(bytes(item.context[: item.prompt_length]))
+        if asked.embed is not None:
+            self._ids, self._agreed, self._error = [], 0, None
+            self._task = asyncio.create_task(self._embed(asked.embed, model, committed, item))
+            return
         body = body_of(asked, model, item.identity.sampling.seed)
         usage, ids = ServedUsage(), list[int]()
         if committed and (said := _continues(asked, committed)) is not None and server.continues:
@@ -336,6 +342,34 @@ class ChatText:
             with contextlib.suppress(ServerRefused):
                 self._server.spend(item, max(0, used.prompt_tokens + used.completion_tokens - counted))
             await asyncio.gather(looked, return_exceptions=True)
+            self._more.set()
+
+    async def _embed(self, asked: ServedEmbed, model: str, committed: Sequence[int], item: WorkItem) -> None:
+        """Write the vectors of texts; behind others that an earlier worker began, in a line of their own."""
+        server, most = self._server, item.identity.limit
+        try:
+            await server.look()
+            try:
+                line, used = await embedded(server, asked, model)
+            except ServerFailed as error:
+                if self._failed:  # it would fail at these texts for ever
+                    raise ServerRefused(error.message) from error
+                self._failed = True
+                raise
+            Writer(ids := [*line]).finish(ServedUsage(prompt_tokens=used), ByteEnd.STOP)
+            if ids[: len(committed)] != [*committed]:
+                ids = [*committed, Channel.CONTENT, *b"\n", *ids]
+            if len(ids) > most:
+                raise ServerRefused(  # noqa: TRY301  as whatever the server raises
+                    f"the vectors of {len(asked.input)} texts have {len(ids)} bytes, and an answer here {most}: "
+                    f"ask for {len(asked.input) * most // len(ids)} at once at most"
+                )
+            with contextlib.suppress(ServerRefused):
+                server.spend(item, used or sum(map(len, asked.input)) // _BYTES_OF_TOKEN)
+            self._ids = ids
+        except Exception as error:  # noqa: BLE001  raised where more is waited for
+            self._error = error
+        finally:
             self._more.set()
 
     async def close(self) -> None:
@@ -408,8 +442,8 @@ def read_request(prompt: bytes) -> ServedRequest:
         asked = msgspec.json.decode(prompt, type=ServedRequest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ServerRefused(f"the device's request cannot be read: {error!s:.200}") from error
-    if (asked.prompt is None) == (not asked.messages):
-        raise ServerRefused("the device's request has neither messages nor a prompt, or both")
+    if [asked.prompt is not None, bool(asked.messages), asked.embed is not None].count(True) != 1:
+        raise ServerRefused("the device's request has not one of messages, prompt and embed")
     return asked
 
 

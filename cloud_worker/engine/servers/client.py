@@ -36,6 +36,10 @@ class ServerGone(FlexSpecError):
     """The server cannot be reached, or failed: it may do when asked again."""
 
 
+class ServerFailed(ServerGone):
+    """The server is there, and failed at this request."""
+
+
 class ServerBusy(ServerGone):
     """The server takes no more for now; `seconds` later it may."""
 
@@ -126,7 +130,9 @@ class ServerClient:
                     after = _seconds(answer.headers.get("retry-after", ""))
                     if status == 429 or (status == 503 and after is not None):
                         raise ServerBusy(said, waiting.BUSY[1] if after is None else after)
-                    raise (ServerGone if status >= 500 else ServerRefused)(said)
+                    if status == 500:
+                        raise ServerFailed(said)
+                    raise (ServerGone if status > 501 else ServerRefused)(said)
                 if status >= 300:
                     raise ServerRefused(f"{self.url}{path} answered {status}: redirects are not followed")
                 if encoding != "identity":

@@ -133,12 +133,9 @@ async def _version(_api: Api, _request: Request, _send: Send) -> Response:
     return json_answer(ollama.OllamaVersion(version=VERSION))
 
 
-_EMBED = "the node makes no embeddings; name another server for them"
 _FILES = "the node keeps no files; send their text in messages"
 _MAKE = "models are at workers: start one with `flexspec-cloud`"
 LACKING = {
-    "embed": _EMBED,
-    "embeddings": _EMBED,
     "create": _MAKE,
     "copy": _MAKE,
     "push": _MAKE,
