@@ -67,6 +67,8 @@ class ApiError(FlexSpecError):
     def response(self, path: str) -> Response:
         """The answer in place of one that cannot be given, in the form of the path's API."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        if self.code == "server_refused":
+            headers["x-should-retry"] = "false"  # OpenAI's clients ask after any other 502 twice more
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         body = {"error": self.words} if path.startswith("/api/") else self.body()  # Ollama's, and OpenAI's

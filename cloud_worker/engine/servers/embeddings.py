@@ -43,6 +43,9 @@ async def embedded(server: ServerClient, asked: ServedEmbed, model: str) -> tupl
     told = sorted(answer.data, key=lambda vector: vector.index)
     if [vector.index for vector in told] != [*range(len(asked.input))]:
         raise ServerRefused(f"{server.url} tells {len(told)} vectors of {len(asked.input)} texts")
+    made = len(told[0].embedding)
+    if asked.dimensions not in (None, made):
+        raise ServerRefused(f"{server.url} makes vectors of {made} numbers, whatever `dimensions` says")
     try:
         return encode_vectors([vector.embedding for vector in told]), answer.usage.prompt_tokens
     except ValueError as error:

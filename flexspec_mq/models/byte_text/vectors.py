@@ -38,7 +38,10 @@ def decode_vectors(content: str, count: int) -> list[bytes]:
     Raises:
         ValueError: these are not so many vectors of one length, of finite numbers.
     """
-    vectors = msgspec.json.decode(content.rpartition("\n")[2], type=list[bytes])
+    try:
+        vectors = msgspec.json.decode(content.rpartition("\n")[2], type=list[bytes])
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from error
     sizes = {len(vector) for vector in vectors}
     if len(vectors) != count or len(sizes) != 1 or not min(sizes) or min(sizes) % _FLOAT:
         raise ValueError(f"{len(vectors)} vectors of {sorted(sizes)[:3]} bytes for {count} texts")

@@ -65,7 +65,6 @@ async def test_endpoints_that_the_node_lacks_are_told_by_name_and_asked_once(
     async with served(mosquitto) as api:
         ask, sound = api.client, ("a.wav", b"RIFF" * 20_000)
         lacking: list[tuple[str, Coroutine[Any, Any, Any]]] = [
-            ("embeddings", ask.embeddings.create(model="m", input="a")),
             ("audio/transcriptions", ask.audio.transcriptions.create(model="m", file=sound)),
             ("audio/speech", ask.audio.speech.create(model="m", input="a", voice="alloy")),
             ("images/generations", ask.images.generate(model="m", prompt="a")),
@@ -80,6 +79,12 @@ async def test_endpoints_that_the_node_lacks_are_told_by_name_and_asked_once(
             assert raised.value.code == "not_implemented"
             assert await api.answers(404, "other") == number
         said(await api.get("/v2/embeddings"), 404, "not_found")
+        with pytest.raises(openai.NotFoundError, match="embeddings are not made here") as raised:
+            await ask.embeddings.create(model=api.version, input="a")
+        assert raised.value.code == "not_implemented"
+        local = {"model": api.version, "input": ["a"], "offline": "local_only"}
+        said(await api.post("/v1/embeddings", local), 400, "invalid_value")
+        assert api.daemons[0].worker.machine.counters.opened == 0
 
 
 async def test_a_worker_that_refuses(mosquitto: PrivateBroker) -> None:

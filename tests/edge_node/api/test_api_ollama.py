@@ -111,7 +111,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("generate", {"model": "m", "prompt": "a", "context": [1]}, 400, "/api/chat"),
     ("generate", {"model": "m", "prompt": "a", "template": "b"}, 400, "chat template"),
     ("generate", {"model": "m", "prompt": "a", "raw": True, "system": "b"}, 400, "raw mode"),
-    ("embed", {"model": "m", "input": "a"}, 501, "embeddings"),
+    ("embed", {"model": "m"}, 404, "no model 'm'"),
     ("create", {"model": "m"}, 501, "flexspec-cloud"),
     ("blobs/sha256:a", {}, 501, "flexspec-cloud"),
     ("nothing", {}, 404, "no such path"),
@@ -136,6 +136,10 @@ async def test_errors(mosquitto: PrivateBroker) -> None:
             assert (answer.status_code, [*answer.json()]) == (status, ["error"]), answer.text
             assert words in (error := answer.json()["error"])
             assert len(error) < 300
+        for path in ("embed", "embeddings"):
+            asked = {"model": api.version, "input": "a", "prompt": "a"}
+            answer = await api.http.post(f"{api.url}/api/{path}", json=asked, headers=api.key)
+            assert (answer.status_code, "embeddings are not made" in answer.json()["error"]) == (501, True)
         async with ollama.AsyncClient(api.url, trust_env=False) as stranger:
             with pytest.raises(ollama.ResponseError, match="API key") as raised:
                 await stranger.list()
