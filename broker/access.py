@@ -57,6 +57,8 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("read", "f1/v/{name}"),
         AccessRule("write", "f1/g/{worker}/{name}"),
         AccessRule("read", "f1/b/{name}"),
+        AccessRule("read", "f1/g/{name}/+"),  # the other way round: its long requests, which a worker fetches
+        AccessRule("write", "f1/b/{worker}/{name}"),
         AccessRule("readwrite", "f1/e/{name}"),  # read, to see whether another device goes by the same name
         AccessRule("read", "f1/ask/{name}/#"),
         AccessRule("write", "f1/answer/{asker}/{name}/#"),  # which says who answers
@@ -71,6 +73,8 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("read", "f1/g/{name}/+"),
         AccessRule("write", "f1/v/+"),
         AccessRule("write", "f1/b/+"),
+        AccessRule("write", "f1/g/+/{name}"),
+        AccessRule("read", "f1/b/{name}/+"),
         AccessRule("write", "f1/r/+/+"),
         AccessRule("write", "f1/w/{name}"),
         AccessRule("write", "f1/t/{name}"),

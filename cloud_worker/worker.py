@@ -219,7 +219,9 @@ class CloudWorker:
         try:
             async with connect(self.link_settings(base)) as link, asyncio.TaskGroup() as group:
                 self._link = link
-                family = () if self.family is None else (("family", self.family.run, self, thread),)
+                more = () if self.family is None else (("family", self.family.run, self, thread),)
+                if (requests := self.engine.requests) is not None:
+                    more = (*more, ("requests", requests.run, link, self.settings.worker))
                 loops = [
                     group.create_task(endless(name, loop, *args), name=name)
                     for name, loop, *args in (
@@ -228,7 +230,7 @@ class CloudWorker:
                         ("timer", self._timer_loop),
                         ("publish", self._publish_queue.run, link),
                         ("blobs", self._blobs.run, link),
-                        *family,
+                        *more,
                     )
                 ]
                 await self._stopping.wait()
@@ -353,7 +355,7 @@ class CloudWorker:
             return
         sender = topics.sender_of(inbound.topic)
         if sender is None:
-            self.malformed += 1
+            self._receive_piece(inbound)
             return
         if inbound.topic == topics.blob_request_topic(self.settings.worker, sender.edge):
             try:
@@ -364,6 +366,16 @@ class CloudWorker:
         began = time.thread_time()
         if not isinstance(self._read(*sender, inbound), Draft):  # one that is verified is given back
             self.admission.took(inbound.topic, len(inbound.payload), 1000 * (time.thread_time() - began))
+
+    def _receive_piece(self, inbound: Inbound) -> None:
+        try:
+            taken = self.engine.requests is not None and self.engine.requests.take(
+                inbound.topic, inbound.payload
+            )
+        except RemoteProtocolError as error:
+            taken = False
+            _log.debug("a piece of a request cannot be read: %s", error.message)
+        self.malformed += not taken
 
     def _read(self, edge: str, version: str | None, inbound: Inbound) -> Open | Draft | Poll | Close | None:
         """Carry out a message of a device, if it can be read."""
@@ -651,6 +663,8 @@ class CloudWorker:
             grammar=facts.grammar,
             target=facts.target[:MAX_TEXT],
             offer=facts.offer,
+            request_bytes=facts.request_bytes,
+            image_bytes=facts.image_bytes,
             draft_ms=None if timings is None else _bounded(timings.token),
             draft_read_ms=None if timings is None else _bounded(timings.holds_up),
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flexspec_mq.drafting.memory import Answers
     from flexspec_mq.grammar.grammar import Grammar
     from flexspec_mq.grammar.matcher import CompiledGrammar
+    from flexspec_mq.models.byte_text.packed import PackedRequest
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.edge.session import EdgeSession
     from flexspec_mq.protocol.edge.types import DraftRequest
@@ -92,6 +93,7 @@ class GenerationRequest:
         span: span of the text; None where nobody wants it.
         provisional: whether provisional text may be written while nobody answers: by the draft alone, or
         alone: whoever writes it in the draft's place, told then how many tokens it may have.
+        packed: request that the prompt names, as a blob for its worker; None where the prompt is all.
     """
 
     prompt: tuple[int, ...]
@@ -117,6 +119,7 @@ class GenerationRequest:
     span: TextSpan | None = None
     provisional: bool = False
     alone: Callable[[int], None] | None = None
+    packed: PackedRequest | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +136,7 @@ class Generation:
         energy: counts what it takes out of the device; None where nobody wants to know.
         answers: earlier ones, to which its own is added; None where none are remembered.
         bytes_up, bytes_down: MQTT payload.
+        fetched: bytes of its packed request that went to its worker.
         asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
         seconds: time of these.
@@ -147,6 +151,7 @@ class Generation:
     answers: Answers | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    fetched: int = 0
     asked: float = field(default_factory=entropy.now)
     paced: int = 0
     seconds: float = 0.0

@@ -27,6 +27,7 @@ from edge_node.fleet.models import Models
 from edge_node.generation import Generation, GenerationRequest, OtherText
 from edge_node.limits import DataSpent
 from edge_node.link_state import LinkState, NodeState
+from edge_node.requests import HeldRequests
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
 from flexspec_mq import entropy, topics, waiting
@@ -126,6 +127,7 @@ class EdgeNode:
         models: names that can be asked for.
         texts: tokenizers of targets.
         local: model of the device's own.
+        requests: long requests, which workers fetch.
         link: the link to the broker; to read.
         state: whether it is online, degraded or offline; to read.
         status: the node's own status, with what was seen of each version; to read.
@@ -156,6 +158,7 @@ class EdgeNode:
         self.wire = wire_of(settings, self._queue.put)
         self._sessions: dict[int, Generation] = {}
         self._drafts = DraftLoop(drafter, self._sessions, self._estimates, self._perform)
+        self.requests = HeldRequests(settings.edge, self._sessions, self._queue.flush, self._carried)
         self._prefixes = PrefixIndex(most=16 if settings.reuse else 0)
         self._fingerprint = fingerprint
         self._eos = eos
@@ -377,6 +380,7 @@ class EdgeNode:
         generation = self._sessions[session] = Generation(
             session, request, machine, patience, energy, answers
         )
+        self.requests.hold(generation)
         if not self.link.is_up or self.link.spent():
             self._perform(generation, machine.link_down(now))
         if (answer := self._answers.pop(session)) is not None:
@@ -448,6 +452,7 @@ class EdgeNode:
             "directory": self.directory.watch(link, self._is_idle),
             "devices": self.devices.run(link),
             "status": self.status.run(self._queue.put),
+            "requests": self.requests.run(link, self._give_up),
         }
         if self.wire.keyed:
             named["statement"] = self.wire.watch()
@@ -516,8 +521,10 @@ class EdgeNode:
                 self._receive_delivery(session, inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound, now)
-            elif self.devices.take(inbound.topic, inbound.payload) or (
-                self.texts is not None and self.texts.take(inbound.topic, inbound.payload)
+            elif (
+                self.requests.take(inbound.topic, inbound.payload)
+                or self.devices.take(inbound.topic, inbound.payload)
+                or (self.texts is not None and self.texts.take(inbound.topic, inbound.payload))
             ):
                 pass
             elif not self.wire.take(inbound.topic, inbound.payload) and self._family is not None:
@@ -650,6 +657,7 @@ class EdgeNode:
         session, machine = generation.session, generation.machine
         if self._sessions.pop(session, None) is None:
             return
+        self.requests.drop(generation)
         self.wire.ended(session, entropy.now())
         self._violations += machine.violations.total()
         if machine.written is not None:

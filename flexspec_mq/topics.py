@@ -2,9 +2,9 @@
 
 `f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
 `f1/r/<edge>/<session>` answers that are kept for an edge, `f1/w/<worker>` worker status, `f1/t/<worker>` how its
-target's texts are written, `f1/g/<worker>/<edge>` an edge gets a blob such as a tokenizer from a worker, `f1/b/<edge>`
-its pieces, `f1/e/<edge>` edge status, `f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the
-deployment's statement of its keys, `f1/s` what the broker has on its disk; `f1/ask/<edge>/<user>` texts that a client
+target's texts are written, `f1/g/<holder>/<asker>` an edge gets a blob such as a tokenizer from a worker, or a worker a
+long request from an edge, `f1/b/<edge>` and `f1/b/<worker>/<edge>` its pieces, `f1/e/<edge>` edge status,
+`f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the deployment's statement of its keys, `f1/s` what the broker has on its disk; `f1/ask/<edge>/<user>` texts that a client
 asks an edge for, `f1/answer/<user>/<edge>` the answers, `f1/a/<edge>` the edge's figures for those who ask.
 """
 
@@ -96,6 +96,17 @@ def blob_request_topic(holder: str, asker: str) -> str:
 def blob_topic(asker: str) -> str:
     """Where the pieces come that a client has asked for."""
     return f"{ROOT}/b/{asker}"
+
+
+def request_topic(worker: str, edge: str) -> str:
+    """Where the pieces come that a worker has asked an edge for: nobody else can write them in its name."""
+    return f"{ROOT}/b/{worker}/{edge}"
+
+
+def edge_of_request(topic: str, worker: str) -> str | None:
+    """The edge whose pieces a topic carries to a worker; None for any other topic."""
+    edge = topic.removeprefix(request_topic(worker, ""))
+    return edge if edge != topic and _NAME.fullmatch(edge) else None
 
 
 def edge_status_topic(edge: str) -> str:

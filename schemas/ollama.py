@@ -26,9 +26,9 @@ from schemas.served import MAX_INPUTS
 _NO_EDITING = "targets only go on with a text"
 _NO_CONTEXT = "send the conversation as messages to /api/chat"
 _NO_TEMPLATE = "the target's own chat template is used; with raw the prompt is taken as it is"
-_NO_IMAGES = "targets read text only"
 
-Images = Annotated[Any, unsupported([], why=_NO_IMAGES)]
+Images = list[str]
+"""Images in base64: PNG, JPEG, WebP or GIF, for a server of models that reads such."""
 Format = str | dict[str, Any]
 """``json``, or a JSON schema; empty for none."""
 
@@ -118,7 +118,7 @@ class OllamaMessage(_Request, frozen=True, kw_only=True):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     thinking: Any = None
-    images: Images = None
+    images: Images = []
     tool_calls: list[OllamaToolCall] = []
     tool_name: str = ""
     tool_call_id: str = ""
@@ -199,7 +199,7 @@ class OllamaGenerateRequest(_TextRequest, frozen=True, kw_only=True):
     suffix: Annotated[Any, unsupported("", why=_NO_EDITING)] = None
     context: Annotated[Any, unsupported([], why=_NO_CONTEXT)] = None
     template: Annotated[Any, unsupported("", why=_NO_TEMPLATE)] = None
-    images: Images = None
+    images: Images = []
 
 
 class _EmbedRequest(_Request, frozen=True, kw_only=True):

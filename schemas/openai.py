@@ -30,6 +30,7 @@ def unsupported(*neutral: object, why: str = "it would change the answer") -> Me
     return Meta(extra_json_schema={"enum": [None, *neutral]}, extra={NEUTRAL: values, WHY: why})
 
 
+NO_AUDIO = Meta(description="audio and files are not read here: send what they say as text")
 ONLY_TEXT = Meta(description="images, audio and files are not read here: send what they say as text")
 Empty = Annotated[Any, unsupported(*_EMPTY)]
 Neutral0 = Annotated[Any, unsupported(0, False)]
@@ -71,6 +72,31 @@ class TextPart(_Request, frozen=True, kw_only=True):
     text: str
 
 
+class ImageUrl(_Request, frozen=True, kw_only=True):
+    """An image.
+
+    Attributes:
+        url: its bytes as a ``data:`` URL in base64: PNG, JPEG, WebP or GIF.
+        detail: accepted, without effect.
+    """
+
+    url: str
+    detail: Any = None
+
+
+class MessagePart(_Request, frozen=True, kw_only=True):
+    """A part of a message: text, or in a user's message an image for a server of models that reads such.
+
+    Attributes:
+        text: of a part of the type text.
+        image_url: of one of the type image_url.
+    """
+
+    type: Annotated[Literal["text", "image_url"], NO_AUDIO]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+
+
 class CalledFunction(_Request, frozen=True, kw_only=True):
     """A tool that was called.
 
@@ -109,7 +135,7 @@ class Message(_Request, frozen=True, kw_only=True):
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[MessagePart] | None = None
     name: str | None = None
     type: str | None = None
     tool_calls: list[MadeCall] | None = None

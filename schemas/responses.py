@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.openai import (
+    NO_AUDIO,
     ONLY_TEXT,
     Empty,
     FlexspecPart,
@@ -40,6 +41,24 @@ class ResponseInputText(_Request, frozen=True, kw_only=True):
     logprobs: Any = None
 
 
+class ResponseInputPart(_Request, frozen=True, kw_only=True):
+    """A part of a message: text, or in a user's message an image for a server of models that reads such.
+
+    Attributes:
+        text: of a part of text.
+        image_url: of an image: its bytes as a ``data:`` URL in base64, PNG, JPEG, WebP or GIF.
+        detail: accepted, without effect.
+        annotations: accepted, without effect, as in answers that come back; so is logprobs.
+    """
+
+    type: Annotated[Literal["input_text", "output_text", "text", "input_image"], NO_AUDIO]
+    text: str | None = None
+    image_url: str | None = None
+    detail: Any = None
+    annotations: Any = None
+    logprobs: Any = None
+
+
 class ResponseInputMessage(_Request, frozen=True, kw_only=True):
     """A turn of a conversation.
 
@@ -50,7 +69,7 @@ class ResponseInputMessage(_Request, frozen=True, kw_only=True):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ResponseInputText]
+    content: str | list[ResponseInputPart]
     id: str | None = None
     status: str | None = None
     phase: str | None = None

@@ -11,10 +11,24 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from schemas.blobs import BlobName
+
 MAX_IMAGES = 16
 MAX_INPUTS = 2048
 """Texts of a request for vectors, as OpenAI's."""
-_DATA_URL = r"^data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+$"
+"""Images of a request at most."""
+MAX_REQUEST = 8 * 2**20
+"""Bytes of a request at most, as JSON with its images."""
+MAX_IMAGE_BYTES = 6_000_000
+"""Bytes of a request's images together at most, as files: in base64 they take a third more."""
+DATA_URL = r"^data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}$(?!\n)"
+
+
+def image_size(url: str) -> int:
+    """Bytes of the image in a ``data:`` URL."""
+    return (len(url) - url.find(",") - 1) * 3 // 4
+
+
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
 
 
@@ -36,7 +50,7 @@ class ServedUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class ImageUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An image that travels with the request; no other address is taken, as the server would fetch it."""
 
-    url: Annotated[str, Meta(pattern=_DATA_URL)]
+    url: Annotated[str, Meta(pattern=DATA_URL)]
 
 
 class ServedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -83,6 +97,22 @@ class ServedEmbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dimensions: Annotated[int, Meta(ge=1, le=2**20)] | None = None
 
 
+class ServedBlob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A request that is too long for a message, as a blob that its device holds until its text is over.
+
+    Attributes:
+        name: name of the blob, whose bytes are one frame of zstd, sealed where there is a key.
+        size: bytes of the blob.
+        length: bytes of the request.
+        key: key of the seal (ChaCha20-Poly1305), for this blob alone; empty where the device has no keys.
+    """
+
+    name: BlobName
+    size: Annotated[int, Meta(ge=1, le=MAX_REQUEST)]
+    length: Annotated[int, Meta(ge=1, le=MAX_REQUEST)]
+    key: Annotated[bytes, Meta(max_length=32)] = b""
+
+
 class ServedRequest(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -94,6 +124,7 @@ class ServedRequest(
         messages: the conversation.
         prompt: beginning of a text that is no conversation, in place of messages.
         embed: texts whose vectors are asked for, in place of both.
+        blob: blob that holds the request, in place of all of these.
     """
 
     messages: tuple[ServedMessage, ...] = ()
@@ -115,3 +146,4 @@ class ServedRequest(
     logit_bias: dict[str, Finite] = {}
     ignore_eos: bool = False
     reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
+    blob: ServedBlob | None = None

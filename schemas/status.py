@@ -179,6 +179,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         grammar: name and version of what reads grammars there, as it goes into their digests; empty where nothing does.
         target: name of the target, for people.
         offer: draft that it gives to devices; None where it gives none.
+        request_bytes: bytes of a request that it fetches as a blob, where that is too long for a message; 0 is none.
+        image_bytes: bytes of a request's images together, as files; 0 takes none.
         signature: Ed25519, of a worker with keys, over the document as it travels without this field, which is the
             last. A device with keys takes no status without it.
     """
@@ -211,6 +213,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     grammar: Annotated[str, Meta(max_length=64)] = ""
     target: Text = ""
     offer: DraftOffer | None = None
+    request_bytes: Count = 0
+    image_bytes: Count = 0
     signature: Annotated[bytes, Meta(max_length=64)] = b""
 
     @property

@@ -54,6 +54,7 @@ class FakeEngine:
     head_holder = None
     grammars = None
     memory = None
+    requests = None
     trouble = ""
     full = Full()
 

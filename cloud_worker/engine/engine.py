@@ -71,6 +71,7 @@ class ModelEngine:
         full: See `Engine`; the worker's capacity is a model's bound.
     """
 
+    requests = None
     trouble = ""
     full = Full()
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, Full, WorkItem
+    from flexspec_mq.transport.link import Link
     from schemas.status import DraftOffer, TargetText, TokenizerStatus
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class Facts:
         writes: see `VersionFacts`.
         slots: texts that it writes at a time; None where that is the worker's to say.
         versions: versions that it serves by itself; none is the worker's one.
+        request_bytes, image_bytes: see `WorkerStatus`.
     """
 
     fingerprint: bytes
@@ -84,6 +86,8 @@ class Facts:
     writes: int = 0
     slots: int | None = None
     versions: tuple[str, ...] = ()
+    request_bytes: int = 0
+    image_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -183,6 +187,22 @@ class HeadHolder(Protocol):
         ...
 
 
+class RequestFetcher(Protocol):
+    """Fetches requests that are too long for a message from their devices. Used on the worker's event loop."""
+
+    async def run(self, link: Link, worker: str) -> None:
+        """Fetch over a link, until cancelled, by the name of the worker on topics."""
+        ...
+
+    def take(self, topic: str, payload: bytes) -> bool:
+        """Take what came on a topic of pieces; tell whether it did.
+
+        Raises:
+            RemoteProtocolError: it is no piece.
+        """
+        ...
+
+
 class Engine(Protocol):
     """Decides tokens for work items. All methods are called on one thread of their own; properties on any."""
 
@@ -199,6 +219,11 @@ class Engine(Protocol):
     @property
     def grammars(self) -> CompiledGrammars | None:
         """Grammars of its texts; None if they can have none. Used on any thread."""
+        ...
+
+    @property
+    def requests(self) -> RequestFetcher | None:
+        """Fetcher of long requests; None if its prompts are token ids."""
         ...
 
     @property

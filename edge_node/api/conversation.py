@@ -1,11 +1,78 @@
 """Turns of a conversation, from messages or items of any API."""
 
+import re
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from edge_node.api.errors import bad
 from flexspec_mq.grammar.tools import ReadCall
-from flexspec_mq.models.text import Turn
+from flexspec_mq.models.text import Image, Turn
+from schemas.openai import MessagePart
+from schemas.responses import ResponseInputPart, ResponseOutputText
+from schemas.served import DATA_URL
+
+_DATA_URL = re.compile(DATA_URL)
+_KINDS = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "UklGR": "webp", "R0lGOD": "gif"}
+"""Beginnings of images in base64."""
+
+
+def image_of(url: str, where: str, at: int = 0) -> Image:
+    """An image behind so many characters of its turn, by its ``data:`` URL.
+
+    Raises:
+        ApiError: 400; it is none.
+    """
+    if not _DATA_URL.match(url):
+        raise bad(
+            where,
+            f"{where} is {url[:40]!r}, and no data: URL of a PNG, JPEG, WebP or GIF image in base64",
+            hint="send the bytes of the image: nothing is fetched from an address",
+        )
+    return Image(at, url)
+
+
+def image_in_base64(data: str, where: str) -> Image:
+    """An image at the beginning of its turn, in base64.
+
+    Raises:
+        ApiError: 400; it is none.
+    """
+    kind = next((kind for begins, kind in _KINDS.items() if data.startswith(begins)), "")
+    return image_of(f"data:image/{kind};base64,{data}" if kind else data, where)
+
+
+def content_of(
+    content: str | Sequence[MessagePart | ResponseInputPart | ResponseOutputText], where: str, role: str
+) -> tuple[str, tuple[Image, ...]]:
+    """The text of a message, and the images in it.
+
+    Raises:
+        ApiError: 400, naming the part.
+    """
+    if isinstance(content, str):
+        return content, ()
+    texts, length, images = list[str](), 0, list[Image]()
+    for number, part in enumerate(content):
+        name = f"{where}[{number}]"
+        image = None if isinstance(part, ResponseOutputText) else part.image_url
+        if part.type not in ("image_url", "input_image"):
+            if part.text is None:
+                raise bad(f"{name}.text", f"{name}.text is missing")
+            texts.append(part.text)
+            length += len(part.text)
+        elif image is None:
+            raise bad(f"{name}.image_url", f"{name}.image_url is missing")
+        elif role != "user":
+            raise bad(name, f"{name} is an image, and only messages of the user have such")
+        else:
+            url, name = (
+                (image, f"{name}.image_url")
+                if isinstance(image, str)
+                else (image.url, f"{name}.image_url.url")
+            )
+            images.append(image_of(url, name, length))
+    return "".join(texts), tuple(images)
 
 
 def continued(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:

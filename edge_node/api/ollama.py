@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import msgspec
 from msgspec import UNSET
 
-from edge_node.api.conversation import Conversation, continued
+from edge_node.api.conversation import Conversation, continued, image_in_base64
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import read
@@ -27,7 +27,7 @@ from flexspec_mq.grammar.tools import (
     ToolUse,
     as_written,
 )
-from flexspec_mq.models.text import Turn
+from flexspec_mq.models.text import Image, Turn
 from schemas import ollama
 from schemas.messages import PartialSampling
 from schemas.node import TextFigures
@@ -101,10 +101,15 @@ def generate_request(body: dict[str, Any], lenient: bool = False) -> OllamaReque
     """
     ignored: list[str] | None = [] if lenient else None
     asked = read(ollama.OllamaGenerateRequest, body, ignored=ignored)
-    if asked.raw and asked.system:
+    images = _images(asked.images, "images")
+    if asked.raw and (asked.system or images):
         raise bad("system", "raw mode does not support template, system, or context")
     system = (Turn("system", asked.system),) if asked.system else ()
-    prompt = asked.prompt if asked.raw or not asked.prompt else (*system, Turn("user", asked.prompt))
+    prompt = (
+        asked.prompt
+        if asked.raw or not asked.prompt
+        else (*system, Turn("user", asked.prompt, images=images))
+    )
     return _request(asked, prompt, None, chat=False, ignored=ignored)
 
 
@@ -189,8 +194,13 @@ def _turns(messages: Sequence[ollama.OllamaMessage]) -> tuple[Turn, ...]:
             ReadCall(call.function.name, as_written(call.function.arguments), call.id)
             for call in message.tool_calls
         )
-        made.add(Turn(message.role, message.content, tuple(calls), message.tool_name))
+        images = _images(message.images, f"messages[{at}].images")
+        made.add(Turn(message.role, message.content, tuple(calls), message.tool_name, images=images))
     return tuple(made.turns)
+
+
+def _images(given: Sequence[str], where: str) -> tuple[Image, ...]:
+    return tuple(image_in_base64(data, f"{where}[{at}]") for at, data in enumerate(given))
 
 
 class OllamaForm(Form):

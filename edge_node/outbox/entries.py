@@ -49,6 +49,7 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
         engine: name and version of the reader of grammars.
         root: digest of the chain before the first token, which covers the prompt.
         private: X25519 key of the session; empty without keys.
+        secret: secret by which its request is sealed, where that is a blob; empty without keys.
     """
 
     session: int
@@ -58,6 +59,7 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     root: int
     engine: str = ""
     private: bytes = b""
+    secret: bytes = b""
 
     @classmethod
     def read(cls, row: bytes) -> Self:

@@ -17,12 +17,23 @@ from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.place import place_of
 from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.grammar.tools import ToolFormat, ToolUse
-from flexspec_mq.models.byte_text.ids import AROUND, BYTES_PER_TOKEN
+from flexspec_mq.models.byte_text.ids import AROUND, BYTE_CONTEXT, BYTES_PER_TOKEN
+from flexspec_mq.models.byte_text.packed import PackedRequest, packed
 from flexspec_mq.models.byte_text.parser import CHANNELS
 from flexspec_mq.models.byte_text.vectors import bytes_of
 from flexspec_mq.models.text import Turn, encode_turns, format_of, render_turns
 from schemas.messages import MAX_POSITION
-from schemas.served import ServedCall, ServedEmbed, ServedFunction, ServedMessage, ServedRequest
+from schemas.served import (
+    MAX_IMAGES,
+    ImageUrl,
+    ServedCall,
+    ServedEmbed,
+    ServedFunction,
+    ServedMessage,
+    ServedPart,
+    ServedRequest,
+    image_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +47,8 @@ _CHARACTERS = 8
 """Characters of a prediction's token at most, on average; a part of more is not read."""
 _FIRST = 16
 """Characters of a prompt for each position of the context that are tokenised first: few texts have longer tokens."""
+_INLINE = BYTE_CONTEXT // 2
+"""Bytes of a request for a server that travel in its open; of a longer one that only names a blob."""
 _UNSETTLED = 256
 """Tokens at the end of a part that what follows may change."""
 
@@ -87,6 +100,11 @@ def encode(
             )
     else:
         turns = [turn for turn in prompt if isinstance(turn, Turn)]
+        if any(turn.images for turn in turns):
+            raise PromptError(
+                f"{model.name} reads text and no images",
+                hint="ask for a version whose worker stands beside a server that reads them (docs/servers.md)",
+            )
         ids = _turns(model, turns, tools) if room is None else _newest(model, turns, tools, room)
     if not ids:
         raise PromptError("the prompt is empty")
@@ -159,6 +177,23 @@ def _newest(model: LoadedText, turns: list[Turn], tools: ToolUse | None, room: i
     return since(starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)])
 
 
+class ServerTakes(NamedTuple):
+    """What workers of a version take for their server of models.
+
+    Attributes:
+        request_bytes: bytes of a request that they fetch as a blob.
+        image_bytes: bytes of its images.
+        secret: secret by which such a blob is sealed; empty without keys.
+    """
+
+    request_bytes: int = 0
+    image_bytes: int = 0
+    secret: bytes = b""
+
+
+_NOTHING = ServerTakes()
+
+
 class Encoded(NamedTuple):
     """A request in the terms of a target.
 
@@ -169,6 +204,7 @@ class Encoded(NamedTuple):
         grammar: texts that are allowed, those with calls among them.
         compiled: the same, where this device can read it.
         before: prompt, where the text goes on within a text and not in a turn of its own.
+        packed: request as a blob, where it is too long for a message; the prompt then only names it.
     """
 
     text: LoadedText
@@ -180,6 +216,7 @@ class Encoded(NamedTuple):
     grammar: Grammar | None
     compiled: CompiledGrammar | None
     before: tuple[int, ...]
+    packed: PackedRequest | None = None
 
 
 class Encoder:
@@ -201,18 +238,20 @@ class Encoder:
             if grammars is not None:
                 grammars.close()
 
-    async def encoded(self, text: LoadedText, spec: TextSpec, engine: str) -> Encoded:
+    async def encoded(
+        self, text: LoadedText, spec: TextSpec, engine: str, takes: ServerTakes = _NOTHING
+    ) -> Encoded:
         """A request in the tokens of a target, whose workers read grammars by `engine`.
 
         Raises:
             PromptError: the prompt cannot be taken.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._encoded, text, spec, engine)
+        return await loop.run_in_executor(self._thread, self._encoded, text, spec, engine, takes)
 
-    def _encoded(self, text: LoadedText, spec: TextSpec, engine: str) -> Encoded:
+    def _encoded(self, text: LoadedText, spec: TextSpec, engine: str, takes: ServerTakes) -> Encoded:
         if text.served:
-            return _served(text, spec, self._default_limit if spec.limit is None else spec.limit)
+            return _served(text, spec, self._default_limit if spec.limit is None else spec.limit, takes)
         if spec.inputs:
             raise NoEmbeddings
         tools, grammar, form = spec.tools, spec.grammar, format_of(text.tokenizer)
@@ -257,14 +296,23 @@ class Encoder:
             raise _placed(error, grammar, tools, grammars.error_of) from error
 
 
-def _served(text: LoadedText, spec: TextSpec, most: int) -> Encoded:
-    """A request for a server that tells no token ids: its prompt is the request itself.
+def _served(text: LoadedText, spec: TextSpec, most: int, takes: ServerTakes) -> Encoded:
+    """A request for a server that tells no token ids: its prompt is the request itself, or names a blob of it.
 
     Raises:
         PromptError: the server cannot be asked for it.
     """
-    asked = served_request(spec, None if most == WHOLE_CONTEXT else most)
-    ids = tuple(msgspec.json.encode(asked))
+    _check_images(spec, takes.image_bytes)
+    request = msgspec.json.encode(served_request(spec, None if most == WHOLE_CONTEXT else most))
+    blob = None
+    if len(request) > _INLINE and takes.request_bytes:
+        if len(request) > takes.request_bytes:
+            raise PromptTooLong(
+                f"the request has {len(request)} bytes, and its worker takes {takes.request_bytes}",
+                hint="shorten the prompt, send smaller images or drop the oldest turns",
+            )
+        blob = packed(request, takes.secret)
+    ids = tuple(request if blob is None else blob.prompt)
     room, least = text.max_context - len(ids), AROUND
     if spec.inputs:
         least = bytes_of(len(spec.inputs), spec.dimensions or 1)
@@ -276,7 +324,33 @@ def _served(text: LoadedText, spec: TextSpec, most: int) -> Encoded:
             else "shorten the prompt or drop the oldest turns",
         )
     limit = room if most == WHOLE_CONTEXT else min(room, BYTES_PER_TOKEN * most + AROUND)
-    return Encoded(text, ids, limit, (), spec.limit is None, CHANNELS, None, None, ())
+    return Encoded(text, ids, limit, (), spec.limit is None, CHANNELS, None, None, (), blob)
+
+
+def _check_images(spec: TextSpec, most: int) -> None:
+    """Refuse images that no worker of the version takes.
+
+    Args:
+        spec: the text.
+        most: bytes of images that they take.
+
+    Raises:
+        PromptError: says which, and what to do.
+    """
+    turns = [] if isinstance(spec.prompt, str) else [each for each in spec.prompt if isinstance(each, Turn)]
+    images = [(at, image) for at, turn in enumerate(turns) for image in turn.images]
+    size = sum(image_size(image.url) for _, image in images)
+    if images and not most:
+        raise PromptError(
+            f"turn {images[0][0] + 1} has an image, and the server behind this version reads none",
+            hint="ask for a version that reads images, or send what it says as text",
+        )
+    if size > most or len(images) > MAX_IMAGES:
+        raise PromptError(
+            f"the conversation has {len(images)} images of {size} bytes, the last in turn {images[-1][0] + 1}, and "
+            f"its worker takes {MAX_IMAGES} of {most} bytes together",
+            hint="send smaller images, or drop the oldest turns",
+        )
 
 
 def served_request(spec: TextSpec, most: int | None) -> ServedRequest:
@@ -336,7 +410,20 @@ def _messages(turns: Sequence[Turn]) -> Iterator[ServedMessage]:
         if turn.role == "tool":
             answers = turn.answers or (open_calls[0] if open_calls else f"call_{number}")
             open_calls = [name for name in open_calls if name != answers]
-        yield ServedMessage(turn.role, turn.content, tuple(calls), answers)
+        yield ServedMessage(turn.role, _content(turn), tuple(calls), answers)
+
+
+def _content(turn: Turn) -> str | tuple[ServedPart, ...]:
+    """The content of a turn; in parts, in their order, where images are among it."""
+    if not turn.images:
+        return turn.content
+    parts, begin = list[ServedPart](), 0
+    for image in (*turn.images, None):
+        end = len(turn.content) if image is None else image.at
+        parts += [ServedPart("text", turn.content[begin:end])] if end > begin else []
+        parts += [] if image is None else [ServedPart("image_url", image_url=ImageUrl(image.url))]
+        begin = end
+    return tuple(parts)
 
 
 def _response_format(grammar: Grammar) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edge_node.generation import Generation, GenerationRequest, OtherText, Resume, Shown
 from edge_node.outbox.entries import Opening
 from edge_node.text.decoding import Piece, PieceDecoder, StopFinder
-from edge_node.text.encoding import Encoded, Encoder
+from edge_node.text.encoding import Encoded, Encoder, ServerTakes
 from edge_node.text.machine import EndReason
 from edge_node.text.service import Service, Wait
 from edge_node.text.spec import SEED_BITS, WHOLE_CONTEXT, TextSpec
@@ -177,6 +177,7 @@ class Writing:
     generation: Generation
     finish: Finish
     _encoded: Encoded
+    _takes: ServerTakes
 
     def __init__(
         self,
@@ -371,7 +372,8 @@ class Writing:
             soon = 0.3 * self._by.node.link.answer_timeout  # another worker's status may be on its way
             await directory.wait_until(lambda: bool(directory.grammar_engine(self.version)), soon)
             engine = directory.grammar_engine(self.version)
-        encoded = self._encoded = await self._by.encoder.encoded(text, spec, engine or engine_name())
+        takes = self._takes = self._server_takes()
+        encoded = self._encoded = await self._by.encoder.encoded(text, spec, engine or engine_name(), takes)
         if encoded.grammar is not None and not engine:
             raise WorkerError(
                 f"no worker of {self.version} can hold a text to a grammar, as tools and schemas need it",
@@ -413,6 +415,7 @@ class Writing:
             span=self.span,
             provisional=self._service.alone and not (speaking is None and encoded.form.channels),
             alone=None if speaking is None else speaking.begin,
+            packed=encoded.packed,
             persisted=record is not None,
             resume=resume,
             deliver=self._by.deliver if spec.offline == "deliver" else 0,
@@ -449,6 +452,18 @@ class Writing:
             engine=engine,
             root=self.generation.machine.root,
             private=self._by.node.wire.private(session),
+            secret=self._takes.secret,
+        )
+
+    def _server_takes(self) -> ServerTakes:
+        """The least that workers of the version take for a server, and the secret of what they fetch."""
+        statuses, secret = self._by.node.directory.statuses(self.version), b""
+        if self._by.node.wire.keyed:
+            secret = entropy.chance.randbytes(32) if self._resumed is None else self._resumed.secret
+        return ServerTakes(
+            min((status.request_bytes for status in statuses), default=0),
+            min((status.image_bytes for status in statuses), default=0),
+            secret,
         )
 
     @property

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.tools import ReadCall, ToolFormat, ToolUse, tool_format
@@ -44,11 +44,24 @@ _UNFINISHED_BYTES = 3  # UTF-8 has four in a character at most
 _CONTEXT_TOKENS = 4
 
 
+class Image(NamedTuple):
+    """An image within a turn.
+
+    Attributes:
+        at: characters of the content before it.
+        url: its bytes, as a ``data:`` URL.
+    """
+
+    at: int
+    url: str
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """Turn of a conversation.
 
     Attributes:
+        images: images in it, which servers of models may read.
         calls: calls of tools that the assistant made behind its content.
         tool: name of the tool whose result a turn of a tool is.
         answers: id of the call whose result it is.
@@ -61,6 +74,7 @@ class Turn:
     tool: str = ""
     answers: str = ""
     continued: bool = False
+    images: tuple[Image, ...] = ()
 
 
 def text_from_bytes(data: bytes, *, source: str = "the prompt") -> str:

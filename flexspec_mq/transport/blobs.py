@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _PIECES = 16
 """Pieces that are asked for at a time at most; it begins with one."""
 _ASKERS = 1024
-"""Clients whose requests wait, and whose bytes of the day are counted."""
+"""Requests that wait, and clients and blobs of which the bytes of the day are counted."""
 _DAY = 86_400.0
 _A_DAY = 4
-"""Times that a client gets the bytes of all blobs in a day."""
+"""Times that a client gets the bytes of a blob in a day."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class BlobHolder:
         blobs: bytes by their names, of large ones as a mapped file.
         others: waits until nothing else is to be published, or for so many seconds.
         clock: seconds.
+        topic: topic of pieces for a client.
+        sent: told the blob's name and the bytes of each piece that was published.
     """
 
     def __init__(
@@ -52,23 +54,25 @@ class BlobHolder:
         blobs: Mapping[str, bytes | mmap],
         others: Callable[[float], Awaitable[object]],
         clock: Callable[[], float] = entropy.now,
+        topic: Callable[[str], str] = topics.blob_topic,
+        sent: Callable[[str, int], None] = lambda _name, _size: None,
     ) -> None:
         self._blobs, self._others, self._clock = blobs, others, clock
-        self._requests: OrderedDict[str, BlobRequest] = OrderedDict()
-        self._given: ExpiringMap[str, list[int]] = ExpiringMap(most=_ASKERS, ttl=_DAY)
-        self._a_day = _A_DAY * sum(map(len, blobs.values()))
+        self._topic, self._sent = topic, sent
+        self._requests: OrderedDict[tuple[str, str], BlobRequest] = OrderedDict()
+        self._given: ExpiringMap[tuple[str, str], list[int]] = ExpiringMap(most=_ASKERS, ttl=_DAY)
         self._work = asyncio.Event()
 
     def ask(self, asker: str, payload: bytes) -> None:
-        """Take a client's request, in place of its last one.
+        """Take a client's request, in place of its last one for that blob.
 
         Raises:
             RemoteProtocolError: it is none.
         """
         request = decode_blob(payload, BlobRequest)
-        if asker not in self._requests and len(self._requests) >= _ASKERS:
+        if (asker, request.name) not in self._requests and len(self._requests) >= _ASKERS:
             return  # it asks again
-        self._requests[asker] = request
+        self._requests[asker, request.name] = request
         self._work.set()
 
     async def run(self, link: Link) -> None:
@@ -78,21 +82,22 @@ class BlobHolder:
             if not self._requests:
                 self._work.clear()
                 continue
-            asker, request = self._requests.popitem(last=False)
+            (asker, _), request = self._requests.popitem(last=False)
             for piece in self._answer(asker, request):
                 await self._others(waiting.ANSWER)
                 try:
-                    await link.publish(topics.blob_topic(asker), encode_blob(piece), qos=1)
+                    await link.publish(self._topic(asker), payload := encode_blob(piece), qos=1)
+                    self._sent(piece.name, len(payload))
                 except (LinkDown, PublishRefused) as error:
                     _log.info("a piece of a blob for %s was lost: %s", asker, error.message)
                     break
 
     def _answer(self, asker: str, request: BlobRequest) -> list[BlobPiece]:
         blob, now = self._blobs.get(request.name, b""), self._clock()
-        if (given := self._given.get(asker, now)) is None:
-            self._given.put(asker, given := [0], now)
+        if (given := self._given.get((asker, request.name), now)) is None:
+            self._given.put((asker, request.name), given := [0], now)
         end = min(len(blob), request.begin + min(request.most, _PIECES * MAX_PIECE))
-        if request.begin >= end or given[0] + end - request.begin > self._a_day:
+        if request.begin >= end or given[0] + end - request.begin > _A_DAY * len(blob):
             return [BlobPiece(request.name, 0, request.begin)]
         given[0] += end - request.begin
         return [
@@ -189,7 +194,7 @@ class BlobFetch:
             if self._clock() > moved + waiting.STALLED:
                 return False
             if self._refused:
-                _log.info("worker %s does not give blob %s", asked, self._name)
+                _log.info("%s does not give blob %s", asked, self._name)
                 await asyncio.sleep(waiting.CONNECT)
             asked = None
         if self.size > self._most:

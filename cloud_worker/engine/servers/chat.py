@@ -21,6 +21,7 @@ from cloud_worker.engine.interface import Facts
 from cloud_worker.engine.servers.client import MOST_SAID, ServerClient, ServerFailed, ServerGone
 from cloud_worker.engine.servers.embeddings import embedded
 from cloud_worker.engine.servers.engine import ServerEngine
+from cloud_worker.engine.servers.requests import FetchedRequests
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
 from flexspec_mq.errors import ServerRefused, UsageError
@@ -34,7 +35,16 @@ from flexspec_mq.models.byte_text.ids import (
 )
 from flexspec_mq.models.load import byte_text
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
-from schemas.served import ServedEmbed, ServedMessage, ServedRequest, ServedUsage
+from schemas.served import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
+    MAX_REQUEST,
+    ServedEmbed,
+    ServedMessage,
+    ServedRequest,
+    ServedUsage,
+    image_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,6 +86,7 @@ class _Models(msgspec.Struct):
 class _Props(msgspec.Struct):
     total_slots: Annotated[int, Meta(ge=1, le=4096)] | None = None
     default_generation_settings: dict[str, Any] = {}
+    modalities: dict[str, Any] | None = None
 
 
 class _Tokens(msgspec.Struct):
@@ -134,6 +145,8 @@ class ChatServer(ServerClient):
         kind: kind of the server, as far as can be told.
         found: names of its models, by the versions that they are.
         budget: tokens that devices may have; None is no bound.
+        requests: fetches requests that are too long for a message; None fetches none.
+        reads_images: whether it reads images, as far as it tells.
     """
 
     def __init__(
@@ -143,7 +156,9 @@ class ChatServer(ServerClient):
         self._wanted = None if wanted is None else [name.strip() for name in wanted.split(",")]
         self.kind: Kind = "unknown"
         self.found: dict[str, str] = {}
+        self.reads_images = True
         self.budget: TokenBudget | None = None
+        self.requests: FetchedRequests | None = None
         self._seen = 0.0
 
     async def listed(self) -> list[_Model]:
@@ -234,6 +249,8 @@ class ChatText:
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self._failed = False
+        self._asked: ServedRequest | None = None
+        self._holds = contextlib.AsyncExitStack()
 
     async def decide(
         self,
@@ -249,12 +266,12 @@ class ChatText:
         """
         committed = item.context[item.prompt_length :]
         if self._task is None or not self._agrees(committed):
-            await self.close()
+            await self._stop()
             await self._begin(item, model, committed)
         while self._agrees(committed) and len(self._ids) <= len(committed):
             if self._error is not None:
                 error = self._error
-                await self.close()
+                await self._stop()
                 raise error
             self._more.clear()
             await self._more.wait()
@@ -281,7 +298,9 @@ class ChatText:
         server = self._server
         if server.budget is not None:
             server.budget.check(item.key[0], item.version)
-        asked = read_request(bytes(item.context[: item.prompt_length]))
+        if self._asked is None:
+            self._asked = await self._read_request(item)
+        asked = self._asked
         if asked.embed is not None:
             self._ids, self._agreed, self._error = [], 0, None
             self._task = asyncio.create_task(self._embed(asked.embed, model, committed, item))
@@ -372,8 +391,29 @@ class ChatText:
         finally:
             self._more.set()
 
+    async def _read_request(self, item: WorkItem) -> ServedRequest:
+        """The request of a text, fetched from its device where the prompt only names it.
+
+        Raises:
+            ServerRefused: it cannot be fetched, or is none that the server is asked for.
+        """
+        server = self._server
+        asked = read_request(bytes(item.context[: item.prompt_length]))
+        if asked.blob is not None and server.requests is not None:
+            held = server.requests.held(item.key[0], asked.blob)
+            asked = read_request(await self._holds.enter_async_context(held))
+        if asked.blob is not None:
+            raise ServerRefused("the device's request is only the name of another one")
+        check_images(asked, reads=server.reads_images)
+        return asked
+
     async def close(self) -> None:
-        """Stop what the server writes."""
+        """Stop what the server writes, and let go of the request."""
+        await self._stop()
+        self._asked = None
+        await self._holds.aclose()
+
+    async def _stop(self) -> None:
         if self._task is not None:
             task, self._task = self._task, None
             task.cancel()
@@ -442,9 +482,26 @@ def read_request(prompt: bytes) -> ServedRequest:
         asked = msgspec.json.decode(prompt, type=ServedRequest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ServerRefused(f"the device's request cannot be read: {error!s:.200}") from error
-    if [asked.prompt is not None, bool(asked.messages), asked.embed is not None].count(True) != 1:
-        raise ServerRefused("the device's request has not one of messages, prompt and embed")
+    given = asked.prompt is not None, bool(asked.messages), asked.embed is not None, asked.blob is not None
+    if given.count(True) != 1:
+        raise ServerRefused("the device's request has not one of messages, prompt, embed and blob")
     return asked
+
+
+def check_images(asked: ServedRequest, *, reads: bool) -> None:
+    """See that a server takes the images of a request.
+
+    Raises:
+        ServerRefused: there are more than it takes, or it reads none.
+    """
+    parts = (
+        part for message in asked.messages if isinstance(message.content, tuple) for part in message.content
+    )
+    sizes = [image_size(part.image_url.url) for part in parts if part.image_url is not None]
+    if sizes and not reads:
+        raise ServerRefused("the server of models reads no images")
+    if len(sizes) > MAX_IMAGES or sum(sizes) > MAX_IMAGE_BYTES:
+        raise ServerRefused(f"the request has {len(sizes)} images of {sum(sizes)} bytes, more than are taken")
 
 
 def body_of(asked: ServedRequest, model: str, seed: int) -> dict[str, Any]:
@@ -517,6 +574,7 @@ async def connect_chat(
         server.kind = "llama.cpp"
     elif any(one.owned_by == "vllm" for one in listed):
         server.kind = "vLLM"
+    server.reads_images = props.modalities is None or props.modalities.get("vision") is True
     server.found = _versions(listed, settings.version)
     await server.models()
     names = ", ".join(server.found)
@@ -545,7 +603,10 @@ async def connect_chat(
         writes=CREDIT,
         slots=props.total_slots,
         versions=tuple(server.found),
+        request_bytes=MAX_REQUEST,
+        image_bytes=MAX_IMAGE_BYTES if server.reads_images else 0,
     )
+    server.requests = FetchedRequests()
     return ServerEngine(
         server,
         None,
@@ -554,6 +615,7 @@ async def connect_chat(
         model=lambda version, _head: server.found[version],
         grammars=None,
         loop=loop,
+        requests=server.requests,
     )
 
 

@@ -21,7 +21,7 @@ from flexspec_mq.protocol.worker.types import Full
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cloud_worker.engine.interface import Facts
+    from cloud_worker.engine.interface import Facts, RequestFetcher
     from cloud_worker.engine.servers.heads import ServerHeads
     from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.grammar.compiled import CompiledGrammars
@@ -83,11 +83,13 @@ class ServerEngine:
         grammars: Grammars of its texts.
         loop: runs on a thread of its own; this one has all of it.
         facts: Properties of the target.
+        requests: fetches requests of devices; None fetches none.
 
     Attributes:
         head_holder: see `Engine`.
         trouble: see `Engine`.
         full: see `Engine`.
+        requests: see `Engine`.
     """
 
     memory = None
@@ -102,8 +104,10 @@ class ServerEngine:
         model: Callable[[str, str], str],
         grammars: CompiledGrammars | None,
         loop: asyncio.AbstractEventLoop,
+        requests: RequestFetcher | None = None,
     ) -> None:
         self.facts = facts
+        self.requests: RequestFetcher | None = requests
         self.grammars = grammars
         self.trouble = ""
         self.full = Full()

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from edge_node.api.conversation import Conversation, continued
+from edge_node.api.conversation import Conversation, content_of, continued
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.http.bodies import parse_object, read
 from edge_node.api.openai.chat import OpenAIRequest
@@ -144,11 +144,12 @@ def _turns(messages: Sequence[openai.Message]) -> tuple[Turn, ...]:
     """Turns of a conversation."""
     made = Conversation()
     for at, message in enumerate(messages):
-        where, content = f"messages[{at}]", joined(message.content or "")
+        where = f"messages[{at}]"
+        content, images = content_of(message.content or "", f"{where}.content", message.role)
         if message.content is None and not message.tool_calls:
             raise bad(f"{where}.content", f"{where}.content is missing")
         if message.role != "tool":
-            made.add(Turn(_ROLES[message.role], content, tuple(_made(message, where))))
+            made.add(Turn(_ROLES[message.role], content, tuple(_made(message, where)), images=images))
         elif not made.result(message.tool_call_id or "", content):
             raise bad(
                 f"{where}.tool_call_id",

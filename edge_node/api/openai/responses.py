@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from edge_node.api.conversation import Conversation
+from edge_node.api.conversation import Conversation, content_of
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.forms import ApiRequest, Form
 from edge_node.api.http.bodies import read
@@ -86,7 +86,8 @@ def _add(made: Conversation, item: msgspec.Struct, where: str) -> None:
     """Append an item to a conversation."""
     match item:
         case types.ResponseInputMessage() | types.ResponseOutputMessage():
-            made.add(Turn("system" if item.role == "developer" else item.role, joined(item.content)))
+            content, images = content_of(item.content, f"{where}.content", item.role)
+            made.add(Turn("system" if item.role == "developer" else item.role, content, images=images))
         case types.ResponseInputCall() | types.ResponseFunctionCall():
             made.call(made_call(item.name, item.arguments, item.call_id, f"{where}.arguments"))
         case types.ResponseCallOutput():
