@@ -4,8 +4,9 @@
 `f1/r/<edge>/<session>` answers that are kept for an edge, `f1/w/<worker>` worker status, `f1/t/<worker>` how its
 target's texts are written, `f1/g/<holder>/<asker>` an edge gets a blob such as a tokenizer from a worker, or a worker a
 long request from an edge, `f1/b/<edge>` and `f1/b/<worker>/<edge>` its pieces, `f1/e/<edge>` edge status,
-`f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the deployment's statement of its keys, `f1/s` what the broker has on its disk; `f1/ask/<edge>/<user>` texts that a client
-asks an edge for, `f1/answer/<user>/<edge>` the answers, `f1/a/<edge>` the edge's figures for those who ask.
+`f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the deployment's statement of its keys, `f1/s` what the
+broker has on its disk; `f1/ask/<edge>/<user>` texts that a client asks an edge for, `f1/answer/<user>/<edge>` the
+answers, `f1/a/<edge>` the edge's figures for those who ask.
 """
 
 import re

@@ -119,6 +119,16 @@ CHANNELS = (
         "blob", "f1/b/{edge}", "receive", (BlobPiece,), "Bytes of a blob, in order: as the request, by QoS 1."
     ),
     _Channel(
+        "longRequest",
+        "f1/g/{edge}/{worker}",
+        "receive",
+        (BlobRequest,),
+        "A worker beside a server of models asks for some bytes of a request that is too long for a message.",
+    ),
+    _Channel(
+        "longRequestPiece", "f1/b/{worker}/{edge}", "send", (BlobPiece,), "Bytes of such a request, by QoS 1."
+    ),
+    _Channel(
         "edgeStatus",
         "f1/e/{edge}",
         "send",

@@ -20,7 +20,7 @@ Offset = Annotated[int, Meta(ge=0, le=MAX_BLOB)]
 
 
 class BlobRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
-    """Asks for some bytes of a blob, on ``f1/g/<holder>/<asker>``.
+    """Asks for some bytes of a blob, on ``f1/g/<holder>/<asker>``; workers ask devices too, for long requests.
 
     Attributes:
         name: which.
@@ -34,7 +34,7 @@ class BlobRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class BlobPiece(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
-    """Some bytes of a blob, on ``f1/b/<asker>``.
+    """Some bytes of a blob, on ``f1/b/<asker>``, of a device on ``f1/b/<asker>/<holder>``.
 
     Attributes:
         name: whose.

@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from schemas.blobs import BlobName
 
-MAX_IMAGES = 16
 MAX_INPUTS = 2048
 """Texts of a request for vectors, as OpenAI's."""
+MAX_IMAGES = 16
 """Images of a request at most."""
 MAX_REQUEST = 8 * 2**20
 """Bytes of a request at most, as JSON with its images."""
@@ -26,7 +26,7 @@ DATA_URL = r"^data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}$(?!\n)"
 
 def image_size(url: str) -> int:
     """Bytes of the image in a ``data:`` URL."""
-    return (len(url) - url.find(",") - 1) * 3 // 4
+    return (len(url.rstrip("=")) - url.find(",") - 1) * 3 // 4
 
 
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]

@@ -13,7 +13,7 @@ from schemas.responses import ResponseInputPart, ResponseOutputText
 from schemas.served import DATA_URL
 
 _DATA_URL = re.compile(DATA_URL)
-_KINDS = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "UklGR": "webp", "R0lGOD": "gif"}
+_KINDS = {"iVBORw0KGg": "png", "/9j/": "jpeg", "UklGR": "webp", "R0lGO": "gif"}
 """Beginnings of images in base64."""
 
 

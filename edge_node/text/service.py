@@ -241,11 +241,15 @@ class Service:
 
     def tell(self, generation: Generation) -> None:
         """Tell whom a session that is silent waits for, if it waits for anybody."""
-        machine = generation.machine
+        machine, packed = generation.machine, generation.request.packed
         if self._away:
             if not (self.waits.named or self.alone or _answered(generation)):
                 return  # it begins soon, or fails
             what = self._away
+        elif packed is not None and 0 < generation.fetched < len(packed.data):
+            what = (
+                f"a worker of {machine.version}, which fetches the request of {len(packed.data) / 1e6:.1f} MB"
+            )
         elif machine.state is not EdgeState.OPENING:
             return
         elif not self.is_online:

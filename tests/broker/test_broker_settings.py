@@ -77,11 +77,11 @@ def test_what_a_device_may_write_is_spelled_out_where_it_is_known() -> None:
     own = {"f1/e/alice", "f1/r/alice/check", "f1/r/alice/checka", "f1/r/alice/checkb", "f1/a/alice"}
     own.add("homeassistant/device/flexspec-alice/config")
     pinned = User("w1", Role.WORKER, hashed("x"), ("v1", "v2"))
-    known = {"f1/o/v1/alice", "f1/o/v2/alice", "f1/d/w1/alice", "f1/g/w1/alice"}
-    assert written() == own | {"f1/o/+/alice", "f1/d/+/alice", "f1/g/+/alice"}
+    known = {"f1/o/v1/alice", "f1/o/v2/alice", "f1/d/w1/alice", "f1/g/w1/alice", "f1/b/w1/alice"}
+    assert written() == own | {f"f1/{letter}/+/alice" for letter in "odgb"}
     assert written(pinned) == own | known
     of_any_version = User("w2", Role.WORKER, hashed("x"))
-    of_both = {f"f1/{letter}/w{number}/alice" for letter in "dg" for number in (1, 2)}
+    of_both = {f"f1/{letter}/w{number}/alice" for letter in "dgb" for number in (1, 2)}
     assert written(pinned, of_any_version) == own | {"f1/o/+/alice"} | of_both
     asker = User("hub", Role.ASKER, hashed("x"), edges=("bob",))
     assert written(pinned, asker) == own | known

@@ -101,7 +101,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "m", "messages": HELLO, "format": "xml" * 999}, 400, "invalid format"),
     ("chat", {"model": "m", "messages": [{"role": "bot"}]}, 400, "messages[0].role"),
     ("chat", {"model": "m", "messages": [{"role": "user", "tool_calls": [CALL]}]}, 400, "only an assistant"),
-    ("chat", {"model": "m", "messages": [{"role": "user", "images": ["AA"]}]}, 400, "text only"),
+    ("chat", {"model": "m", "messages": [{"role": "user", "images": ["AA"]}]}, 400, "images[0]"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"mirostat": 2}}, 400, "options.mirostat"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"repeat_penalty": 0}}, 400, "repeat_penalty"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"top_p": 0}}, 400, "options.top_p"),

@@ -201,8 +201,8 @@ def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() 
         return chat_request(body, lenient=True)
 
     assert refused(leniently, {**HELLO, "temperature": 9}).param == "temperature"
-    image = {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}
-    error = refused(leniently, {"messages": [image]})
+    audio = {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}
+    error = refused(leniently, {"messages": [audio]})
     assert (error.param, "as text" in error.words) == ("messages[0].content[0].type", True)
 
 
@@ -218,6 +218,7 @@ TOOL: dict[str, Any] = {"type": "function", "function": {"name": "now"}}
 OTHER: dict[str, Any] = {"type": "function", "function": {"name": "other", "parameters": {"type": "object"}}}
 
 
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
 TOOLS = {"tools": [TOOL, OTHER]}
 CALLS = {"role": "assistant", "tool_calls": [MADE]}
 CHAT: list[tuple[dict[str, Any], str]] = [
@@ -238,7 +239,11 @@ CHAT: list[tuple[dict[str, Any], str]] = [
     *(({"messages": [message]}, f"messages[0]{param}") for message, param in (
         ({"role": "tool", "content": "x"}, ".tool_call_id"), ({"role": "function", "content": "x"}, ".role"),
         ({"content": "x"}, ".role"), ({"role": "user"}, ".content"), ({"role": "user", "content": 5}, ".content"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, ".content[0].type"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, ".content[0].type"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, ".content[0].image_url"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]},
+         ".content[0].image_url.url"),
+        ({"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}, ".content[0]"),
         ({"role": "user", "content": [{"type": "text"}]}, ".content[0].text"),
         ({"role": "user", "content": ["x"]}, ".content[0]"), ({"role": "user", "content": "x", "name": 5}, ".name"),
         ({"role": "user", "content": "x", "colour": "red"}, ".colour"),

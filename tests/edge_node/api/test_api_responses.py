@@ -114,7 +114,8 @@ def test_items_become_turns() -> None:
     [
         ("background", {"background": True}), ("conversation", {"conversation": "conv_1"}),
         ("include", {"include": ["message.output_text.logprobs"]}), ("input", {"input": []}),
-        ("input[0].content[0].type", {"input": [{"role": "user", "content": [{"type": "input_image", "text": ""}]}]}),
+        ("input[0].content[0].type", {"input": [{"role": "user", "content": [{"type": "input_file", "text": ""}]}]}),
+        ("input[0].content[0].image_url", {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x"}]}]}),
         ("input[0].type", {"input": [{"type": "search" * 999, "id": "ws_1"}]}),
         ("input[0].call_id", {"input": [{"type": "function_call_output", "call_id": "c" * 9000, "output": ""}]}),
         ("input[0].arguments", {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "[]"}]}),
