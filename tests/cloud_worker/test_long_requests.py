@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -259,8 +259,9 @@ async def test_a_fetch_holds_up_no_other_text_and_its_user_is_told(
         shown = (await asking).text
         assert ANSWER in shown
         assert "a worker of waits, which fetches the request of 0.4 MB" in shown
-        assert not daemon.engine.requests._fetches
-        await until(lambda: not daemon.engine.requests._held.total())
+        requests: Any = daemon.engine.requests
+        assert not requests._fetches
+        await until(lambda: not requests._held.total())
         assert not far.node.requests._blobs
 
 
@@ -275,11 +276,12 @@ def test_whatever_a_device_sends_is_refused_in_words() -> None:
             read_request(msgspec.json.encode(request))
     seen = ServedPart("image_url", image_url=ImageUrl(image(100)))
     large = ServedPart("image_url", image_url=ImageUrl(image(6_000_001)))
-    for parts, reads, words in (
+    cases: tuple[tuple[tuple[ServedPart, ...], bool, str], ...] = (
         ((seen,), False, "reads no images"), (17 * (seen,), True, "17 images"), ((large,), True, "6000001 bytes"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for shown, reads, words in cases:
         with pytest.raises(ServerRefused, match=words):
-            check_images(ServedRequest(messages=(ServedMessage("user", parts),)), reads=reads)
+            check_images(ServedRequest(messages=(ServedMessage("user", shown),)), reads=reads)
     blob = ServedBlob(name=32 * "0", size=9, length=9)
     with pytest.raises(ServerRefused, match="or both"):
         read_request(msgspec.json.encode(ServedRequest(prompt="a", blob=blob)))
@@ -308,7 +310,8 @@ def test_a_request_comes_out_of_its_blob_or_nothing_does(request: bytes, noise: 
 
 async def test_a_worker_holds_no_more_than_its_bounds() -> None:
     """A third request of one device waits for one of its others; another device's does not."""
-    requests, fetched = FetchedRequests(), asyncio.Event()
+    requests: Any = FetchedRequests()
+    fetched = asyncio.Event()
 
     async def fetch(_link: Any, _edge: str, _blob: ServedBlob) -> bytes:
         await fetched.wait()
@@ -318,7 +321,7 @@ async def test_a_worker_holds_no_more_than_its_bounds() -> None:
     blob = read_request(made.prompt).blob
     assert blob is not None
     big = msgspec.structs.replace(blob, size=MAX_REQUEST // 2)
-    requests._link, requests._fetch = cast("Any", object()), fetch  # type: ignore[method-assign]
+    requests._link, requests._fetch = object(), fetch
     requests._loop = asyncio.get_running_loop()
     order = list[str]()
 
