@@ -76,7 +76,7 @@ class ImageUrl(_Request, frozen=True, kw_only=True):
     """An image.
 
     Attributes:
-        url: its bytes as a ``data:`` URL in base64: PNG, JPEG, WebP or GIF.
+        url: bytes of the image as a ``data:`` URL in base64: PNG, JPEG, WebP or GIF.
         detail: accepted, without effect.
     """
 
@@ -88,8 +88,8 @@ class MessagePart(_Request, frozen=True, kw_only=True):
     """A part of a message: text, or in a user's message an image for a server of models that reads such.
 
     Attributes:
-        text: of a part of the type text.
-        image_url: of one of the type image_url.
+        text: text of a part of the type text.
+        image_url: image of one of the type image_url.
     """
 
     type: Annotated[Literal["text", "image_url"], NO_AUDIO]

@@ -45,8 +45,8 @@ class ResponseInputPart(_Request, frozen=True, kw_only=True):
     """A part of a message: text, or in a user's message an image for a server of models that reads such.
 
     Attributes:
-        text: of a part of text.
-        image_url: of an image: its bytes as a ``data:`` URL in base64, PNG, JPEG, WebP or GIF.
+        text: text of a part of text.
+        image_url: bytes of an image as a ``data:`` URL in base64, PNG, JPEG, WebP or GIF.
         detail: accepted, without effect.
         annotations: accepted, without effect, as in answers that come back; so is logprobs.
     """

@@ -49,7 +49,7 @@ class Image(NamedTuple):
 
     Attributes:
         at: characters of the content before it.
-        url: its bytes, as a ``data:`` URL.
+        url: bytes of the image, as a ``data:`` URL.
     """
 
     at: int

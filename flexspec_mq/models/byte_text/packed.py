@@ -25,7 +25,7 @@ class PackedRequest(NamedTuple):
     Attributes:
         prompt: JSON of the request that names the blob.
         name: name of the blob.
-        data: its bytes.
+        data: bytes of the blob.
     """
 
     prompt: bytes
@@ -55,7 +55,7 @@ def unpacked(blob: ServedBlob, data: bytes) -> bytes:
 
     Args:
         blob: facts of the blob, which a stranger sent.
-        data: its bytes.
+        data: bytes of the blob.
 
     Raises:
         RemoteProtocolError: it is none, or longer than it was said to be.
