@@ -178,7 +178,7 @@ def _newest(model: LoadedText, turns: list[Turn], tools: ToolUse | None, room: i
 
 
 class ServerTakes(NamedTuple):
-    """What workers of a version take for their server of models.
+    """Bounds of the requests that workers of a version take for their server of models.
 
     Attributes:
         request_bytes: bytes of a request that they fetch as a blob.

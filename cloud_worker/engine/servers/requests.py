@@ -1,7 +1,7 @@
 """Requests that are too long for a message: fetched from their devices, as blobs, before a server is asked.
 
-A text that waits for one holds up no other. What is held is bounded, of each device and of all: a request from its
-fetch until its text is over here, so that a server which dies in the middle costs no second fetch.
+A text that waits for one holds up no other. Held requests are bounded, of each device and of all: a request is held
+from its fetch until its text is over here, so that a server which dies in the middle costs no second fetch.
 """
 
 from __future__ import annotations

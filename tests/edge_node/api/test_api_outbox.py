@@ -66,7 +66,15 @@ async def test_an_answer_that_nobody_read_is_there_and_told_as_unread(mosquitto:
         assert (view["read"], view["tokens"]) == (False, 12)
         assert view["text"] == alone("hello", 5, 12, ignore_eos=True)
         assert view["request"]["spec"]["prompt"] == [
-            {"role": "user", "content": "hello", "calls": [], "tool": "", "answers": "", "continued": False}
+            {
+                "role": "user",
+                "content": "hello",
+                "calls": [],
+                "tool": "",
+                "answers": "",
+                "continued": False,
+                "images": [],
+            }
         ]
         again = await node.chat(headers=keyed("mine"), stream=True, **BODY)
         assert streamed(again.text) == view["text"]
