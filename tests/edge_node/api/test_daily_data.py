@@ -44,7 +44,9 @@ async def test_texts_end_with_the_reason_and_the_cap_outlives_a_restart(
 ) -> None:
     data = DailyData(CAP, tmp_path / "data" / "edge")
     async with served(mosquitto, engine=FakeEngine(lambda _: time.sleep(0.005)), data=data) as api:
-        short = (await api.chat(max_tokens=5)).json()["usage"]["flexspec"]
+        first = await api.chat(max_tokens=5)
+        assert first.status_code == 200, first.text
+        short = first.json()["usage"]["flexspec"]
         (kept,) = short["limits"]
         assert (kept["name"], kept["state"], kept["limit"]) == ("daily_data", "kept", 0.06)
         least = short["bytes_up"] + short["bytes_down"] + OVERHEAD_UP + OVERHEAD_DOWN
