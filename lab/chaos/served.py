@@ -116,7 +116,9 @@ class Text:
 
     Attributes:
         body: request.
-        seen: characters that each attempt was shown, in their order.
+        seen: characters that each attempt was shown, in their order, since the last that ended in words.
+        ended: attempts that ended in words: code of the error. Whoever asks again after that asks for a new text.
+        spliced: two attempts at one text that differ; empty if there are none.
         whole: each whole answer that came: content, calls, finish reason, how it was resumed.
         own: the server's answer to whoever asks it without us.
     """
@@ -127,16 +129,29 @@ class Text:
     by_mqtt: bool
     body: dict[str, Any]
     seen: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    spliced: str = ""
     whole: list[tuple[str, str, str, str]] = field(default_factory=list)
     own: tuple[str, str, str] | None = None
+
+    def shown(self, content: str, error: str) -> None:
+        """Take what an attempt was shown, and the code of its error: then the text is over, and begins anew."""
+        if other := [
+            seen for seen in self.seen if not (content.startswith(seen) or seen.startswith(content))
+        ]:
+            self.spliced = f"shown {other[0]!r:.200}, and then {content!r:.200}"
+        self.seen.append(content)
+        if error:
+            self.ended.append(error)
+            self.seen.clear()
 
     def wrong(self) -> str:
         """The error in whatever came of it; empty if there is none."""
         if len({one[:3] for one in self.whole}) != 1:
             return f"it came {len(self.whole)} times, as {self.whole!r:.300}" if self.whole else "lost"
         content, calls, reason, _ = self.whole[0]
-        if other := [seen for seen in self.seen if not content.startswith(seen)]:
-            return f"shown {other[0]!r:.200}, and then {content!r:.200}"
+        if self.spliced:
+            return self.spliced
         try:
             if self.kind == "json" and reason == "stop" and sorted(json.loads(content)) != ["city", "people"]:
                 return f"not of the schema: {content!r:.200}"
@@ -241,20 +256,22 @@ class Run:
         )
         body = {**text.body, "stream": True, "stream_options": {"include_usage": True}, "wait": 120}
         content = calls = reason = ""
+        error = ""
         usage: dict[str, Any] = {}
         async with http.stream("POST", url, json=body, headers=headers) as response:
             async for line in response.aiter_lines():
                 if not line.startswith("data: {"):
                     continue
                 event = json.loads(line[6:])
+                error = (event.get("error") or {}).get("code") or error
                 usage = event.get("usage") or usage
                 for choice in event.get("choices", ()):
                     content += choice["delta"].get("content") or ""
                     for call in choice["delta"].get("tool_calls") or ():
                         calls += call["function"].get("arguments") or ""
                     reason = choice.get("finish_reason") or reason
-        text.seen.append(content)
-        if reason and usage:
+        text.shown(content, error)
+        if reason and usage and not error:
             text.whole.append((content, calls, reason, usage["flexspec"].get("resumed", "")))
 
     async def _ask(self, text: Text) -> None:
@@ -270,6 +287,7 @@ class Run:
             async with asyncio.timeout(30.0):
                 came = await asyncio.shield(answer)
             if "error" in came:
+                text.shown("", came["error"]["code"])
                 del self._answers[name]
                 await asyncio.sleep(_AGAIN)
                 return
@@ -379,11 +397,17 @@ def main(argv: Sequence[str]) -> int:
     wrong = [f"text {text.number} ({text.kind}): {why}" for text in run.texts if (why := text.wrong())]
     if args.out:
         args.out.write_text(
-            json.dumps([[t.kind, t.by_mqtt, t.seen, t.whole, t.own] for t in run.texts], indent=1)
+            json.dumps([[t.kind, t.by_mqtt, t.seen, t.ended, t.whole, t.own] for t in run.texts], indent=1)
         )
     by_mqtt = sum(text.by_mqtt for text in run.texts)
     rows = [("answers", sum(bool(text.whole) for text in run.texts)), ("of these by MQTT", by_mqtt)]
-    rows += [*sorted(run.faults.items()), *sorted(found.items()), ("wrong", len(wrong))]
+    ends = Counter(f"ended in words, then asked again: {code}" for text in run.texts for code in text.ended)
+    rows += [
+        *sorted(run.faults.items()),
+        *sorted(found.items()),
+        *sorted(ends.items()),
+        ("wrong", len(wrong)),
+    ]
     print(_common.table(("figure", "value"), rows))
     print(
         "nats between the two likeliest tokens where greedy texts part:",
