@@ -36,8 +36,11 @@ class World:
     cut: Callable[[], None]
 
     def settings(self, client: str, **more: Any) -> LinkSettings:
-        """Settings for a client of this world; its id is unique to the test."""
-        more = {"backoff": 0.02, "backoff_max": 0.1, **more}
+        """Settings for a client of this world; its id is unique to the test.
+
+        No broker is taken for silent within 10 s, as a loaded machine may hold one up for a second or two.
+        """
+        more = {"backoff": 0.02, "backoff_max": 0.1, "answer_timeout": 10.0, **more}
         return LinkSettings(host=self.host, port=self.port, client_id=f"{self.topic}-{client}", **more)
 
     def linked(self, settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
