@@ -82,8 +82,11 @@ async def test_the_text_is_the_servers_own(mosquitto: PrivateBroker, server: Eng
             assert usage["flexspec"]["exactness"] == "the server's"
             assert usage["flexspec"]["proposed"] == 0
             assert answer.json()["choices"][0]["finish_reason"] == "length"
-        names = {each["id"] for each in (await api.get("/v1/models")).json()["data"]}
-        assert names == {"own", "tiny-1b"}
+        listed = (await api.get("/v1/models")).json()["data"]
+        assert {each["id"] for each in listed} == {"own", "tiny-1b"}
+        shown = (await api.post("/api/show", {"model": "tiny-1b"})).json()["model_info"]
+        assert shown == {"general.architecture": "flexspec", "general.basename": "tiny-1b"}
+        assert not any("max_model_len" in each for each in listed)  # a server's tokens are not ours to count
         answer = await api.post("/v1/chat/completions", chat(model="tiny-1b"))
         assert answer.json()["model"] == "tiny-1b"
 

@@ -106,17 +106,15 @@ async def _show(api: Api, request: Request, _send: Send) -> Response:
     template, sampling = text.tokenizer.chat_template, directory.recommended(version)
     stated = ((name, getattr(sampling, name)) for name in PartialSampling.__struct_fields__)
     tools = text.served or grammar
+    # a server counts in its own tokens, and what is known here is bytes
+    length = {} if text.served else {"flexspec.context_length": text.max_context}
     return json_answer(
         ollama.OllamaShown(
             modelfile=f"FROM {model.id}\n",
             parameters="\n".join(f"{name} {value:g}" for name, value in stated),
             template=template if isinstance(template, str) else "",
             details=_details(api, version),
-            model_info={
-                "general.architecture": "flexspec",
-                "general.basename": model.id,
-                "flexspec.context_length": text.max_context,
-            },
+            model_info={"general.architecture": "flexspec", "general.basename": model.id, **length},
             capabilities=["completion", *(["tools"] if tools else [])],
             modified_at=rfc3339(model.created),
         )
