@@ -14,9 +14,7 @@ from broker.launcher import PrivateBroker
 from edge_node.outbox.entries import Entry
 from edge_node.outbox.journal import Journal
 from edge_node.text.machine import FinishedText
-from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import Served, alone, expected, ids_of, served
-from tests.edge_node.outbox.power import (
+from lab.sim.disk import (
     Recording,
     Sync,
     everything,
@@ -25,6 +23,8 @@ from tests.edge_node.outbox.power import (
     recorded,
     some,
 )
+from tests.daemons import FakeEngine, until
+from tests.edge_node.api.served import Served, alone, expected, ids_of, served
 from tests.edge_node.outbox.test_journal import clock
 
 TEXTS = {"hello": 40, "there": 7, "what": 90, "now": 25}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_node.outbox.clock import Clock
 from edge_node.outbox.journal import Bounds, Journal
-from tests.edge_node.outbox.power import memory_folder
+from lab.sim.disk import memory_folder
 from tests.edge_node.outbox.test_journal import entry, replace_opened
 
 DAY = 86_400.0

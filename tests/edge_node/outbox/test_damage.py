@@ -13,7 +13,7 @@ import pytest
 
 from edge_node.outbox.entries import ORIGINS, Entry
 from edge_node.outbox.journal import Journal
-from tests.edge_node.outbox.power import memory_folder, recorded
+from lab.sim.disk import memory_folder, recorded
 from tests.edge_node.outbox.test_journal import clock, commit, entry, replace_opened
 
 Texts = dict[str, tuple[Entry, tuple[int, ...], bytes]]

@@ -16,9 +16,9 @@ from broker.launcher import PrivateBroker
 from edge_node.outbox.entries import NoRoom
 from edge_node.outbox.journal import Journal
 from flexspec_mq import waiting
+from lab.sim.disk import recorded
 from tests.daemons import PATIENCE, FakeEngine, worker_at
 from tests.edge_node.api.served import Served, alone, content, keyed, links_to, said, served
-from tests.edge_node.outbox.power import recorded
 from tests.edge_node.outbox.test_damage import write_format_1
 from tests.edge_node.outbox.test_journal import commit, entry, replace_opened
 

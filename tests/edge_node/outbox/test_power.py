@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge_node.outbox.power import Recording, everything, memory_folder, nothing_more, recorded, some
+from lab.sim.disk import Recording, everything, memory_folder, nothing_more, recorded, some
 
 ROWS = 40
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from edge_node.outbox.entries import Entry, Opening, OutboxFull
 from edge_node.outbox.journal import Bounds, Journal
 from flexspec_mq.protocol.effects import Commit
+from lab.sim.disk import Recording, everything, memory_folder, nothing_more, recorded, some
 from schemas.messages import Sampling
-from tests.edge_node.outbox.power import Recording, everything, memory_folder, nothing_more, recorded, some
 from tests.edge_node.outbox.test_journal import clock
 
 BOUNDS = Bounds(texts=5, size=60_000, retention=40.0)

@@ -31,9 +31,9 @@ from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown
 from flexspec_mq.grammar.tools import HERMES
 from flexspec_mq.protocol.effects import Finish, FinishReason
+from lab.sim.disk import recorded
 from schemas.node import TextFigures
 from tests.daemons import until
-from tests.edge_node.outbox.power import recorded
 
 pytestmark = pytest.mark.timeout(120)  # a reader who is told of no end
 

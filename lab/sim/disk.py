@@ -71,10 +71,14 @@ class Recording:
 
     Attributes:
         full: whether the disk is, so that no file may grow.
+        full_folders: folders whose disk is.
+        syncs: number of syncs.
     """
 
     steps: list[Step] = field(default_factory=list)
     full: bool = False
+    full_folders: set[str] = field(default_factory=set)
+    syncs: int = 0
 
     def mark(self, said: Any) -> None:
         """Note what others were told."""
@@ -96,6 +100,7 @@ class Recording:
         folder: Path,
         keeps: Callable[[], bool],
         before: Mapping[str, bytes] = MappingProxyType({}),
+        of: Path | None = None,
     ) -> None:
         """Write the files as the disk may hold them after a power cut.
 
@@ -104,16 +109,26 @@ class Recording:
             folder: where to; files keep their names.
             keeps: decides for each sector written since its file's last sync whether it reached the disk.
             before: files that were there at first, by name.
+            of: the folder whose files these are; None is all.
         """
         for name, there in before.items():
             (folder / name).write_bytes(there)
         for path, steps in self._by_file(cut).items():
+            if of is not None and Path(path).parent != of:
+                continue
             content = _content(steps, keeps, before.get(Path(path).name))
             target = folder / Path(path).name
             if content is None:
                 target.unlink(missing_ok=True)
             else:
                 target.write_bytes(content)
+
+    def forget(self, folder: Path) -> None:
+        """Forget what happened to the files of a folder."""
+        inside = f"{folder}/"
+        self.steps = [
+            step for step in self.steps if not isinstance(step, Mark) and not step.path.startswith(inside)
+        ]
 
     def _by_file(self, cut: int) -> dict[str, list[Write | Truncate | Sync | Delete]]:
         files: dict[str, list[Write | Truncate | Sync | Delete]] = {}
@@ -235,21 +250,23 @@ class _Shim:
             return self._ours[address]
         ours = self._ours[address] = _Methods.from_buffer_copy(_Methods.from_address(address))
         write, truncate, sync = _Write(ours.write), _Truncate(ours.truncate), _Sync(ours.sync)
-        recording, steps, paths = self._recording, self._recording.steps, self._paths
+        recording, paths = self._recording, self._paths
 
         def written(file: int, data: int, size: int, offset: int) -> int:
-            if recording.full and offset + size > Path(paths[file]).stat().st_size:
+            full = recording.full or paths[file].rpartition("/")[0] in recording.full_folders
+            if full and offset + size > Path(paths[file]).stat().st_size:
                 return _sqlite3.SQLITE_FULL
-            steps.append(Write(paths[file], offset, ctypes.string_at(data, size)))
+            recording.steps.append(Write(paths[file], offset, ctypes.string_at(data, size)))
             return int(write(file, data, size, offset))
 
         def truncated(file: int, size: int) -> int:
-            steps.append(Truncate(paths[file], size))
+            recording.steps.append(Truncate(paths[file], size))
             return int(truncate(file, size))
 
         def synced(file: int, flags: int) -> int:
             result = int(sync(file, flags))
-            steps.append(Sync(paths[file]))
+            recording.steps.append(Sync(paths[file]))
+            recording.syncs += 1
             return result
 
         calls = _Write(written), _Truncate(truncated), _Sync(synced)
