@@ -72,13 +72,11 @@ class Recording:
     Attributes:
         full: whether the disk is, so that no file may grow.
         full_folders: folders whose disk is.
-        syncs: number of syncs.
     """
 
     steps: list[Step] = field(default_factory=list)
     full: bool = False
     full_folders: set[str] = field(default_factory=set)
-    syncs: int = 0
 
     def mark(self, said: Any) -> None:
         """Note what others were told."""
@@ -266,7 +264,6 @@ class _Shim:
         def synced(file: int, flags: int) -> int:
             result = int(sync(file, flags))
             recording.steps.append(Sync(paths[file]))
-            recording.syncs += 1
             return result
 
         calls = _Write(written), _Truncate(truncated), _Sync(synced)

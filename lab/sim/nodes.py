@@ -25,7 +25,7 @@ from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.transport.base import LinkSettings
-from lab.sim.disk import Recording, everything, nothing_more, some
+from lab.sim.disk import Recording, some
 from lab.sim.history import History
 from lab.sim.loop import EPOCH, MACHINE
 from lab.sim.model import TEXT, SimDrafter, SimEngine
@@ -37,11 +37,6 @@ RETENTION = 3600.0
 """Seconds for which an answer is promised to stay."""
 AGE = 600.0
 """Seconds that a request waits until its user is asked."""
-_KEEPS: dict[str, Callable[[random.Random], Callable[[], bool]]] = {
-    "all": lambda _rng: everything,
-    "none": lambda _rng: nothing_more,
-    "some": some,
-}
 
 
 class _Silent:
@@ -171,11 +166,12 @@ class SimNode:
         if self._daemon is None:
             return
         self.history.note(self.name, "is told to end")
-        daemon, self._daemon, life = self._daemon, None, self.life
+        daemon, life = self._daemon, self.life
         self.up.clear()
         await self.leave()
         await asyncio.wait([daemon])
-        if self.life == life:
+        if self._daemon is daemon and self.life == life:
+            self._daemon = None
             self.links.clear()
             self.history.note(self.name, "has ended")
 
@@ -230,7 +226,6 @@ class SimDevice(SimNode):
 
     Attributes:
         texts: the texts of the device, while it runs.
-        keeps: share that its disk keeps of writes that were not synced when the power goes: all, none or some.
     """
 
     def __init__(
@@ -253,7 +248,6 @@ class SimDevice(SimNode):
         self.texts: Texts | None = None
         self.node: EdgeNode | None = None
         self.drafter = SimDrafter(target, 0.7)
-        self.keeps = "some"
         self._ends = asyncio.Event()
 
     @property
@@ -314,8 +308,7 @@ class SimDevice(SimNode):
         full = str(before) in recording.full_folders
         self._folder = self._disk / str(self.life)
         self._folder.mkdir()
-        keeps = _KEEPS[self.keeps](self.rng)
-        recording.rebuild(len(recording.steps), self._folder, keeps, self._before, before)
+        recording.rebuild(len(recording.steps), self._folder, some(self.rng), self._before, before)
         recording.forget(before)
         self._before = {each.name: each.read_bytes() for each in self._folder.iterdir()}
         self.texts = self.node = None
@@ -327,16 +320,6 @@ class SimDevice(SimNode):
     def full(self) -> bool:
         """Whether its disk is full."""
         return str(self._folder) in self._recording.full_folders
-
-    def flip_bit(self) -> None:
-        """A bit of its disk flips, which must be seen when it is read next; while it is off."""
-        if self._before:
-            name = self.rng.choice(sorted(self._before))
-            data = bytearray(self._before[name])
-            if data:
-                data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
-                self._before[name] = bytes(data)
-                (self._folder / name).write_bytes(data)
 
     async def stop(self) -> None:
         """End it in order; what it wrote is on the disk."""
