@@ -327,6 +327,8 @@ class Texts:
                 entry = await outbox.run(journal.unpark, entry.id)
             outbox.fresh.discard(entry.id)
             record = TextRecord(outbox, entry, await outbox.run(journal.committed, entry.id))
+            if self.closed:  # meanwhile; it is written at the next start
+                raise stopping()
             promised = entry.restarts > 0 and entry.path != ASKED
             text = Text(wanted.spec, key, age=self._limits.outbox_age, new=not promised, **about)
             self._write(text, record)

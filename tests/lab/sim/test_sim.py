@@ -32,6 +32,14 @@ def test_histories_keep_the_rules(runs: Runs) -> None:
     assert runs.counts["answers"] > runs.texts / 2
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [84],  # a request was still being admitted when its device ended, and was written without a link
+)
+def test_histories_that_broke_a_rule_keep_all(runs: Runs, seed: int) -> None:
+    assert not runs.run(drawn(seed)).verdict
+
+
 def test_a_schedule_shrinks_to_what_fails() -> None:
     steps = [Fault(float(at), "d1", "reset") for at in range(20)]
     culprits = {steps[3], steps[17]}
